@@ -1,0 +1,194 @@
+"""The settings of CoMMIT: one frozen dataclass, every check in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from typing_extensions import Self
+
+from commit_tuning.errors import ConfigError
+
+Method = Literal[
+    "constant",
+    "feature-cd",
+    "language-cd",
+    "commit-clr",
+    "commit",
+    "synced",
+    "language-lr-up",
+    "encoder-lr-up",
+]
+ControllerName = Literal["bounded", "literal"]
+Estimator = Literal["arithmetic", "geometric", "ratio"]
+RegularizerName = Literal["lookahead", "previous-step"]
+RegularizerStep = Literal["raw", "optimizer"]
+
+METHODS: tuple[str, ...] = get_args(Method)
+CONTROLLERS: tuple[str, ...] = get_args(ControllerName)
+ESTIMATORS: tuple[str, ...] = get_args(Estimator)
+REGULARIZERS: tuple[str, ...] = get_args(RegularizerName)
+REGULARIZER_STEPS: tuple[str, ...] = get_args(RegularizerStep)
+COORDINATED = ("commit-clr", "commit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoMMITConfig:
+    """How balance is measured and what is done about it.
+
+    `CoMMITConfig()` is the default that we can show evidence for; `CoMMITConfig.paper()` is the paper to the
+    letter. Where the paper gives no value (`kappa_window`, `lr_update_interval`), the choice is ours.
+
+    Args:
+        method: What sets the learning rates.
+
+            - `"commit-clr"`: the coordinated learning rates (Eq. 7-8), no regulariser.
+            - `"commit"`: the same and the drift regulariser (Eq. 9-10).
+            - `"constant"` (in Section 5 of the paper `"synced"`): no control, measurement only.
+            - `"feature-cd"`, `"language-cd"`: coordinate descent, the encoders first or the language model first.
+            - `"language-lr-up"`, `"encoder-lr-up"`: ten times the rate for that module.
+        controller: `"bounded"` is Eq. 8 on a clamped kappa after a warm-up; `"literal"` is Eq. 8 as printed.
+        kappa_estimator: The moving average of Eq. 7: `"arithmetic"` as printed, `"geometric"` mean, or `"ratio"` of
+            the summed drifts.
+        kappa_window: Measurements in the moving average (the paper's N_kappa). While it fills, the mean is of what
+            there is.
+        lr_update_interval: Optimizer steps between two updates of the learning rates (the paper's N_lr).
+        probe_interval: Optimizer steps between two measurements; `None` never measures.
+        probe_samples: Samples that a measurement looks at, taken from the front of the step's batch; `None` for all.
+        kappa_target: The smoothed kappa that the controller aims at. Not used by `"literal"`, which aims at 1.
+        kappa_bound: The bounded controller clamps smoothed kappa / target to [1/bound, bound], so no learning rate
+            falls below 2/(bound + 1) of its base rate.
+        warmup_measurements: Measurements before the bounded controller acts; `None` for `kappa_window`.
+        regularizer: The reading of Eq. 9-10, `"lookahead"` or `"previous-step"`; `None` for none; `"auto"` is
+            `"lookahead"` for method `"commit"` and `None` for the others.
+        regularizer_weight: Weight of the drift's gradient; the paper's is 1.
+        regularizer_step: `"raw"` adds learning rate x weight x gradient to the parameters as in Eq. 9-10;
+            `"optimizer"` adds the gradient to the loss gradient before the optimizer's step (previous-step only).
+        shift_labels: True when the logits at position j predict the label at j + 1, as in transformers' causal models.
+        switch_window: Coordinate descent: optimizer steps between two looks at the weights of the first module.
+        switch_tolerance: Coordinate descent: the first module counts as stable once it moves less over one window than
+            this fraction of what it moved over the first.
+        switch_latest: Coordinate descent: optimizer step at which the second phase begins at the latest.
+
+    Raises:
+        ConfigError: Any setting is not valid; all faults are named at once.
+
+    Example:
+        >>> CoMMITConfig(kappa_window=30).kappa_window
+        30
+        >>> CoMMITConfig(method="comit", kappa_window=0)
+        Traceback (most recent call last):
+        ...
+        commit_tuning.errors.ConfigError: 2 faults in CoMMITConfig: method='comit' is not one of constant, ...
+    """
+
+    method: Method = "commit-clr"
+    controller: ControllerName = "bounded"
+    kappa_estimator: Estimator = "geometric"
+    kappa_window: int = 20
+    lr_update_interval: int = 10
+    probe_interval: int | None = 5
+    probe_samples: int | None = 8
+    kappa_target: float = 1.0
+    kappa_bound: float = 10.0
+    warmup_measurements: int | None = None
+    regularizer: RegularizerName | Literal["auto"] | None = "auto"
+    regularizer_weight: float = 1.0
+    regularizer_step: RegularizerStep = "raw"
+    shift_labels: bool = True
+    switch_window: int = 25
+    switch_tolerance: float = 0.5
+    switch_latest: int | None = None
+
+    def __post_init__(self) -> None:
+        """Resolve `"auto"` and refuse what is not valid."""
+        if self.regularizer == "auto":
+            object.__setattr__(self, "regularizer", "lookahead" if self.method == "commit" else None)
+        faults = self._faults()
+        if faults:
+            count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+            raise ConfigError(f"{count} in CoMMITConfig: " + "; ".join(faults))
+
+    @classmethod
+    def paper(cls, **overrides: Any) -> Self:
+        """The paper to the letter: Eq. 4 at every step on every sample, Eq. 7-8 as printed, Eq. 9-10 with weight 1.
+
+        The paper gives no N_kappa and no N_lr; 20 and 10 are our choice.
+        """
+        literal = {
+            "method": "commit",
+            "controller": "literal",
+            "kappa_estimator": "arithmetic",
+            "kappa_window": 20,
+            "lr_update_interval": 10,
+            "probe_interval": 1,
+            "probe_samples": None,
+            "regularizer_weight": 1.0,
+            "regularizer_step": "raw",
+        }
+        return cls(**{**literal, **overrides})
+
+    @property
+    def coordinated(self) -> bool:
+        """Whether kappa sets the learning rates."""
+        return self.method in COORDINATED
+
+    def _faults(self) -> list[str]:
+        """Every fault of the settings, as text that names the field, its value and what is accepted."""
+        faults: list[str] = []
+
+        def accept(name: str, choices: tuple[Any, ...]) -> None:
+            value = getattr(self, name)
+            if value not in choices:
+                listed = ", ".join(str(c) for c in choices)
+                faults.append(f"{name}={value!r} is not one of {listed}")
+
+        def whole(name: str, *, optional: bool = False) -> None:
+            value = getattr(self, name)
+            if optional and value is None:
+                return
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                allowed = "a whole number >= 1" + (" or None" if optional else "")
+                faults.append(f"{name}={value!r} must be {allowed}")
+
+        def number(name: str, *, above: float) -> None:
+            value = getattr(self, name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not math.isfinite(value) or value <= above:
+                faults.append(f"{name}={value!r} must be a finite number > {above:g}")
+
+        accept("method", METHODS)
+        accept("controller", CONTROLLERS)
+        accept("kappa_estimator", ESTIMATORS)
+        accept("regularizer", (None, *REGULARIZERS))
+        accept("regularizer_step", REGULARIZER_STEPS)
+        accept("shift_labels", (True, False))
+        for name in ("kappa_window", "lr_update_interval", "switch_window"):
+            whole(name)
+        for name in ("probe_interval", "probe_samples", "warmup_measurements", "switch_latest"):
+            whole(name, optional=True)
+        number("kappa_target", above=0)
+        number("kappa_bound", above=1)
+        number("regularizer_weight", above=0)
+        number("switch_tolerance", above=0)
+        faults.extend(self._contradictions())
+        return faults
+
+    def _contradictions(self) -> list[str]:
+        """Settings that are valid alone and not together."""
+        faults = []
+        if self.coordinated and self.probe_interval is None:
+            faults.append(f"probe_interval=None measures nothing, and method={self.method!r} needs kappa")
+        if self.method == "commit" and self.regularizer is None:
+            faults.append("method='commit' needs a regularizer; without one the method is 'commit-clr'")
+        if self.method == "commit-clr" and self.regularizer is not None:
+            faults.append("method='commit-clr' has no regularizer; with one the method is 'commit'")
+        if self.regularizer == "lookahead" and self.regularizer_step == "optimizer":
+            faults.append("regularizer='lookahead' acts after the optimizer's step, so regularizer_step must be 'raw'")
+        return faults
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, for a record."""
+        return dataclasses.asdict(self)

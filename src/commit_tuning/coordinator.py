@@ -1,0 +1,125 @@
+"""Measured balance turned into learning rates: the object that a training loop talks to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from commit_tuning.config import CoMMITConfig
+from commit_tuning.core.controllers import make_controller
+from commit_tuning.core.forward import Batch
+from commit_tuning.core.groups import split_mixed_groups
+from commit_tuning.core.partition import ModulePartition
+from commit_tuning.core.probe import DriftProbe, Snapshot
+from commit_tuning.core.regularizer import Gradients, previous_step_gradients
+from commit_tuning.models.partition import partition_model
+from commit_tuning.monitor import BalanceMonitor
+
+
+class Coordinator(BalanceMonitor):
+    """Measures the balance of learning and sets the modules' learning rates from it (CoMMIT).
+
+    The learning rates are multipliers on what the optimizer's groups hold, set just for the optimizer's step and taken
+    back after it: any learning-rate scheduler works, and nothing compounds. A parameter group that mixes modules is
+    split, which has to happen before a scheduler is made.
+
+    Args:
+        model: As for `BalanceMonitor`.
+        optimizer: As for `BalanceMonitor`.
+        config: Method and settings; `CoMMITConfig()` by default.
+        partition: As for `BalanceMonitor`.
+
+    Raises:
+        PartitionError: As for `BalanceMonitor`, or a mixed parameter group under a scheduler.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: CoMMITConfig | None = None,
+        partition: ModulePartition | None = None,
+    ) -> None:
+        partition = partition or partition_model(model)
+        split_mixed_groups(optimizer, partition)
+        super().__init__(model, optimizer, config, partition)
+        self._controller = make_controller(self.config, self.partition)
+        self._multipliers = dict.fromkeys(self.partition, 1.0)
+        self._previous: Snapshot | None = None
+        self._ascent: Gradients = {}
+        self._update_multipliers()
+
+    @property
+    def multipliers(self) -> dict[str, float]:
+        """Module to the factor on its base learning rate at the next step; 0 leaves the module as it is."""
+        return dict(self._multipliers)
+
+    def _before(self, batches: list[Batch]) -> None:
+        self._regularize_before(batches)
+        super()._before(batches)
+        if self.config.regularizer == "lookahead" and self._probe is None:
+            self._probe = DriftProbe(self._forward, self.partition, batches, self.config.shift_labels)
+        self._groups.scale(self._multipliers)
+
+    def _after(self) -> None:
+        if self.config.regularizer == "lookahead" and self._probe is not None:
+            self._ascent = {name: self._probe.gradients(name) for name in self.partition}
+        self._ascend()
+        self._groups.restore()
+
+    def after_step(self) -> None:
+        """Measure what the step did and, every `lr_update_interval` steps, take the next learning rates from it."""
+        super().after_step()
+        if self._steps % self.config.lr_update_interval == 0:
+            self._update_multipliers()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume needs."""
+        previous = None if self._previous is None else {n: self._previous.values(n) for n in self.partition}
+        return {
+            **super().state_dict(),
+            "multipliers": dict(self._multipliers),
+            "controller": self._controller.state_dict(),
+            "previous": previous,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a `state_dict()`."""
+        super().load_state_dict(state)
+        self._multipliers = dict(state["multipliers"])
+        self._controller.load_state_dict(state["controller"])
+        if state["previous"] is not None:
+            self._previous = Snapshot.of(self.partition, state["previous"])
+
+    def _update_multipliers(self) -> None:
+        measurements = min(len(window) for window in self._windows.values())
+        if self.config.coordinated and measurements == 0:
+            return
+        self._multipliers = self._controller.multipliers(self._steps, self.smoothed_kappas, measurements)
+
+    def _regularize_before(self, batches: list[Batch]) -> None:
+        """The previous-step reading of Eq. 9-10: the gradient is known before the step."""
+        if self.config.regularizer != "previous-step":
+            return
+        if self._previous is not None:
+            shift = self.config.shift_labels
+            self._ascent = previous_step_gradients(self._forward, self.partition, batches, self._previous, shift)
+        self._previous = Snapshot(self.partition, self.partition)
+        if self.config.regularizer_step == "optimizer":
+            for name, gradients in self._ascent.items():
+                for parameter, gradient in zip(self.partition[name], gradients, strict=True):
+                    if parameter.grad is not None:
+                        parameter.grad.sub_(gradient, alpha=self.config.regularizer_weight)
+            self._ascent = {}
+
+    @torch.no_grad()
+    def _ascend(self) -> None:
+        """Add lr x weight x gradient of the drift to the parameters, with each module's learning rate of this step."""
+        rates = self._groups.by_parameter()
+        for name, gradients in self._ascent.items():
+            for parameter, gradient in zip(self.partition[name], gradients, strict=True):
+                rate = rates.get(id(parameter), 0.0)
+                parameter.add_(gradient, alpha=rate * self.config.regularizer_weight)
+        self._ascent = {}

@@ -1,0 +1,1 @@
+"""The method: drift, balance, control, regulariser. Knows torch and the standard library only."""

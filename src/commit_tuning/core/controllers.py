@@ -1,0 +1,181 @@
+"""From smoothed kappa to learning-rate multipliers (Eq. 8), and the paper's baselines in the same form.
+
+A controller is asked every N_lr optimizer steps and answers with one multiplier per module: the module's learning rate
+is its base rate times that. A new strategy is one class with the methods of `Controller`, listed in `make_controller`
+or `coordinating_controller`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+from commit_tuning.config import CoMMITConfig
+from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
+
+FACTOR_UP = 10.0  # Section 5 of the paper: 1e-3 against 1e-4
+
+
+def learning_rate_multipliers(smoothed_kappas: Mapping[str, float]) -> dict[str, float]:
+    """Eq. 8 for M modules: multiplier_m = M kappa_m / sum_j kappa_j, where the language model's own kappa is 1.
+
+    With one encoder this is lr_X = 2 alpha / (kappa + 1) and lr_S = 2 alpha / (1/kappa + 1) exactly. The multipliers
+    sum to M, and the language model's over an encoder's is 1 / kappa of that encoder.
+
+    Args:
+        smoothed_kappas: Encoder name to its smoothed balance coefficient, > 0.
+
+    Example:
+        >>> learning_rate_multipliers({"vision": 3.0})
+        {'language_model': 0.5, 'vision': 1.5}
+    """
+    shares = {LANGUAGE_MODEL: 1.0, **smoothed_kappas}
+    total = sum(shares.values())
+    return {module: len(shares) * share / total for module, share in shares.items()}
+
+
+class Controller(Protocol):
+    """What decides the multipliers. `step` counts finished optimizer steps; kappas are smoothed, by encoder."""
+
+    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
+        """One multiplier per module; zero leaves the module untouched by the optimizer."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a `state_dict()`."""
+        ...
+
+
+class _Stateless:
+    """A controller that remembers nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        del state
+
+
+class FixedController(_Stateless):
+    """The same multipliers for ever: Constant LR, Language LR up, Encoder LR up."""
+
+    def __init__(self, fixed: Mapping[str, float]) -> None:
+        self._fixed = dict(fixed)
+
+    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
+        """The fixed multipliers."""
+        del step, kappas, measurements
+        return dict(self._fixed)
+
+
+class LiteralController(_Stateless):
+    """Eq. 8 as printed, unbounded, from the first measurement on. It can drive a module's learning rate to zero."""
+
+    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
+        """Eq. 8."""
+        del step, measurements
+        return learning_rate_multipliers(kappas)
+
+
+class BoundedController(_Stateless):
+    """Eq. 8 on smoothed kappa over its target, clamped to [1/bound, bound], after a warm-up.
+
+    Eq. 8 closes a loop: kappa grows with the square of lr_X/lr_S = 1/kappa, so its loop gain is -2. The loop settles
+    only when the moving average spans several updates; the warm-up keeps a filling window, which spans too few, out.
+    """
+
+    def __init__(self, names: tuple[str, ...], target: float, bound: float, warmup: int) -> None:
+        self._names, self._target, self._bound, self._warmup = names, target, bound, warmup
+
+    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
+        """Ones during the warm-up, then Eq. 8 within the bounds."""
+        del step
+        if measurements < self._warmup:
+            return dict.fromkeys(self._names, 1.0)
+        low, high = 1 / self._bound, self._bound
+        return learning_rate_multipliers({m: min(max(k / self._target, low), high) for m, k in kappas.items()})
+
+
+class CoordinateDescent:
+    """Feature CD and Language CD: one side of the model until its weights are stable, then the other.
+
+    The paper says "until its weights stabilize" and gives no criterion. Ours: the first side is stable once its weights
+    move less, from one look to the next, than `switch_tolerance` of what they moved before the second look; at
+    `switch_latest` at the latest. Looks are `switch_window` optimizer steps apart.
+    """
+
+    def __init__(self, partition: ModulePartition, first: tuple[str, ...], config: CoMMITConfig) -> None:
+        self._partition, self._first, self._config = partition, first, config
+        self._switched = False
+        self._weights: list[torch.Tensor] | None = None
+        self._initial_movement: float | None = None
+        self._looked_at = 0
+
+    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
+        """One for the modules of the current phase, zero for the others."""
+        del kappas, measurements
+        latest = self._config.switch_latest
+        if not self._switched:
+            self._switched = (latest is not None and step >= latest) or self._stable(step)
+        return {name: float((name in self._first) != self._switched) for name in self._partition}
+
+    def _stable(self, step: int) -> bool:
+        """Whether the first side's weights moved less since the last look than the tolerance allows."""
+        if self._weights is not None and step - self._looked_at < self._config.switch_window:
+            return False
+        weights = [p.detach().clone() for name in self._first for p in self._partition[name]]
+        before, self._weights, self._looked_at = self._weights, weights, step
+        if before is None:
+            return False
+        movement = sum(float((new - old).double().square().sum()) for new, old in zip(weights, before, strict=True))
+        movement = movement**0.5
+        if self._initial_movement is None:
+            self._initial_movement = movement
+            return False
+        return bool(movement < self._config.switch_tolerance * self._initial_movement)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The phase and what the stability criterion has seen."""
+        return {
+            "switched": self._switched,
+            "weights": self._weights,
+            "initial_movement": self._initial_movement,
+            "looked_at": self._looked_at,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a `state_dict()`."""
+        self._switched, self._weights = state["switched"], state["weights"]
+        self._initial_movement, self._looked_at = state["initial_movement"], state["looked_at"]
+
+
+def coordinating_controller(config: CoMMITConfig, names: tuple[str, ...]) -> Controller:
+    """The controller that `config.controller` names, for modules of these names."""
+    if config.controller == "literal":
+        return LiteralController()
+    warmup = config.kappa_window if config.warmup_measurements is None else config.warmup_measurements
+    return BoundedController(names, config.kappa_target, config.kappa_bound, warmup)
+
+
+def make_controller(config: CoMMITConfig, partition: ModulePartition) -> Controller:
+    """The controller that `config.method` stands for."""
+    ones = dict.fromkeys(partition, 1.0)
+    match config.method:
+        case "commit" | "commit-clr":
+            return coordinating_controller(config, partition.names)
+        case "feature-cd":
+            return CoordinateDescent(partition, partition.encoders, config)
+        case "language-cd":
+            return CoordinateDescent(partition, (LANGUAGE_MODEL,), config)
+        case "language-lr-up":
+            return FixedController({**ones, LANGUAGE_MODEL: FACTOR_UP})
+        case "encoder-lr-up":
+            return FixedController({name: 1.0 if name == LANGUAGE_MODEL else FACTOR_UP for name in partition})
+        case _:
+            return FixedController(ones)

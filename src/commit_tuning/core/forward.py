@@ -1,0 +1,156 @@
+"""How a model is asked for the distributions that the probe compares.
+
+`ForwardPass` is the whole contract between the method and a model. `PlainForward` serves any `nn.Module`; a faster one
+for transformers models is in `commit_tuning.models`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from commit_tuning.errors import BatchError
+
+Batch = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class InputNorms:
+    """Squared L2 norms of what goes into the modules, summed over a batch; the denominators of H (Eq. 6).
+
+    Attributes:
+        text: Of the text embeddings, I_X.
+        raw: Of each encoder's raw input (pixels, spectrogram), I_S.
+        features: Of each encoder's output, S(I_S).
+    """
+
+    text: float
+    raw: dict[str, float]
+    features: dict[str, float]
+
+
+class ForwardPass(Protocol):
+    """A model as the probe sees it. Features are encoder outputs by module name, passed on without a look inside."""
+
+    model: nn.Module
+    reuses_features: bool
+
+    def features(self, batch: Batch) -> dict[str, Any]:
+        """Run every encoder on the batch; empty where features cannot be reused."""
+        ...
+
+    def logits(self, batch: Batch, mask: Tensor, features: dict[str, Any]) -> Tensor:
+        """Logits [answers, vocabulary] at the True positions of `mask` [batch, length], in row-major order."""
+        ...
+
+    def input_norms(self, batch: Batch, features: dict[str, Any]) -> InputNorms | None:
+        """The norms of Eq. 6, or None where the model does not show its inputs."""
+        ...
+
+
+class PlainForward:
+    """Any module with `model(**batch).logits` [batch, length, vocabulary]: a full forward pass, nothing reused."""
+
+    reuses_features = False
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def features(self, batch: Batch) -> dict[str, Any]:
+        """Nothing to reuse."""
+        del batch
+        return {}
+
+    def logits(self, batch: Batch, mask: Tensor, features: dict[str, Any]) -> Tensor:
+        """A full forward pass, labels included as the model's contract has them, and the answers' rows of its logits.
+
+        Raises:
+            BatchError: The output has no `logits` of [batch, length, vocabulary].
+        """
+        del features
+        logits = getattr(self.model(**batch), "logits", None)
+        if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != mask.shape:
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise BatchError(
+                f"model(**batch).logits must be [batch, length, vocabulary] to match the labels, not {found}"
+            )
+        return logits[mask]
+
+    def input_norms(self, batch: Batch, features: dict[str, Any]) -> InputNorms | None:
+        """Not known for an arbitrary module."""
+        del batch, features
+        return None
+
+
+def check_batches(batches: Batch | Sequence[Batch]) -> list[Batch]:
+    """One batch or several micro-batches of one optimizer step, as a list; each must hold `labels`.
+
+    Raises:
+        BatchError: Not a mapping, no micro-batch at all, or no `labels`.
+    """
+    items = [batches] if isinstance(batches, Mapping) else list(batches)
+    if not items:
+        raise BatchError(
+            "no micro-batch was given; pass the batch, or the list of micro-batches, of this optimizer step"
+        )
+    for item in items:
+        if not isinstance(item, Mapping):
+            raise BatchError(
+                f"a batch must be a mapping such as the model's keyword arguments, not {type(item).__name__}"
+            )
+        if not isinstance(item.get("labels"), Tensor):
+            keys = ", ".join(map(str, item)) or "none"
+            raise BatchError(
+                f"the batch has no 'labels' tensor (its keys: {keys}); the drift is measured at the answers"
+            )
+    return items
+
+
+def take_samples(batches: Sequence[Batch], samples: int | None) -> list[Batch]:
+    """The first `samples` samples of a list of micro-batches.
+
+    A micro-batch is cut only where every tensor in it has one row per sample; otherwise it is taken whole.
+    """
+    if samples is None:
+        return list(batches)
+    taken: list[Batch] = []
+    for batch in batches:
+        if samples <= 0:
+            break
+        size = batch["labels"].shape[0]
+        rows = all(v.ndim > 0 and v.shape[0] == size for v in batch.values() if isinstance(v, Tensor))
+        if size > samples and rows:
+            taken.append({k: v[:samples] if isinstance(v, Tensor) else v for k, v in batch.items()})
+        else:
+            taken.append(batch)
+        samples -= size
+    return taken
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run a model in evaluation mode and leave no trace: each module's mode and all random states are put back.
+
+    Under autocast a fresh context without the weight cache is opened, because a cached cast would hide swapped weights.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    device = next(model.parameters()).device
+    python_state = random.getstate()
+    devices = [device] if device.type == "cuda" else []
+    autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if torch.is_autocast_enabled(device.type):
+        autocast = torch.autocast(device.type, torch.get_autocast_dtype(device.type), cache_enabled=False)
+    try:
+        model.eval()
+        with torch.random.fork_rng(devices=devices), autocast:
+            yield
+    finally:
+        random.setstate(python_state)
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,101 @@
+"""Learning rates as multipliers on an optimizer's parameter groups, for the length of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from commit_tuning.core.partition import ModulePartition
+from commit_tuning.errors import PartitionError
+
+Group = dict[str, Any]
+
+
+class GroupRates:
+    """The learning rates of an optimizer's groups, by module.
+
+    `scale` multiplies them and `restore` puts back what was there, so a learning-rate scheduler always finds its own
+    values: nothing compounds, whether it computes from base rates or reads the current ones.
+
+    Args:
+        optimizer: Any optimizer with `param_groups`.
+        partition: Which parameters are whose.
+
+    Raises:
+        PartitionError: A module has no parameter in the optimizer.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, partition: ModulePartition) -> None:
+        self._optimizer, self._partition = optimizer, partition
+        self._unscaled: list[float | Tensor] = []
+        missing = [name for name in partition if name not in self.by_module()]
+        if missing:
+            raise PartitionError(f"no parameter of module {missing[0]!r} is in the optimizer; add its parameter group")
+
+    def by_module(self) -> dict[str, float]:
+        """Module to the learning rate of its first group, as it is now."""
+        rates: dict[str, float] = {}
+        for group in self._optimizer.param_groups:
+            for module in filter(None, map(self._partition.module_of, group["params"])):
+                rates.setdefault(module, float(group["lr"]))
+        return rates
+
+    def by_parameter(self) -> dict[int, float]:
+        """`id` of a parameter to its learning rate, as it is now."""
+        return {id(p): float(group["lr"]) for group in self._optimizer.param_groups for p in group["params"]}
+
+    def scale(self, multipliers: Mapping[str, float]) -> None:
+        """Multiply the rates. The gradients of a module at zero are dropped, so that nothing at all moves it."""
+        self._unscaled = []
+        for group in self._optimizer.param_groups:
+            rate = group["lr"]
+            self._unscaled.append(rate.clone() if isinstance(rate, Tensor) else rate)
+            multiplier = multipliers.get(_module_of(group, self._partition) or "", 1.0)
+            if multiplier != 1.0:
+                _set_rate(group, rate * multiplier)
+            if multiplier == 0.0:
+                for parameter in group["params"]:
+                    parameter.grad = None
+
+    def restore(self) -> None:
+        """Put back the rates that `scale` found."""
+        for group, rate in zip(self._optimizer.param_groups, self._unscaled, strict=True):
+            _set_rate(group, rate)
+
+
+def split_mixed_groups(optimizer: torch.optim.Optimizer, partition: ModulePartition) -> None:
+    """Split every parameter group that holds parameters of several modules, in place, options kept.
+
+    Raises:
+        PartitionError: A scheduler already knows the groups.
+    """
+    groups: list[Group] = []
+    for group in optimizer.param_groups:
+        parts: dict[str, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            parts.setdefault(partition.module_of(parameter) or "frozen", []).append(parameter)
+        if len(parts.keys() - {"frozen"}) <= 1:
+            groups.append(group)
+            continue
+        if "initial_lr" in group:
+            raise PartitionError(
+                "a parameter group holds several modules and a learning-rate scheduler already uses it; make the "
+                "Coordinator before the scheduler, or build the groups with partition.param_groups(lr=...)"
+            )
+        groups.extend({**group, "params": parameters, "module": module} for module, parameters in parts.items())
+    optimizer.param_groups[:] = groups
+
+
+def _module_of(group: Group, partition: ModulePartition) -> str | None:
+    """The module that a parameter group belongs to; None for a group of frozen parameters."""
+    return next((module for p in group["params"] if (module := partition.module_of(p)) is not None), None)
+
+
+def _set_rate(group: Group, rate: float | Tensor) -> None:
+    if isinstance(group["lr"], Tensor):
+        group["lr"].copy_(torch.as_tensor(rate))
+    else:
+        group["lr"] = rate

@@ -1,0 +1,1 @@
+"""How transformers models are taken apart and probed fast, and the nano models."""

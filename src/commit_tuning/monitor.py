@@ -1,0 +1,217 @@
+"""The measurement around an optimizer step.
+
+The journey of a step: `before_step` keeps what the step will overwrite; whoever trains does the step; `after_step` asks
+for the distributions in which one module moved and the others did not, and takes drift and kappa from them.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from commit_tuning.config import CoMMITConfig
+from commit_tuning.core.balance import KappaWindow, balance_coefficient
+from commit_tuning.core.forward import Batch, check_batches, take_samples
+from commit_tuning.core.groups import GroupRates
+from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
+from commit_tuning.core.probe import DriftProbe, Measurement
+from commit_tuning.models.forward import forward_pass
+from commit_tuning.models.partition import partition_model
+
+
+class BalanceMonitor:
+    """Measures the balance of learning and changes nothing: not one bit of the training trajectory.
+
+    Args:
+        model: `model(**batch)` returns something with `logits` [batch, length, vocabulary]; a batch holds `labels`,
+            -100 where nothing is predicted. transformers models get a fast path.
+        optimizer: The optimizer of the loop; any of `torch.optim`'s kind.
+        config: Settings; only those of the measurement matter here.
+        partition: Which parameters are whose; None asks `partition_model(model)`.
+
+    Raises:
+        PartitionError: A trainable parameter is in no module, in two, or a module has none.
+
+    Example:
+        A loop with the monitor, or the coordinator, in it::
+
+            monitor = BalanceMonitor(model, optimizer)
+            for batch in loader:
+                model(**batch).loss.backward()
+                monitor.step(batch)  # optimizer.step() and the measurement
+                optimizer.zero_grad()
+                print(monitor.kappa)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: CoMMITConfig | None = None,
+        partition: ModulePartition | None = None,
+    ) -> None:
+        self.config = config or CoMMITConfig()
+        self.partition = partition or partition_model(model)
+        self.partition.check(model)
+        self._optimizer = optimizer
+        self._groups = GroupRates(optimizer, self.partition)
+        self._forward = forward_pass(model)
+        self._windows = {
+            name: KappaWindow(self.config.kappa_window, self.config.kappa_estimator) for name in self.partition.encoders
+        }
+        self._steps = 0
+        self._measurement: Measurement | None = None
+        self._measured_now = False
+        self._probe: DriftProbe | None = None
+        self._in_step = False
+        self._rates = self._groups.by_module()
+        self._norms: dict[str, float] = {}
+        self._warned: set[str] = set()
+
+    @property
+    def kappas(self) -> dict[str, float]:
+        """Encoder to the balance coefficient of the last measurement (Eq. 4); NaN where a module did not move."""
+        drift = self.drift
+        return {
+            name: balance_coefficient(drift.get(LANGUAGE_MODEL, math.nan), drift.get(name, math.nan))
+            for name in self.partition.encoders
+        }
+
+    @property
+    def kappa(self) -> float:
+        """The language model's drift over the encoders' mean drift; NaN before the first measurement or without one."""
+        drift = self.drift
+        encoders = [drift.get(name, math.nan) for name in self.partition.encoders]
+        return balance_coefficient(drift.get(LANGUAGE_MODEL, math.nan), sum(encoders) / len(encoders))
+
+    @property
+    def smoothed_kappas(self) -> dict[str, float]:
+        """Encoder to the moving average of its balance coefficient (Eq. 7); NaN before the first measurement."""
+        return {name: window.value for name, window in self._windows.items()}
+
+    @property
+    def smoothed_kappa(self) -> float:
+        """The smoothed kappa of all encoders together: the harmonic mean, as `kappa` has the encoders' mean below."""
+        values = list(self.smoothed_kappas.values())
+        return len(values) / sum(1 / value for value in values)
+
+    @property
+    def drift(self) -> dict[str, float]:
+        """Module to its drift in nats at the last measurement (Eq. 2-3); empty before the first."""
+        return dict(self._measurement.drift) if self._measurement else {}
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """Module to the learning rate of its first parameter group at the last step."""
+        return dict(self._rates)
+
+    def before_step(self, micro_batches: Batch | Sequence[Batch]) -> None:
+        """Prepare for an optimizer step; call it after the last backward pass and after clipping.
+
+        Args:
+            micro_batches: The batch of this step, or the list of its micro-batches.
+
+        Raises:
+            BatchError: No labels, or no answer among them.
+            RuntimeError: `after_step` of the step before was not called.
+        """
+        if self._in_step:
+            raise RuntimeError("before_step() was called twice; call after_step() once optimizer.step() is done")
+        batches = take_samples(check_batches(micro_batches), self.config.probe_samples)
+        interval = self.config.probe_interval
+        self._measured_now = interval is not None and self._steps % interval == 0
+        self._norms = {}
+        if self._measured_now:
+            self._norms = self._parameter_norms()
+        self._before(batches)
+        self._rates = self._groups.by_module()
+        self._in_step = True
+
+    def after_step(self) -> None:
+        """Measure what the step did; call it after the optimizer's step.
+
+        Raises:
+            RuntimeError: `before_step` was not called.
+        """
+        if not self._in_step:
+            raise RuntimeError("after_step() was called without before_step()")
+        self._in_step = False
+        self._after()
+        if self._measured_now and self._probe is not None:
+            self._measurement = self._probe.measure()
+            for name, window in self._windows.items():
+                window.push(self._measurement.drift[LANGUAGE_MODEL], self._measurement.drift[name])
+            self._report_stillness()
+        self._probe = None
+        self._steps += 1
+
+    def step(self, batches: Batch | Sequence[Batch]) -> None:
+        """`before_step(batches)`, `optimizer.step()`, `after_step()`."""
+        self.before_step(batches)
+        self._optimizer.step()
+        self.after_step()
+
+    def metrics(self) -> dict[str, float | None]:
+        """One flat record of the last step, for a log; None where nothing was measured at this step."""
+        drift = self.drift if self._measured_now else {}
+        h = self._measurement.h if self._measured_now and self._measurement else {}
+        record: dict[str, float | None] = {
+            "kappa": _finite(self.kappa) if self._measured_now else None,
+            "smoothed_kappa": _finite(self.smoothed_kappa),
+        }
+        if len(self._windows) > 1:
+            record.update({f"kappa/{n}": _finite(k) if self._measured_now else None for n, k in self.kappas.items()})
+        for name in self.partition:
+            record[f"drift/{name}"] = drift.get(name)
+            record[f"lr/{name}"] = self._rates[name]
+            record[f"grad_norm/{name}"] = self._norms.get(f"grad_norm/{name}")
+            record[f"theta_norm/{name}"] = self._norms.get(f"theta_norm/{name}")
+            record[f"h/{name}"] = h.get(name)
+        return record
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume needs."""
+        return {"steps": self._steps, "windows": {name: w.state_dict() for name, w in self._windows.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a `state_dict()`."""
+        self._steps = state["steps"]
+        for name, window in self._windows.items():
+            window.load_state_dict(state["windows"][name])
+
+    def _before(self, batches: list[Batch]) -> None:
+        """What happens before the step; last comes the probe, which keeps the values that the step overwrites."""
+        if self._measured_now:
+            self._probe = DriftProbe(self._forward, self.partition, batches, self.config.shift_labels)
+
+    def _after(self) -> None:
+        """What happens after the step and before the measurement."""
+
+    def _parameter_norms(self) -> dict[str, float]:
+        norms = {}
+        for name in self.partition:
+            parameters = self.partition[name]
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            norms[f"grad_norm/{name}"] = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+            norms[f"theta_norm/{name}"] = float(torch.nn.utils.get_total_norm([p.detach() for p in parameters]))
+        return norms
+
+    def _report_stillness(self) -> None:
+        """Warn once about a module without a measurable drift: kappa does not exist then, and says so."""
+        for name, drift in self.drift.items():
+            if not (math.isfinite(drift) and drift > 0) and name not in self._warned and self._rates[name] > 0:
+                self._warned.add(name)
+                warnings.warn(
+                    f"module {name!r} has drift {drift:g} at optimizer step {self._steps}: no kappa can be taken. "
+                    "Does it get a gradient from this batch, is its learning rate above zero, is the loss finite?",
+                    stacklevel=3,
+                )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
