@@ -141,9 +141,8 @@ class ModulePartition:
     def _per_module(self, name: str, value: float | Mapping[str, float]) -> dict[str, float]:
         if not isinstance(value, Mapping):
             return dict.fromkeys(self._modules, value)
-        wrong = sorted(set(value) ^ set(self._modules))
-        if wrong:
-            raise PartitionError(f"{name} must name the modules {', '.join(self.names)} and no other; see {wrong[0]!r}")
+        for wrong in (*(set(value) - set(self._modules)), *(set(self._modules) - set(value))):
+            raise PartitionError(f"{name} must name the modules {', '.join(self.names)} and no other; see {wrong!r}")
         return dict(value)
 
     def __repr__(self) -> str:

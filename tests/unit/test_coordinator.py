@@ -1,0 +1,250 @@
+"""The coordinator around an optimizer step: groups, schedulers, regulariser, baselines, and bad input."""
+
+import copy
+import math
+import warnings
+
+import pytest
+import torch
+from conftest import build, make_batch
+
+from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator
+from commit_tuning.core import reference
+from commit_tuning.errors import BatchError, PartitionError
+
+QUIET = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
+
+
+def backward(model, batch):
+    model.zero_grad()
+    model(**batch).loss.backward()
+
+
+def parameters_of(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+SCHEDULERS = {
+    "cosine": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20),
+    "exponential": lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9),
+    "multiplicative": lambda optimizer: torch.optim.lr_scheduler.MultiplicativeLR(optimizer, lambda step: 0.9),
+    "one-cycle": lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, 20, cycle_momentum=False),
+    "warm-up": lambda optimizer: torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=10),
+    "plateau": lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("tensor_lr", [False, True])
+def test_multipliers_sit_on_top_of_any_scheduler(name, tensor_lr):
+    rates = []
+    for method in ("constant", "language-lr-up"):
+        model, partition = build("plain")
+        lr = torch.tensor(1e-3) if tensor_lr else 1e-3
+        groups = [{**group, "lr": copy.deepcopy(lr)} for group in partition.param_groups(lr=1.0)]
+        optimizer = torch.optim.AdamW(groups, lr=lr)
+        coordinator = Coordinator(model, optimizer, CoMMITConfig(method=method, probe_interval=None), partition)
+        scheduler = SCHEDULERS[name](optimizer)
+        seen = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some schedulers convert tensor rates to floats with a warning
+            for step in range(8):
+                batch = make_batch("plain", 3, torch.float32, seed=step)
+                backward(model, batch)
+                coordinator.step(batch)
+                seen.append(coordinator.learning_rates)
+                scheduler.step(*([1.0] if name == "plateau" else []))
+        rates.append(seen)
+    for constant, raised in zip(*rates, strict=True):
+        assert raised["vision"] == pytest.approx(constant["vision"], rel=1e-5)
+        assert raised["language_model"] == pytest.approx(10 * constant["language_model"], rel=1e-5)
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adafactor])
+def test_any_optimizer(make):
+    model, partition = build("plain")
+    optimizer = make(partition.param_groups(lr=1e-3))
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(method="commit-clr", probe_interval=1), partition)
+    backward(model, batch := make_batch("plain", 4, torch.float32))
+    coordinator.step(batch)
+    assert coordinator.kappa > 0
+
+
+def test_a_mixed_group_is_split_and_trains_the_same():
+    states = []
+    for split in (False, True):
+        model, partition = build("plain")
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        if split:
+            coordinator = Coordinator(model, optimizer, CoMMITConfig(method="constant"), partition)
+            assert [group["module"] for group in optimizer.param_groups] == ["vision", "language_model"]
+        torch.manual_seed(1)
+        for step in range(3):
+            batch = make_batch("plain", 3, torch.float32, seed=step)
+            backward(model, batch)
+            coordinator.step(batch) if split else optimizer.step()
+        states.append(parameters_of(model))
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+
+
+def test_a_mixed_group_under_a_scheduler_is_refused():
+    model, partition = build("plain")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    with pytest.raises(PartitionError, match="before the scheduler"):
+        Coordinator(model, optimizer, CoMMITConfig(), partition)
+
+
+def test_a_module_that_is_not_in_the_optimizer_is_named():
+    model, partition = build("plain")
+    with pytest.raises(PartitionError, match="'vision'"):
+        BalanceMonitor(model, torch.optim.SGD(partition["language_model"], lr=0.1), QUIET, partition)
+
+
+@pytest.mark.parametrize("regularizer", ["lookahead", "previous-step"])
+def test_the_regularised_step_is_the_plain_step_and_the_ascent(kind, regularizer):
+    """Theta = plain step + lr x weight x gradient of the drift (Eq. 9-10), module by module, in float64."""
+    batches = [make_batch(kind, 4, torch.float64, seed=s) for s in range(2)]
+    config = CoMMITConfig(
+        method="constant", regularizer=regularizer, regularizer_weight=0.5, probe_interval=None, probe_samples=None
+    )
+    model, partition = build(kind, torch.float64)
+    coordinator = Coordinator(model.eval(), torch.optim.SGD(partition.param_groups(lr=0.1)), config, partition)
+    modules = {name: list(partition.named_parameters(name)) for name in partition}
+    history = []
+    for batch in batches:
+        before = copy.deepcopy(model)
+        backward(model, batch)
+        plain = copy.deepcopy(model)
+        with torch.no_grad():
+            for own, source in zip(plain.parameters(), model.parameters(), strict=True):
+                if source.grad is not None:
+                    own.sub_(source.grad, alpha=0.1)
+        coordinator.step(batch)
+        history.append((before, plain))
+    before, plain = history[1]
+    if regularizer == "lookahead":
+        gradients = reference.lookahead_gradients(before, plain, modules, batches[1])
+    else:
+        gradients = reference.previous_step_gradients(history[0][0], before, modules, batches[1])
+    found, start = dict(model.named_parameters()), dict(plain.named_parameters())
+    for module, names in modules.items():
+        ascent = torch.cat([(found[n] - start[n]).flatten() for n in names])
+        expected = torch.cat([g.flatten() for g in gradients[module]]) * 0.1 * 0.5
+        assert expected.norm() > 1e-9
+        assert (ascent - expected).norm() <= 1e-6 * expected.norm()
+
+
+def test_the_regulariser_through_the_optimizer_enters_the_gradient():
+    model, partition = build("plain", torch.float64)
+    config = CoMMITConfig(
+        method="constant", regularizer="previous-step", regularizer_step="optimizer", probe_interval=None
+    )
+    coordinator = Coordinator(model.eval(), torch.optim.SGD(partition.param_groups(lr=0.1)), config, partition)
+    batch = make_batch("plain", 4, torch.float64)
+    for step in range(2):
+        backward(model, batch)
+        plain = [p.grad.clone() for p in model.parameters()]
+        coordinator.before_step(batch)
+        changed = any(not torch.equal(g, p.grad) for g, p in zip(plain, model.parameters(), strict=True))
+        assert changed == (step == 1)
+        coordinator._optimizer.step()
+        coordinator.after_step()
+
+
+@pytest.mark.parametrize(("method", "first"), [("feature-cd", "vision"), ("language-cd", "language_model")])
+def test_coordinate_descent_moves_one_side_and_then_the_other(method, first):
+    model, partition = build("plain")
+    config = CoMMITConfig(method=method, lr_update_interval=2, switch_latest=6, switch_tolerance=1e-9)
+    optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-2, weight_decay=0.1))
+    coordinator = Coordinator(model, optimizer, config, partition)
+    second = next(name for name in partition if name != first)
+    for step in range(10):
+        before = {name: [p.detach().clone() for p in partition[name]] for name in partition}
+        backward(model, batch := make_batch("plain", 4, torch.float32, seed=step))
+        coordinator.step(batch)
+        moved = {n: any(not torch.equal(a, b) for a, b in zip(before[n], partition[n], strict=True)) for n in partition}
+        assert moved == {first: step < 6, second: step >= 6}
+        assert math.isnan(coordinator.kappa)
+
+
+def test_coordinate_descent_switches_when_the_weights_are_stable():
+    model, partition = build("plain")
+    config = CoMMITConfig(method="feature-cd", lr_update_interval=1, switch_window=2)
+    optimizer = torch.optim.SGD(partition.param_groups(lr=1e-3))
+    coordinator = Coordinator(model, optimizer, config, partition)
+    for step in range(8):
+        if step == 4:
+            optimizer.param_groups[-1]["lr"] = optimizer.param_groups[-2]["lr"] = 1e-9  # the encoder's: it stands still
+        backward(model, batch := make_batch("plain", 4, torch.float32))
+        coordinator.step(batch)
+        assert coordinator.multipliers["vision"] == float(step < 5)
+
+
+def test_a_frozen_step_is_reported_and_leaves_no_kappa():
+    model, partition = build("plain")
+    optimizer = torch.optim.SGD(partition.param_groups(lr=0.1))
+    monitor = BalanceMonitor(model, optimizer, QUIET, partition)
+    model.zero_grad()
+    with pytest.warns(UserWarning, match="no kappa can be taken"):
+        monitor.step(make_batch("plain", 3, torch.float32))  # no backward: nothing moves
+    assert math.isnan(monitor.kappa)
+    assert monitor.metrics()["kappa"] is None
+    assert monitor.metrics()["drift/vision"] == 0.0
+
+
+def test_the_record_has_a_value_only_where_something_was_measured():
+    model, partition = build("llava")
+    config = CoMMITConfig(method="constant", probe_interval=2)
+    monitor = BalanceMonitor(model, torch.optim.SGD(partition.param_groups(lr=0.1)), config, partition)
+    records = []
+    for _ in range(2):
+        backward(model, batch := make_batch("llava", 4, torch.float32))
+        monitor.step(batch)
+        records.append(monitor.metrics())
+    names = {f"{key}/{m}" for key in ("drift", "lr", "grad_norm", "theta_norm", "h") for m in partition}
+    assert set(records[0]) == {"kappa", "smoothed_kappa"} | names
+    assert all(value is not None and value > 0 for value in records[0].values())
+    assert {k for k, v in records[1].items() if v is not None} == {"smoothed_kappa", "lr/language_model", "lr/vision"}
+
+
+BAD_BATCHES = {
+    "no labels": ({"labels": None}, "'labels'"),
+    "all labels -100": ({"labels": torch.full((3, 9), -100)}, "every label is -100"),
+    "flat labels": ({"labels": torch.zeros(27, dtype=torch.long)}, r"\[batch, length\]"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_BATCHES)
+def test_a_bad_batch_is_named_and_nothing_has_moved(fault):
+    change, hint = BAD_BATCHES[fault]
+    model, partition = build("plain")
+    coordinator = Coordinator(model, torch.optim.SGD(partition.param_groups(lr=0.1)), QUIET, partition)
+    batch = make_batch("plain", 3, torch.float32)
+    backward(model, batch)
+    before = parameters_of(model)
+    with pytest.raises(BatchError, match=hint):
+        coordinator.step({**batch, **change})
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert model.training
+    coordinator.step(batch)
+    assert coordinator.kappa > 0
+
+
+@pytest.mark.parametrize("batches", [[], [1], "text"])
+def test_what_is_no_batch_is_refused(batches):
+    model, partition = build("plain")
+    coordinator = Coordinator(model, torch.optim.SGD(partition.param_groups(lr=0.1)), QUIET, partition)
+    with pytest.raises(BatchError):
+        coordinator.before_step(batches)
+
+
+def test_the_two_calls_come_in_pairs():
+    model, partition = build("plain")
+    coordinator = Coordinator(model, torch.optim.SGD(partition.param_groups(lr=0.1)), QUIET, partition)
+    batch = make_batch("plain", 3, torch.float32)
+    with pytest.raises(RuntimeError, match="without before_step"):
+        coordinator.after_step()
+    coordinator.before_step(batch)
+    with pytest.raises(RuntimeError, match="called twice"):
+        coordinator.before_step(batch)
