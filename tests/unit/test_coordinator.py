@@ -170,7 +170,7 @@ def test_coordinate_descent_moves_one_side_and_then_the_other(method, first):
 
 def test_coordinate_descent_switches_when_the_weights_are_stable():
     model, partition = build("plain")
-    config = CoMMITConfig(method="feature-cd", lr_update_interval=1, switch_window=2)
+    config = CoMMITConfig(method="feature-cd", lr_update_interval=1, switch_window=2, probe_interval=None)
     optimizer = torch.optim.SGD(partition.param_groups(lr=1e-3))
     coordinator = Coordinator(model, optimizer, config, partition)
     for step in range(8):
