@@ -1,0 +1,106 @@
+"""Pictures of a dataset that nobody has vouched for, and the one picture of a multi-image question."""
+
+from __future__ import annotations
+
+import string
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 32_000_000
+"""Largest picture that is decoded, in pixels (width x height)."""
+
+
+class FaultError(Exception):
+    """Why one question cannot be read; the reader turns it into a skip or a UserError."""
+
+
+def shown(path: Path) -> str:
+    """A file's name as one short line, whatever it holds."""
+    return ascii(path.name[:60])[1:-1]
+
+
+def collage(question: Image.Image, choices: Sequence[Image.Image]) -> Image.Image:
+    """Lay the pictures of a multi-image question out as one.
+
+    Args:
+        question: The question's picture, RGB; one plain colour means that it shows nothing.
+        choices: The choices' pictures, RGB, at most 26.
+
+    Returns:
+        RGB: the choices two in a row if the question shows nothing; else the question on top of one row of choices,
+        each under its letter.
+    """
+    from PIL import Image, ImageDraw
+
+    plain = question.getcolors(maxcolors=1) is not None
+    width, height = (max(sizes) for sizes in zip(*(choice.size for choice in choices), strict=True))
+    columns = 2 if plain and len(choices) > 1 else len(choices)
+    rows = -(-len(choices) // columns)
+    top, label = (0, 0) if plain else (question.height, 12)
+    total = max(columns * width, 0 if plain else question.width)
+    sheet = Image.new("RGB", (total, top + rows * (height + label)), question.getpixel((0, 0)) if plain else "white")
+    if not plain:
+        sheet.paste(question, ((total - question.width) // 2, 0))
+    for index, choice in enumerate(choices):
+        x, y = (index % columns) * (total // columns), top + (index // columns) * (height + label)
+        if label:
+            ImageDraw.Draw(sheet).text((x + width // 2, y), string.ascii_uppercase[index], fill="black", anchor="ma")
+        sheet.paste(choice, (x, y + label))
+    return sheet
+
+
+def check_picture(path: Path) -> None:
+    """Check size and integrity without decoding (a PNG's checksums cover all its data).
+
+    Raises:
+        FaultError: The file is missing, too large, or no whole picture.
+    """
+    with _Opened(path) as image:
+        image.verify()
+
+
+def load_picture(path: Path) -> Image.Image:
+    """Decode a picture as RGB.
+
+    Raises:
+        FaultError: As :func:`check_picture`.
+    """
+    with _Opened(path) as image:
+        return image.convert("RGB")
+
+
+class _Opened:
+    """An open picture of bearable size; every failure of Pillow inside becomes a fault of this file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Image.Image:
+        from PIL import Image
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a limit of our own follows
+                self.image: Image.Image = Image.open(self.path)
+        except Exception as error:
+            self._fail(error)
+        width, height = self.image.size
+        if width * height > MAX_PIXELS:
+            self.image.close()
+            raise FaultError(f"{shown(self.path)} is too large: {width} x {height} pixels")
+        return self.image
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.image.close()
+        if isinstance(error, Exception):
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise FaultError(f"{shown(self.path)} is missing") from error
+        raise FaultError(f"{shown(self.path)} is not a whole picture ({type(error).__name__})") from error

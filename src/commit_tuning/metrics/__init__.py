@@ -1,0 +1,1 @@
+"""Metrics of tasks; they know nothing of models or the method."""

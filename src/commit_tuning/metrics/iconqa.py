@@ -1,0 +1,52 @@
+"""Accuracy on IconQA: a prediction counts when it equals the answer after normalisation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from commit_tuning.errors import UserError
+
+_PUNCTUATION = re.compile(r"[^\w\s.%/:+-]|\.(?!\d)")
+_ARTICLE = re.compile(r"^(?:a|an|the)\s+(?=\S)")
+
+
+def normalise(text: str) -> str:
+    """Text as it is compared.
+
+    Lower case; punctuation becomes a space, except inside numbers, times and fractions (``3.5``, ``6:30``, ``1/2``,
+    ``-4``, ``50%``); one leading article is dropped if words follow it (``the heart`` is ``heart``, but the choice
+    ``A`` stays ``a``); white space is single.
+    """
+    words = " ".join(_PUNCTUATION.sub(" ", text.lower()).split()).strip(":/ ")
+    return _ARTICLE.sub("", words)
+
+
+def exact_match(prediction: str, answer: str) -> bool:
+    """Whether prediction and answer are the same after :func:`normalise`; an empty prediction is never right."""
+    predicted = normalise(prediction)
+    return bool(predicted) and predicted == normalise(answer)
+
+
+def accuracy_by_kind(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Share of right answers, for each kind of question and for all.
+
+    Args:
+        records: Mappings with ``kind``, ``prediction`` and ``answer``.
+
+    Returns:
+        kind -> share in [0, 1], kinds sorted, then ``all``: the share over all questions (not the mean of kinds).
+
+    Raises:
+        UserError: There are no records.
+    """
+    hits: dict[str, list[bool]] = {}
+    for record in records:
+        hits.setdefault(record["kind"], []).append(exact_match(record["prediction"], record["answer"]))
+    if not hits:
+        raise UserError("there are no predictions to score")
+    everything = [hit for kind in hits.values() for hit in kind]
+    return {kind: sum(hits[kind]) / len(hits[kind]) for kind in sorted(hits)} | {
+        "all": sum(everything) / len(everything)
+    }

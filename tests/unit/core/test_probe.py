@@ -1,0 +1,92 @@
+"""H of Eq. 6 by hand, samples taken, and the model left as it was."""
+
+import contextlib
+import random
+
+import pytest
+import torch
+from conftest import build, make_batch
+
+from commit_tuning.core.forward import InputNorms, take_samples, undisturbed
+from commit_tuning.core.probe import Snapshot, learning_steps
+from commit_tuning.models.forward import forward_pass
+
+
+def test_learning_steps_by_hand():
+    norms = [InputNorms(9.0, {"vision": 4.0}, {"vision": 1.0}), InputNorms(16.0, {"vision": 12.0}, {"vision": 3.0})]
+    found = learning_steps({"language_model": 100.0, "vision": 49.0}, norms)
+    assert found == {"language_model": 10.0 / 4.0, "vision": 7.0 / (5.0 + 2.0)}
+    assert learning_steps({"language_model": 1.0}, [None]) == {}
+
+
+@pytest.mark.parametrize("kind", ["llava", "blip2"], indirect=True)
+def test_input_norms_are_those_of_the_real_inputs(kind):
+    model, _ = build(kind)
+    batch = make_batch(kind, 2, torch.float32)
+    batch["attention_mask"][1, -2:] = 0
+    forward = forward_pass(model)
+    with torch.no_grad(), undisturbed(model):
+        features = forward.features(batch)
+        norms = forward.input_norms(batch, features)
+    kept = torch.cat([batch["input_ids"][0, 4:], batch["input_ids"][1, 4:-2]])  # four image tokens lead each row
+    embeddings = model.get_input_embeddings()(kept).detach()
+    assert norms.text == pytest.approx(float(embeddings.square().sum()), rel=1e-5)
+    assert norms.raw["vision"] == pytest.approx(float(batch["pixel_values"].square().sum()), rel=1e-5)
+    assert norms.features["vision"] > 0
+
+
+def test_samples_come_from_the_front_and_odd_batches_are_taken_whole():
+    batches = [make_batch("plain", 4, torch.float32, seed=s) for s in range(3)]
+    assert [len(b["labels"]) for b in take_samples(batches, None)] == [4, 4, 4]
+    assert [len(b["labels"]) for b in take_samples(batches, 6)] == [4, 2]
+    packed = {**batches[0], "pixels": torch.randn(9, 6)}  # patches of all images in one row, as Qwen-VL has them
+    assert [len(b["labels"]) for b in take_samples([packed, batches[1]], 2)] == [4]
+
+
+def test_a_probe_leaves_modes_and_random_states_alone():
+    model, _ = build("plain")
+    model.encoder.eval()
+    torch.manual_seed(3)
+    random.seed(3)
+    expected = (torch.rand(1).item(), random.random())
+    torch.manual_seed(3)
+    random.seed(3)
+    with contextlib.suppress(ZeroDivisionError), undisturbed(model):
+        assert not model.training
+        torch.rand(5)
+        random.random()
+        raise ZeroDivisionError
+    assert (torch.rand(1).item(), random.random()) == expected
+    assert model.training
+    assert not model.encoder.training
+
+
+def test_a_snapshot_swaps_in_and_out_bit_for_bit():
+    model, partition = build("plain")
+    snapshot = Snapshot(partition, ["vision"])
+    old = [p.detach().clone() for p in partition["vision"]]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    new = [p.detach().clone() for p in model.parameters()]
+    with snapshot.swapped_in(["vision"]):
+        assert all(torch.equal(a, b) for a, b in zip(old, partition["vision"], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(new, model.parameters(), strict=True))
+
+
+def test_swapped_weights_show_under_autocast():
+    """Inside one autocast context a cached cast would hide them, and the drift would read exactly zero."""
+    model, partition = build("llava")
+    batch = make_batch("llava", 2, torch.float32)
+    forward = forward_pass(model)
+    mask = batch["labels"] != -100
+    snapshot = Snapshot(partition, partition)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad(), undisturbed(model):
+        now = forward.logits(batch, mask, {})
+        with snapshot.swapped_in(["language_model"]):
+            before = forward.logits(batch, mask, {})
+    assert now.dtype == torch.bfloat16
+    assert not torch.equal(now, before)
