@@ -1,11 +1,17 @@
 """CoMMIT: coordinated instruction tuning for multimodal large language models (arXiv 2407.20454)."""
 
-from commit_tuning.config import CoMMITConfig
-from commit_tuning.coordinator import Coordinator
-from commit_tuning.core.partition import ModulePartition
-from commit_tuning.errors import UserError
-from commit_tuning.models.partition import partition_model
-from commit_tuning.monitor import BalanceMonitor
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from commit_tuning.config import CoMMITConfig
+    from commit_tuning.coordinator import Coordinator
+    from commit_tuning.core.partition import ModulePartition
+    from commit_tuning.errors import UserError
+    from commit_tuning.models.partition import partition_model
+    from commit_tuning.monitor import BalanceMonitor
 
 __version__ = "0.1.0"
 
@@ -18,3 +24,25 @@ __all__ = [
     "__version__",
     "partition_model",
 ]
+
+_HOME = {
+    "BalanceMonitor": "commit_tuning.monitor",
+    "CoMMITConfig": "commit_tuning.config",
+    "Coordinator": "commit_tuning.coordinator",
+    "ModulePartition": "commit_tuning.core.partition",
+    "UserError": "commit_tuning.errors",
+    "partition_model": "commit_tuning.models.partition",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used, so that `commit-tuning --help` does not wait for torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -1,0 +1,172 @@
+"""What an experiment recipe holds: typed, frozen sections; unknown keys are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from commit_tuning.config import METHODS, CoMMITConfig
+from commit_tuning.models.nano import NANO_MODELS
+
+COMMIT_KEYS = tuple(field.name for field in dataclasses.fields(CoMMITConfig))
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, and strict about keys, types and numbers that are not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Lora(Section):
+    """Low-rank adapters on the language model (Hu et al. 2021), as peft understands them."""
+
+    r: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+
+class Model(Section):
+    """The model, and which of its parameters are tuned.
+
+    `name` is `nano-llava`, `nano-blip2`, a local folder or a hub name of a transformers vision-language model. With
+    `lora: null` the language model is tuned in full. `freeze` lists patterns (`*` matches anything) of parameter
+    names that stay fixed; whatever else is not the language model's is tuned in full.
+    """
+
+    name: str = Field(min_length=1)
+    lora: Lora | None = Lora()
+    freeze: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _known_nano_model(self) -> Self:
+        if self.name.startswith("nano-") and self.name not in NANO_MODELS and not Path(self.name).exists():
+            raise ValueError(f"model.name: {self.name!r} is not one of {', '.join(NANO_MODELS)}")
+        return self
+
+
+class Data(Section):
+    """The dataset. `root: null` is the built icons dataset in the cache folder; limits of `null` take everything."""
+
+    dataset: Literal["nano-iconqa", "iconqa"] = "nano-iconqa"
+    root: str | None = None
+    train_limit: int | None = Field(default=None, ge=1)
+    val_limit: int | None = Field(default=None, ge=1)
+    test_limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _root_of_a_real_dataset(self) -> Self:
+        if self.dataset == "iconqa" and self.root is None:
+            raise ValueError("data.root is missing: dataset 'iconqa' is not built here, name the folder it lies in")
+        return self
+
+
+class Train(Section):
+    """The optimisation. Rates are per module: `learning_rate` is the language model's, and the encoder's if null."""
+
+    steps: int = Field(default=400, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    encoder_learning_rate: float | None = Field(default=None, gt=0)
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    weight_decay: float = Field(default=0.0, ge=0)
+    scheduler: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    seed: int = Field(default=0, ge=0)
+    device: str = "cpu"
+    save_weights: bool = True
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Base learning rate of the language model and of the encoder."""
+        encoder = self.learning_rate if self.encoder_learning_rate is None else self.encoder_learning_rate
+        return {"language_model": self.learning_rate, "vision": encoder}
+
+
+class Eval(Section):
+    """Greedy generation on the validation and test questions; `images` test pictures are kept for the report."""
+
+    batch_size: int = Field(default=64, ge=1)
+    max_new_tokens: int = Field(default=6, ge=1)
+    images: int = Field(default=12, ge=0)
+
+
+class StaticGrid(Section):
+    """Rates of the hand-tuned rival: every pair whose two rates differ."""
+
+    learning_rate: tuple[float, ...] = ()
+    encoder_learning_rate: tuple[float, ...] = ()
+
+
+class Compare(Section):
+    """What `commit-tuning compare` runs; see `experiments.compare` for the protocol."""
+
+    methods: tuple[str, ...] = ("constant", "commit-clr")
+    seeds: int = Field(default=3, ge=1)
+    screen_seeds: int = Field(default=1, ge=1)
+    rates: tuple[float, ...] = Field(default=(1e-3,), min_length=1)
+    static_grid: StaticGrid | None = None
+
+    @model_validator(mode="after")
+    def _known_methods(self) -> Self:
+        for method in self.methods:
+            if method not in METHODS:
+                raise ValueError(f"compare.methods: {method!r} is not one of {', '.join(METHODS)}")
+        if self.screen_seeds > self.seeds:
+            raise ValueError(f"compare.screen_seeds ({self.screen_seeds}) exceeds compare.seeds ({self.seeds})")
+        if min(self.rates) <= 0:
+            raise ValueError(f"compare.rates: {min(self.rates):g} is not above 0")
+        return self
+
+
+class Recipe(Section):
+    """One experiment, complete: what `run.json` stores and what a run can be repeated from."""
+
+    model: Model
+    data: Data = Data()
+    train: Train = Train()
+    commit: dict[str, Any] = Field(default_factory=dict)
+    eval: Eval = Eval()
+    compare: Compare = Compare()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self.commit_config()
+        micro = self.train.micro_batch_size
+        if micro is not None and self.train.batch_size % micro:
+            raise ValueError(f"train.batch_size ({self.train.batch_size}) is no multiple of micro_batch_size ({micro})")
+        return self
+
+    def commit_config(self) -> CoMMITConfig:
+        """The settings of the method; coordinate descent switches at half of the run at the latest.
+
+        Raises:
+            ConfigError: A setting is not valid.
+        """
+        return CoMMITConfig(**{"switch_latest": max(1, self.train.steps // 2), **self.commit})
+
+    def for_record(self) -> dict[str, Any]:
+        """The recipe of a single run as plain JSON values, with the method's settings resolved."""
+        plain = self.model_dump(mode="json", exclude={"compare"})
+        return plain | {"commit": self.commit_config().to_dict()}
+
+
+def valid_keys() -> tuple[str, ...]:
+    """Every key that a recipe may hold, dotted."""
+    return (*_keys_of(Recipe), *(f"commit.{key}" for key in COMMIT_KEYS))
+
+
+def _keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                keys.extend(_keys_of(part, f"{prefix}{name}."))
+    return keys
