@@ -78,16 +78,8 @@ class VisionCollator:
             input_ids, attention_mask, labels: int64 (B, L), labels are -100 on prompt and padding; pixel_values:
             float (B, 3, H, W).
         """
-        prompts, pixels = self._encode(samples)
-        answers = [self._answer_ids(sample.answer) for sample in samples]
-        rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-        labels = [[IGNORED] * len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
-        batch = {
-            "input_ids": _pad(rows, self._pad),
-            "attention_mask": _pad([[1] * len(row) for row in rows], 0),
-            "labels": _pad(labels, IGNORED),
-        }
-        return self._place(batch | pixels)
+        prompts, pixels = self.encode(samples)
+        return self.training_batch(prompts, [self.answer_ids(sample.answer) for sample in samples], pixels)
 
     def prompts(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Batch for generation: the prompts alone, padded on the left.
@@ -98,14 +90,30 @@ class VisionCollator:
         Returns:
             input_ids, attention_mask: int64 (B, L); pixel_values: float (B, 3, H, W).
         """
-        prompts, pixels = self._encode(samples)
+        return self.prompt_batch(*self.encode(samples))
+
+    def training_batch(
+        self, prompts: list[list[int]], answers: list[list[int]], images: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """What `__call__` returns, from encoded samples."""
+        rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        labels = [[IGNORED] * len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        batch = {
+            "input_ids": _pad(rows, self._pad),
+            "attention_mask": _pad([[1] * len(row) for row in rows], 0),
+            "labels": _pad(labels, IGNORED),
+        }
+        return self._place(batch | images)
+
+    def prompt_batch(self, prompts: list[list[int]], images: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What `prompts` returns, from encoded samples."""
         batch = {
             "input_ids": _pad(prompts, self._pad, left=True),
             "attention_mask": _pad([[1] * len(row) for row in prompts], 0, left=True),
         }
-        return self._place(batch | pixels)
+        return self._place(batch | images)
 
-    def _encode(self, samples: Sequence[Sample]) -> tuple[list[list[int]], dict[str, Tensor]]:
+    def encode(self, samples: Sequence[Sample]) -> tuple[list[list[int]], dict[str, Tensor]]:
         """Token ids of the prompts, not padded, and the tensors of the images."""
         if not samples:
             raise UserError("a batch needs at least one sample")
@@ -115,7 +123,7 @@ class VisionCollator:
         images = {name: _stack(value) for name, value in encoded.items() if name not in {"input_ids", "attention_mask"}}
         return prompts, images
 
-    def _answer_ids(self, answer: str) -> list[int]:
+    def answer_ids(self, answer: str) -> list[int]:
         """Ids of an answer as it is written after the cue, and the end of the sequence."""
         if answer not in self._answers:
             ids = self.processor.tokenizer(f"{_CUE} {answer}", add_special_tokens=False)["input_ids"]

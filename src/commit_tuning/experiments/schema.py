@@ -50,13 +50,17 @@ class Model(Section):
 
 
 class Data(Section):
-    """The dataset. `root: null` is the built icons dataset in the cache folder; limits of `null` take everything."""
+    """The dataset. `root: null` is the built icons dataset in the cache folder; limits of `null` take everything.
+
+    `in_memory` keeps the encoded questions of all splits in memory, for small images and many runs.
+    """
 
     dataset: Literal["nano-iconqa", "iconqa"] = "nano-iconqa"
     root: str | None = None
     train_limit: int | None = Field(default=None, ge=1)
     val_limit: int | None = Field(default=None, ge=1)
     test_limit: int | None = Field(default=None, ge=1)
+    in_memory: bool = False
 
     @model_validator(mode="after")
     def _root_of_a_real_dataset(self) -> Self:

@@ -1,0 +1,89 @@
+"""`commit-tuning compare`: methods against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from commit_tuning.cli.options import JobsOption, OutputOption, RecipeArgument, SettingsArgument, listed, parse_axes
+
+if TYPE_CHECKING:
+    from commit_tuning.experiments.compare import Comparison
+    from commit_tuning.experiments.schema import Recipe
+
+
+def compare(  # noqa: PLR0917 - typer calls it, by name
+    recipe: RecipeArgument,
+    output: OutputOption,
+    methods: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Methods; Constant LR is always among them.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(metavar="N", min=1, help="Seeds of what the screening chose.")] = None,
+    screen_seeds: Annotated[int | None, typer.Option(metavar="N", min=1, help="Seeds of the screening.")] = None,
+    rates: Annotated[str | None, typer.Option(metavar="R1,R2,...", help="Base learning rates of the sweep.")] = None,
+    axis: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=V1,V2", help="Vary a setting; each value makes its own arms.")
+    ] = None,
+    static_grid: Annotated[
+        bool | None,
+        typer.Option("--static-grid/--no-static-grid", help="Static pairs of rates as a rival.", show_default=False),
+    ] = None,
+    settings: SettingsArgument = None,
+    jobs: JobsOption = None,
+    save_weights: Annotated[bool, typer.Option("--save-weights", help="Keep every run's tuned parameters.")] = False,
+) -> None:
+    """Compare methods over seeds, each at its best learning rate; resumes where it stopped.
+
+    Examples:
+      commit-tuning compare iconqa-nano-llava --output runs/table
+
+      commit-tuning compare iconqa-nano-llava -o runs/n --methods commit-clr --axis commit.kappa_window=10,50
+    """
+    from commit_tuning.experiments.recipe import load_recipe
+
+    changes = [
+        *(settings or []),
+        *listed("compare.methods", methods),
+        *listed("compare.rates", rates),
+        *(f"compare.{key}={value}" for key, value in (("seeds", seeds), ("screen_seeds", screen_seeds)) if value),
+    ]
+    loaded = load_recipe(recipe, changes)
+    if static_grid is False:
+        changes.append("compare.static_grid=null")
+    elif static_grid and loaded.compare.static_grid is None:
+        changes.append("compare.static_grid={}")
+    axes = parse_axes(axis or [])
+    comparison = run_comparison(load_recipe(recipe, changes), output, jobs, axes, save_weights)
+    typer.echo(f"table in {output / 'table.md'}; for figures: commit-tuning report {output}")
+    finish(comparison)
+
+
+def run_comparison(
+    recipe: Recipe,
+    output: Path,
+    jobs: int | None,
+    axes: tuple[tuple[str, tuple[object, ...]], ...] = (),
+    save_weights: bool = False,
+) -> Comparison:
+    """Run a comparison with its progress shown, and print the table."""
+    from commit_tuning.cli.display import Display, show_table
+    from commit_tuning.experiments.compare import Comparison
+    from commit_tuning.experiments.pool import default_workers
+    from commit_tuning.experiments.table import markdown
+
+    workers = jobs or default_workers()
+    with Display() as display:
+        comparison = Comparison(recipe, output, axes, workers, save_weights, progress=display)
+        comparison.run()
+    show_table(markdown(comparison.rows))
+    return comparison
+
+
+def finish(comparison: Comparison) -> None:
+    """Exit with code 1 if a run failed, after naming each."""
+    for line in comparison.failures:
+        typer.echo(f"commit-tuning: run failed: {line}", err=True)
+    if comparison.failures:
+        raise typer.Exit(1)

@@ -1,0 +1,40 @@
+"""`commit-tuning demo`: a comparison in a few minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commit_tuning.cli.compare import finish, run_comparison
+from commit_tuning.cli.options import JobsOption
+
+SETTINGS = (
+    "compare.methods=[constant, commit-clr]",
+    "compare.seeds=2",
+    "compare.screen_seeds=1",
+    "compare.static_grid=null",
+)
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where everything goes; created.")
+    ] = Path("commit-tuning-demo"),
+    jobs: JobsOption = None,
+) -> None:
+    """Tune a small model with Constant LR and with CoMMIT-CLR, and write a report. Takes a few minutes on two cores.
+
+    Example:
+      commit-tuning demo --output demo
+    """
+    from commit_tuning.experiments.recipe import load_recipe
+    from commit_tuning.experiments.report import write_report
+
+    recipe = load_recipe("iconqa-nano-llava", SETTINGS)
+    best = min(recipe.compare.rates, key=lambda rate: abs(rate - recipe.train.learning_rate))
+    recipe = load_recipe("iconqa-nano-llava", [*SETTINGS, f"compare.rates=[{best}]"])
+    comparison = run_comparison(recipe, output, jobs)
+    typer.echo(f"report in {write_report(output)}")
+    finish(comparison)

@@ -1,0 +1,21 @@
+"""`commit-tuning report`: an HTML page about runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of 'train' or of 'compare'.")],
+) -> None:
+    """Write DIR/report.html: table, curves and answers, in one file that needs nothing else.
+
+    Example:
+      commit-tuning report runs/table
+    """
+    from commit_tuning.experiments.report import write_report
+
+    typer.echo(f"report in {write_report(folder)}")

@@ -1,0 +1,44 @@
+"""`commit-tuning train`: one run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from commit_tuning.cli.options import OutputOption, RecipeArgument, SettingsArgument
+
+
+def train(
+    recipe: RecipeArgument,
+    output: OutputOption,
+    settings: SettingsArgument = None,
+    save_weights: Annotated[
+        bool | None,
+        typer.Option("--save-weights/--no-save-weights", help="Keep the tuned parameters.", show_default=False),
+    ] = None,
+) -> None:
+    """Tune one model as a recipe says, and evaluate it.
+
+    Examples:
+      commit-tuning train iconqa-nano-llava --output runs/clr
+
+      commit-tuning train my.yaml commit.controller=literal train.learning_rate=1e-4 -o runs/paper
+    """
+    from commit_tuning.cli.display import Display
+    from commit_tuning.experiments.recipe import load_recipe
+
+    changes = [
+        *(settings or []),
+        *([] if save_weights is None else [f"train.save_weights={str(save_weights).lower()}"]),
+    ]
+    loaded = load_recipe(recipe, changes)
+    from transformers.utils import logging
+
+    from commit_tuning.experiments.runner import train as run
+
+    logging.disable_progress_bar()
+    with Display(every=10) as display:
+        record = run(loaded, output, progress=display)
+    validation, test = (100 * record.accuracy(split) for split in ("val", "test"))
+    typer.echo(f"validation {validation:.1f} %, test {test:.1f} %; everything is in {output}")

@@ -1,0 +1,1 @@
+"""Experiments: recipe, run, record, comparison, report."""

@@ -1,0 +1,144 @@
+"""The arms of a comparison: which methods at which learning rates, and the recipe of each run."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from commit_tuning.config import COORDINATED
+from commit_tuning.errors import UserError
+from commit_tuning.experiments.recipe import override
+from commit_tuning.experiments.schema import Recipe, StaticGrid, valid_keys
+
+CONSTANT = "constant"
+STATIC = "static"
+METHOD_LABELS = {
+    "constant": "Constant LR",
+    "feature-cd": "Feature CD",
+    "language-cd": "Language CD",
+    "commit-clr": "CoMMIT-CLR",
+    "commit": "CoMMIT",
+    "synced": "Synced LR",
+    "language-lr-up": "Language LR up",
+    "encoder-lr-up": "Encoder LR up",
+    "static": "Static pair",
+}
+Axes = tuple[tuple[str, tuple[Any, ...]], ...]
+Variation = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method with its learning rates: what is repeated over seeds.
+
+    Attributes:
+        method: A method of `CoMMITConfig`, or `"static"`: two fixed rates that differ.
+        learning_rate: The language model's base rate.
+        encoder_learning_rate: The encoder's base rate.
+        variation: The settings of the axes that this arm differs in.
+    """
+
+    method: str
+    learning_rate: float
+    encoder_learning_rate: float
+    variation: Variation = ()
+
+    @property
+    def family(self) -> str:
+        """Name of the method and of the axis settings; the arms of a family differ in their rates alone."""
+        varied = ", ".join(f"{key.rpartition('.')[2].replace('_', ' ')} {value}" for key, value in self.variation)
+        return METHOD_LABELS[self.method] + (f" ({varied})" if varied else "")
+
+    @property
+    def rates(self) -> str:
+        """The base rates as text: one number, or language model / encoder."""
+        one = self.learning_rate == self.encoder_learning_rate
+        return f"{self.learning_rate:g}" + ("" if one else f" / {self.encoder_learning_rate:g}")
+
+    @property
+    def slug(self) -> str:
+        """A folder name, unique among the arms of a comparison."""
+        varied = "".join(f"_{key}-{value}" for key, value in self.variation)
+        return re.sub(r"[^\w.+-]+", "-", f"{self.method}_lr-{self.rates.replace(' / ', '-')}{varied}")
+
+    def recipe(self, base: Recipe, seed: int, save_weights: bool = False) -> Recipe:
+        """The recipe of one run of this arm.
+
+        Raises:
+            UserError: The settings of the axes do not make a valid recipe.
+        """
+        regularizer = base.commit.get("regularizer") if self.method == "commit" else None
+        changes = {
+            "commit.method": CONSTANT if self.method == STATIC else self.method,
+            "commit.regularizer": regularizer or "auto",
+            "train.learning_rate": self.learning_rate,
+            "train.encoder_learning_rate": self.encoder_learning_rate,
+            "train.seed": seed,
+            "train.save_weights": save_weights,
+        }
+        return override(base, {**changes, **dict(self.variation)})
+
+
+def screening_arms(recipe: Recipe, axes: Axes = ()) -> list[Arm]:
+    """Every method at every rate of the sweep, and every static pair; Constant LR is always among them.
+
+    Raises:
+        UserError: An axis that is no key of a recipe.
+    """
+    plan = recipe.compare
+    methods = dict.fromkeys((CONSTANT, *plan.methods))
+    swept = [(method, rate, rate) for method in methods for rate in plan.rates]
+    swept += [(STATIC, *pair) for pair in static_pairs(plan.static_grid, plan.rates)]
+    return [Arm(*arm, variation) for arm in swept for variation in variations(arm[0], axes)]
+
+
+def static_pairs(grid: StaticGrid | None, rates: tuple[float, ...]) -> list[tuple[float, float]]:
+    """The pairs (language model's rate, encoder's rate) that differ; a side left out of the grid takes the sweep's."""
+    if grid is None:
+        return []
+    sides = grid.learning_rate or rates, grid.encoder_learning_rate or rates
+    return [(language, encoder) for language, encoder in itertools.product(*sides) if language != encoder]
+
+
+def variations(method: str, axes: Axes) -> list[Variation]:
+    """The combinations of axis settings that matter to a method.
+
+    Settings of the regulariser matter to CoMMIT alone, those of the switch to coordinate descent, the others under
+    `commit` to the methods that kappa steers, and what is not under `commit` to all.
+
+    Raises:
+        UserError: An axis that is no key of a recipe, or one that the comparison sets itself.
+    """
+    for key, _ in axes:
+        if key not in valid_keys() or key.startswith("compare."):
+            raise UserError(f"--axis: {key!r} is no setting of a run; use e.g. commit.kappa_window=10,50")
+        if key in ("train.seed", "train.learning_rate", "train.encoder_learning_rate", "commit.method"):
+            raise UserError(f"--axis: {key!r} is set by the comparison; use --seeds, --rates or --methods")
+    relevant = [[(key, value) for value in values] for key, values in axes if _matters(key, method)]
+    return list(itertools.product(*relevant))
+
+
+def _matters(key: str, method: str) -> bool:
+    if key.startswith("commit.regularizer"):
+        return method == "commit"
+    if key.startswith("commit.switch_"):
+        return method in ("feature-cd", "language-cd")
+    return not key.startswith("commit.") or method in COORDINATED
+
+
+def choose(arms: list[Arm], validation: Mapping[Arm, float]) -> list[Arm]:
+    """The arm of each family with the best validation accuracy; of equals, the first (the sweep's lower rate)."""
+    best: dict[str, Arm] = {}
+    for arm in arms:
+        if arm.family not in best or validation[arm] > validation[best[arm.family]]:
+            best[arm.family] = arm
+    return list(best.values())
+
+
+def reference_of(arm: Arm, chosen: list[Arm]) -> Arm:
+    """The chosen Constant LR that shares the arm's settings outside of the method."""
+    constants = [other for other in chosen if other.method == CONSTANT]
+    return next(other for other in constants if set(other.variation) <= set(arm.variation))

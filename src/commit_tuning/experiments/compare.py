@@ -1,0 +1,199 @@
+"""Methods against each other on equal terms.
+
+Protocol: (1) *screening*: every method at every base rate of the sweep, and every static pair of rates, with the first
+`screen_seeds` seeds; the validation accuracy picks the best rate of each method and the best pair. (2) *confirmation*:
+those, and Constant LR at every rate of the sweep, with all seeds; the runs of the screening count. (3) the *table*, on
+the test questions. Seed s of every arm starts from the same weights and sees the same batches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from commit_tuning.errors import UserError
+from commit_tuning.experiments.arms import CONSTANT, Arm, Axes, choose, screening_arms
+from commit_tuning.experiments.pool import LOG, Job, default_workers, run_jobs
+from commit_tuning.experiments.progress import Progress, silent
+from commit_tuning.experiments.record import RunRecord, package_versions, writable_folder, write_text
+from commit_tuning.experiments.schema import Recipe
+from commit_tuning.experiments.table import Row, build_rows, markdown, mean
+
+MANIFEST = "compare.json"
+TABLE = "table.json"
+
+
+@dataclass
+class Comparison:
+    """A comparison under way, and what came out of it.
+
+    Attributes:
+        recipe: The base recipe; its `compare` section is the plan.
+        folder: Where everything goes.
+        axes: Settings that are varied besides the rates.
+        workers: Runs at a time.
+        save_weights: Whether each run keeps its tuned parameters.
+        progress: Told about every run that ends.
+        results: Records by arm and seed.
+        failures: A line for every run that did not finish.
+        rows: The table: Constant LR at every rate and the chosen arm of every other method.
+        screening: All arms, on the seeds of the screening.
+    """
+
+    recipe: Recipe
+    folder: Path
+    axes: Axes = ()
+    workers: int = field(default_factory=default_workers)
+    save_weights: bool = False
+    progress: Progress = silent
+    results: dict[Arm, dict[int, RunRecord]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    screening: list[Row] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Run everything that is not there yet, and write the table.
+
+        Raises:
+            UserError: The folder holds a comparison of another recipe, or an arm's settings are not valid.
+        """
+        from commit_tuning.experiments.dataset import ensure_data
+
+        plan = self.recipe.compare
+        arms = screening_arms(self.recipe, self.axes)
+        for arm in arms:
+            arm.recipe(self.recipe, seed=0)
+        self._claim()
+        self.progress("data", 0, 1, "built on first use")
+        ensure_data(self.recipe.data, self.workers)
+        self.progress("data", 1, 1)
+        self._run_arms("screening", arms, range(plan.screen_seeds))
+        chosen = choose(arms, {arm: self._validation(arm) for arm in arms})
+        confirmed = [arm for arm in arms if arm in chosen or arm.method == CONSTANT]
+        self._run_arms("confirmation", confirmed, range(plan.seeds))
+        self._check_same_data()
+        self.rows = self._rows(confirmed, chosen, plan.seeds)
+        self.screening = self._rows(arms, chosen, plan.screen_seeds)
+        self._write()
+
+    def job(self, arm: Arm, seed: int) -> Job:
+        """One run of an arm."""
+        folder = self.folder / "runs" / arm.slug / f"seed-{seed}"
+        return Job(arm.recipe(self.recipe, seed, self.save_weights), folder)
+
+    def _run_arms(self, phase: str, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
+        pairs = [(arm, seed) for seed in seeds for arm in arms if seed not in self.results.get(arm, {})]
+        jobs = {self.job(arm, seed).folder: (arm, seed) for arm, seed in pairs}
+        done = 0
+
+        def on_done(job: Job, record: RunRecord | None) -> None:
+            nonlocal done
+            done += 1
+            arm, seed = jobs[job.folder]
+            record = record or RunRecord(recipe=job.recipe.for_record(), seed=seed, folder=job.folder)
+            self.results.setdefault(arm, {})[seed] = record
+            name = f"{arm.family} at {arm.rates}, seed {seed}"
+            if not record.complete:
+                reason = record.error or f"the process died, see {job.folder / LOG}"
+                self.failures.append(f"{name}: {reason}")
+            self.progress(phase, done, len(jobs), f"{name}: {_outcome(record)}")
+
+        run_jobs([self.job(arm, seed) for arm, seed in pairs], self.workers, on_done)
+
+    def _validation(self, arm: Arm) -> float:
+        """Mean validation accuracy over the seeds of the screening; a run that failed counts as 0."""
+        screened = [self.results[arm][seed] for seed in range(self.recipe.compare.screen_seeds)]
+        return mean([record.accuracy("val") for record in screened]) or 0.0
+
+    def _rows(self, arms: Sequence[Arm], chosen: list[Arm], seeds: int) -> list[Row]:
+        """The rows of some arms, on the first `seeds` seeds."""
+        results = {arm: [self.results[arm][seed] for seed in range(seeds)] for arm in arms}
+        folders = {
+            arm: [record.folder.relative_to(self.folder).as_posix() for record in records if record.complete]
+            for arm, records in results.items()
+        }
+        return build_rows(results, chosen, folders)
+
+    def _check_same_data(self) -> None:
+        records = [record for seeds in self.results.values() for record in seeds.values() if record.complete]
+        if len({record.data_checksum for record in records}) > 1:
+            raise UserError(f"the runs below {self.folder} were made on different data; choose another --output")
+
+    def _claim(self) -> None:
+        """Take the folder, or refuse it if it holds a comparison of another recipe."""
+        writable_folder(self.folder)
+        recipe = json.loads(json.dumps(self.recipe.for_record()))
+        path = self.folder / MANIFEST
+        if path.is_file():
+            differing = _differences(read_manifest(self.folder)["recipe"], recipe)
+            if differing:
+                raise UserError(
+                    f"{self.folder} holds a comparison of another recipe (it differs in {', '.join(differing)}); "
+                    "choose another --output"
+                )
+        self._write_manifest("running")
+        for name in (TABLE, "table.md"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _write_manifest(self, status: str) -> None:
+        content = {
+            "status": status,
+            "recipe": self.recipe.for_record(),
+            "compare": self.recipe.compare.model_dump(mode="json"),
+            "axes": {key: list(values) for key, values in self.axes},
+            "failures": self.failures,
+            "versions": package_versions(),
+        }
+        write_text(self.folder / MANIFEST, json.dumps(content, indent=2) + "\n")
+
+    def _write(self) -> None:
+        table = {"rows": [row.to_dict() for row in self.rows], "screening": [row.to_dict() for row in self.screening]}
+        write_text(self.folder / "table.md", self.text())
+        write_text(self.folder / TABLE, json.dumps(table, indent=2) + "\n")
+        self._write_manifest("failed" if self.failures else "complete")
+
+    def text(self) -> str:
+        """The table with what is needed to read it, as Markdown."""
+        plan, data = self.recipe.compare, self.recipe.data
+        failures = "".join(f"- {line}\n" for line in self.failures)
+        return (
+            f"# {self.recipe.model.name} on {data.dataset}\n\n{markdown(self.rows)}\n"
+            "Accuracy is exact match on the test questions, in percent: mean ± standard deviation over seeds. Base "
+            "rate is one number for both modules or language model / encoder. The difference is to Constant LR at its "
+            "chosen rate, seed by seed, in percentage points, with the 95 % confidence interval of Student's t over "
+            f"seeds. Bold: the rate chosen by validation accuracy in the screening ({plan.screen_seeds} of "
+            f"{plan.seeds} seeds). Collapsed: runs in which a module's rate fell below a hundredth of its base rate. "
+            f"Loss: the last 20 of {self.recipe.train.steps} steps.\n\n## Screening\n\n{markdown(self.screening)}"
+            + (f"\n## Runs that failed\n\n{failures}" if failures else "")
+        )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The stored plan of a comparison.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    path = folder / MANIFEST
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return {"recipe": stored["recipe"], **stored}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot read {path} ({error!r}); choose another folder") from None
+
+
+def _outcome(record: RunRecord) -> str:
+    if not record.complete:
+        return "FAILED"
+    return f"validation {100 * record.accuracy('val'):.1f} %, test {100 * record.accuracy('test'):.1f} %"
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Dotted keys in which two recipes differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{prefix}{key}.")]
+    return [] if old == new else [prefix.removesuffix(".")]

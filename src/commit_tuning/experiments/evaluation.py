@@ -1,0 +1,65 @@
+"""Answering questions by greedy generation, and scoring the answers by exact match."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from commit_tuning.experiments.dataset import Questions, chunks
+from commit_tuning.experiments.schema import Eval
+from commit_tuning.metrics.iconqa import accuracy_by_kind
+
+
+def answer_questions(
+    model: Any,
+    processor: Any,
+    questions: Questions,
+    settings: Eval,
+    *,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> list[dict[str, Any]]:
+    """Ask the model every question.
+
+    Args:
+        model: A vision-language model with `generate`; left in evaluation mode.
+        processor: Its processor.
+        questions: What is asked.
+        settings: Batch size and length of the answers.
+        on_batch: Called with the number of questions answered so far.
+
+    Returns:
+        One mapping per question, in order: `id`, `kind`, `question`, `choices`, `truth`, `answer`.
+    """
+    model.eval()
+    rows: list[dict[str, Any]] = []
+    for indices in chunks(list(range(len(questions))), settings.batch_size):
+        answers = generate(model, processor, questions.prompts(indices), settings)
+        for sample, answer in zip((questions[index] for index in indices), answers, strict=True):
+            asked = {"id": sample.id, "kind": sample.kind, "question": sample.question, "choices": sample.choices}
+            rows.append({**asked, "truth": sample.answer, "answer": answer})
+        on_batch(len(rows))
+    return rows
+
+
+@torch.no_grad()
+def generate(model: Any, processor: Any, prompts: dict[str, torch.Tensor], settings: Eval) -> list[str]:
+    """The greedy answers to a left-padded batch of prompts, as text."""
+    output = model.generate(**prompts, do_sample=False, max_new_tokens=settings.max_new_tokens)
+    answers = processor.batch_decode(output[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [answer.strip() for answer in answers]
+
+
+def score(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Exact match: `accuracy` over all questions, `by_kind`, and the number of `questions`; shares in [0, 1]."""
+    shares = accuracy_by_kind({"kind": r["kind"], "prediction": r["answer"], "answer": r["truth"]} for r in rows)
+    return {"accuracy": shares.pop("all"), "by_kind": shares, "questions": len(rows)}
+
+
+def save_images(samples: Questions, count: int, folder: Path) -> None:
+    """Keep the pictures of the first `count` questions, as PNG by id."""
+    folder.mkdir(exist_ok=True)
+    for index in range(min(count, len(samples))):
+        samples[index].image.save(folder / f"{samples[index].id}.png")

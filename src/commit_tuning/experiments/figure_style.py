@@ -1,0 +1,81 @@
+"""How figures look: one colour for each method everywhere, and SVG that stands inside a page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from commit_tuning.experiments.curves import Group
+
+COLOURS = {  # Okabe and Ito's colour-blind safe palette; the yellow is darkened to be legible on white
+    "constant": "#4d4d4d",
+    "commit-clr": "#0072b2",
+    "commit": "#d55e00",
+    "static": "#e69f00",
+    "feature-cd": "#009e73",
+    "language-cd": "#cc79a7",
+    "synced": "#999999",
+    "language-lr-up": "#56b4e9",
+    "encoder-lr-up": "#a89200",
+}
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a8f98",
+    "axes.linewidth": 0.8,
+    "axes.titlesize": 11,
+    "axes.titlecolor": "#1f2430",
+    "axes.titlelocation": "left",
+    "axes.labelcolor": "#3b4252",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e8ec",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#596170",
+    "ytick.color": "#596170",
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "ytick.minor.size": 0,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "commit-tuning",
+    "path.simplify_threshold": 0.5,
+}
+
+
+def legend(groups: Sequence[Group]) -> list[dict[str, str]]:
+    """Label, colour and SVG dash pattern of each group, for the page's own legend."""
+    patterns = ("none", "7 3", "2 2.5", "8 3 2 3")
+    styles = [line_style(groups, index) for index in range(len(groups))]
+    return [
+        {"label": group.label, "colour": style["color"], "dashes": patterns[DASHES.index(style["linestyle"])]}
+        for group, style in zip(groups, styles, strict=True)
+    ]
+
+
+def line_style(groups: Sequence[Group], index: int) -> dict[str, Any]:
+    """Colour by method; a second group of the same method gets another dash pattern."""
+    method = groups[index].method
+    earlier = sum(group.method == method for group in groups[:index])
+    return {"color": COLOURS.get(method, "#4d4d4d"), "linestyle": DASHES[earlier % len(DASHES)]}
+
+
+def to_svg(figure: Figure, title: str) -> str:
+    """The figure as an `<svg>` element that fills its container; ids carry the title, so that figures share a page."""
+    buffer, canvas = io.StringIO(), FigureCanvasSVG(figure)
+    canvas.print_figure(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    prefix = re.sub(r"\W+", "-", title.lower())
+    text = re.sub(r'\bid="', f'id="{prefix}-', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}-", text)
+    return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)

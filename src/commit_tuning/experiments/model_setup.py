@@ -1,0 +1,111 @@
+"""From a recipe's `model` section to a model that is ready for tuning."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from commit_tuning.errors import UserError
+from commit_tuning.experiments.schema import Lora, Model
+from commit_tuning.models.nano import load_model
+from commit_tuning.models.partition import partition_model
+
+_PEFT_PREFIX = "base_model.model."
+
+
+def build_model(settings: Model, device: str) -> tuple[Any, Any]:
+    """Load the model, put adapters on its language model, free its encoder and freeze what the recipe names.
+
+    Args:
+        settings: The recipe's `model` section.
+        device: Where the model goes, e.g. `"cpu"`.
+
+    Returns:
+        The model (a `PeftModel` when `settings.lora` is set) and its processor.
+
+    Raises:
+        UserError: An unknown model or device, target modules that the language model does not have, or a freeze
+            pattern that matches no parameter.
+    """
+    model, processor = load_model(settings.name)
+    model.requires_grad_(True)
+    partition = partition_model(model)
+    if settings.lora is not None:
+        model = add_lora(model, settings.lora)
+        for module in partition.encoders:
+            for parameter in partition[module]:
+                parameter.requires_grad_(True)
+    freeze(model, settings.freeze)
+    try:
+        return model.to(device), processor
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"cannot use train.device {device!r}: {str(error).splitlines()[0]}") from None
+
+
+def add_lora(model: Any, settings: Lora) -> Any:
+    """Wrap a model with LoRA adapters on linear layers of its language model, and on nothing else.
+
+    Raises:
+        UserError: A target module that the language model does not have.
+    """
+    import peft
+
+    decoder = model.get_decoder()
+    prefix = next(name for name, module in model.named_modules() if module is decoder)
+    linear = {name.rpartition(".")[2] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
+    targets = linear - {"lm_head"} if settings.target_modules == "all-linear" else set(settings.target_modules)
+    unknown = sorted(targets - linear)
+    if unknown:
+        raise UserError(
+            f"model.lora.target_modules: the language model has no linear layer {unknown[0]!r}; "
+            f"it has {', '.join(sorted(linear))}"
+        )
+    pattern = rf"{re.escape(prefix)}\.(.*\.)?({'|'.join(map(re.escape, sorted(targets)))})"
+    config = peft.LoraConfig(
+        r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=pattern
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # peft asks transformers
+        return peft.get_peft_model(model, config)
+
+
+def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
+    """Stop training every parameter whose name fits a pattern (`*` matches anything).
+
+    Raises:
+        UserError: A pattern fits no parameter.
+    """
+    named = {name.removeprefix(_PEFT_PREFIX): parameter for name, parameter in model.named_parameters()}
+    for pattern in patterns:
+        fitting = [name for name in named if fnmatchcase(name, pattern)]
+        if not fitting:
+            raise UserError(f"model.freeze: {pattern!r} fits no parameter; names look like {next(iter(named))!r}")
+        for name in fitting:
+            named[name].requires_grad_(False)
+
+
+def save_trainable(model: Any, folder: Path) -> None:
+    """Store what was tuned: `adapter/` as peft reads it, the rest in `tuned.safetensors`, both by parameter name."""
+    from safetensors.torch import save_file
+
+    if hasattr(model, "peft_config"):
+        model.save_pretrained(folder / "adapter")
+    tuned = {
+        name.removeprefix(_PEFT_PREFIX): parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and ".lora_" not in name
+    }
+    temporary = folder / "tuned.safetensors.tmp"
+    save_file(tuned, temporary)
+    temporary.replace(folder / "tuned.safetensors")
+
+
+def count_parameters(parameters: list[torch.nn.Parameter]) -> int:
+    """Number of scalars."""
+    return sum(parameter.numel() for parameter in parameters)

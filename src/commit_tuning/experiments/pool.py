@@ -1,0 +1,128 @@
+"""Runs side by side: one process and one thread for each, so that one that crashes takes no other with it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from commit_tuning.errors import UserError
+from commit_tuning.experiments.record import RECORD, RunRecord
+from commit_tuning.experiments.schema import Recipe
+
+LOG = "log.txt"
+PRELOAD_RECIPE = "COMMIT_TUNING_PRELOAD_RECIPE"
+_PRELOADED = "commit_tuning.experiments.preload"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe and the folder of its run."""
+
+    recipe: Recipe
+    folder: Path
+
+    def outcome(self) -> RunRecord | None:
+        """The run's record; None if there is none yet.
+
+        Raises:
+            UserError: The folder holds a complete run of another recipe.
+        """
+        if not (self.folder / RECORD).is_file():
+            return None
+        record = RunRecord.read(self.folder)
+        if record.complete and record.recipe != self.recipe.for_record():
+            raise UserError(f"{self.folder} holds a complete run of another recipe; choose another --output")
+        return record
+
+
+def run_jobs(jobs: Sequence[Job], workers: int, on_done: Callable[[Job, RunRecord | None], None]) -> None:
+    """Run what is not complete yet, `workers` at a time.
+
+    Args:
+        jobs: What to run, in this order.
+        workers: Processes at a time; each computes with one thread.
+        on_done: Called in this process after each job, at once for one that was complete before. The record is None
+            if the run died before it could write one; its status says whether it went to the end.
+    """
+    waiting = []
+    for job in jobs:
+        record = job.outcome()
+        if record is not None and record.complete:
+            on_done(job, record)
+        else:
+            waiting.append(job)
+    running: dict[Any, tuple[BaseProcess, Job]] = {}
+    context = _context(waiting[0].recipe if waiting else None)
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting.pop(0)
+                process = _start(context, job)
+                running[process.sentinel] = (process, job)
+            for sentinel in wait(list(running)):
+                process, job = running.pop(sentinel)
+                process.join()
+                on_done(job, job.outcome())
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+            process.join()
+
+
+def default_workers() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _context(recipe: Recipe | None) -> BaseContext:
+    """Fork from a server that has imported the heavy libraries and, for questions in memory, encoded them once.
+
+    Where there is no such server, processes are fresh.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    if recipe is not None:
+        os.environ[PRELOAD_RECIPE] = recipe.model_dump_json()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_PRELOADED])
+    return context
+
+
+def _start(context: BaseContext, job: Job) -> BaseProcess:
+    process = context.Process(target=_work, args=(job.recipe.model_dump_json(), str(job.folder)), daemon=True)  # type: ignore[attr-defined]
+    process.start()
+    return process  # type: ignore[no-any-return]
+
+
+def _work(recipe: str, folder: str) -> None:
+    """The life of a worker: one run, its output in the run's own log. Ctrl-C is the parent's affair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with (Path(folder) / LOG).open("w", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            import torch
+            from transformers.utils import logging
+
+            from commit_tuning.experiments.runner import train
+
+            torch.set_num_threads(1)
+            logging.disable_progress_bar()
+            train(Recipe.model_validate_json(recipe), folder)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            raise SystemExit(1) from None

@@ -1,0 +1,237 @@
+"""One run from recipe to record: `train` reads top to bottom."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from commit_tuning.coordinator import Coordinator
+from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
+from commit_tuning.errors import UserError
+from commit_tuning.experiments.dataset import Questions, chunks, data_checksum, data_order, ensure_data, open_splits
+from commit_tuning.experiments.evaluation import answer_questions, save_images, score
+from commit_tuning.experiments.model_setup import build_model, count_parameters, save_trainable
+from commit_tuning.experiments.progress import Progress, silent
+from commit_tuning.experiments.record import (
+    HISTORY,
+    PREDICTIONS,
+    RECORD,
+    RunFailedError,
+    RunRecord,
+    hardware,
+    json_line,
+    package_versions,
+    writable_folder,
+    write_text,
+)
+from commit_tuning.experiments.schema import Recipe, Train
+from commit_tuning.models.partition import partition_model
+
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+}
+_FINAL_STEPS = 20
+
+
+def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent) -> RunRecord:
+    """Tune a model as the recipe says, evaluate it, and leave everything in `output`.
+
+    `output` holds then: `run.json` (the `RunRecord`), `history.jsonl` (one flat object per optimizer step),
+    `predictions.jsonl` (the test questions), `images/` (some of their pictures), and with `train.save_weights` the
+    tuned parameters in `adapter/` and `tuned.safetensors`. Two runs with the same seed start from the same weights
+    and see the same batches, whatever the method.
+
+    Args:
+        recipe: The experiment.
+        output: Folder of the run; created. A complete run of the same recipe there is returned as it is, one that
+            did not finish is done again.
+        progress: Told about every step.
+
+    Raises:
+        UserError: The recipe cannot be run, `output` cannot be written or holds a complete run of another recipe.
+        RunFailedError: The loss stopped being finite.
+    """
+    folder = writable_folder(output)
+    finished = _finished_run(folder, recipe)
+    if finished is not None:
+        return finished
+    _clear(folder)
+    record = RunRecord(recipe=recipe.for_record(), seed=recipe.train.seed, folder=folder)
+    record.versions, record.hardware = package_versions(), hardware(torch.get_num_threads())
+    record.write()
+    try:
+        _run(recipe, record, progress)
+    except Exception as error:
+        record.status, record.error = "failed", " ".join(f"{type(error).__name__}: {error}".split())
+        record.write()
+        raise
+    return record
+
+
+def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
+    settings, device, started = recipe.train, recipe.train.device, time.perf_counter()
+    progress("data", 0, 1, "built on first use")
+    root = ensure_data(recipe.data)
+    record.data_checksum = data_checksum(root)
+    progress("data", 1, 1)
+
+    random.seed(settings.seed)
+    torch.manual_seed(settings.seed)
+    model, processor = build_model(recipe.model, device)
+    questions = open_splits(root, recipe.data, recipe.model.name, processor, device)
+    partition = partition_model(model)
+    record.parameters = {module: count_parameters(partition[module]) for module in partition.names}
+    optimizer = build_optimizer(partition, settings)
+    coordinator = Coordinator(model, optimizer, recipe.commit_config(), partition=partition)
+    scheduler = build_scheduler(optimizer, settings)
+    trainable = [parameter for module in partition.names for parameter in partition[module]]
+
+    batches = step_batches(questions["train"], settings)
+    losses, lowest = [], math.inf
+    model.train()
+    with (record.folder / HISTORY).open("w", encoding="utf-8", buffering=1) as history:
+        for step in range(1, settings.steps + 1):
+            micro_batches = next(batches)
+            loss = accumulate_gradients(model, micro_batches)
+            if not math.isfinite(loss):
+                raise RunFailedError(_not_finite(step, loss, settings, record.folder))
+            if settings.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(trainable, settings.max_grad_norm)
+            base_rates = scheduled_rates(scheduler, optimizer)
+            coordinator.before_step(micro_batches)
+            optimizer.step()
+            coordinator.after_step()
+            metrics = coordinator.metrics()
+            history.write(json_line({"step": step, "loss": loss, **metrics}))
+            scheduler.step()
+            optimizer.zero_grad()
+            losses.append(loss)
+            lowest = min([lowest, *multipliers(metrics, base_rates)])
+            progress("training", step, settings.steps, f"loss {loss:.3f}")
+    record.seconds["training"] = round(time.perf_counter() - started, 2)
+
+    record.metrics["train_loss"] = sum(losses[-_FINAL_STEPS:]) / len(losses[-_FINAL_STEPS:])
+    record.metrics["lowest_multiplier"] = None if math.isinf(lowest) else lowest
+
+    answers = _evaluate(model, processor, questions, recipe, record=record, progress=progress)
+    write_text(record.folder / PREDICTIONS, "".join(map(json_line, answers)))
+    save_images(questions["test"], recipe.eval.images, record.folder / "images")
+    if settings.save_weights:
+        save_trainable(model, record.folder)
+    record.status = "complete"
+    record.write()
+
+
+def _evaluate(
+    model: Any,
+    processor: Any,
+    questions: dict[str, Questions],
+    recipe: Recipe,
+    *,
+    record: RunRecord,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Score validation and test questions into the record; returns the answers to the test questions."""
+    started = time.perf_counter()
+    answers: list[dict[str, Any]] = []
+    for split, task in (("val", "validation questions"), ("test", "test questions")):
+        asked = questions[split]
+        answers = answer_questions(
+            model,
+            processor,
+            asked,
+            recipe.eval,
+            on_batch=partial(_tell, progress, task, asked),
+        )
+        record.metrics[split] = score(answers)
+    record.seconds["evaluation"] = round(time.perf_counter() - started, 2)
+    return answers
+
+
+def _tell(progress: Progress, task: str, asked: Questions, done: int) -> None:
+    progress(task, done, len(asked))
+
+
+def build_optimizer(partition: ModulePartition, settings: Train) -> torch.optim.Optimizer:
+    """The recipe's optimizer, with the language model's rate and the encoders' rate."""
+    rates = {module: settings.rates["language_model" if module == LANGUAGE_MODEL else "vision"] for module in partition}
+    return _OPTIMIZERS[settings.optimizer](partition.param_groups(lr=rates, weight_decay=settings.weight_decay))
+
+
+def build_scheduler(optimizer: torch.optim.Optimizer, settings: Train) -> Any:
+    """The recipe's schedule of the base learning rates."""
+    from transformers import get_scheduler
+
+    name = "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler
+    return get_scheduler(name, optimizer, settings.warmup_steps, settings.steps)
+
+
+def scheduled_rates(scheduler: Any, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The schedule's learning rate of each module at this step, before any coordination."""
+    return {group["module"]: rate for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True)}
+
+
+def multipliers(metrics: dict[str, float | None], base_rates: dict[str, float]) -> list[float]:
+    """Learning rate / base rate of each module; modules at rest (a rate of exactly zero) are left out."""
+    rates = {module: metrics.get(f"lr/{module}") for module in base_rates}
+    return [rate / base_rates[module] for module, rate in rates.items() if rate and base_rates[module]]
+
+
+def step_batches(questions: Questions, settings: Train) -> Iterator[list[dict[str, torch.Tensor]]]:
+    """Endless optimizer steps, each a list of collated micro-batches."""
+    size = settings.micro_batch_size or settings.batch_size
+    for indices in data_order(len(questions), settings.batch_size, settings.seed):
+        yield [questions.training(part) for part in chunks(indices, size)]
+
+
+def accumulate_gradients(model: nn.Module, micro_batches: list[dict[str, torch.Tensor]]) -> float:
+    """Add the gradients of the step's loss: the mean over all answer tokens of all micro-batches, as transformers does.
+
+    Returns:
+        The loss, in nats per answer token.
+    """
+    tokens = [int((batch["labels"][:, 1:] != -100).sum()) for batch in micro_batches]
+    total = 0.0
+    for batch, count in zip(micro_batches, tokens, strict=True):
+        loss = model(**batch).loss * (count / sum(tokens))
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def _finished_run(folder: Path, recipe: Recipe) -> RunRecord | None:
+    if not (folder / RECORD).exists():
+        return None
+    record = RunRecord.read(folder)
+    if not record.complete:
+        return None
+    if record.recipe != recipe.for_record():
+        raise UserError(f"{folder} holds a complete run of another recipe; choose another --output or remove it")
+    return record
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an unfinished run left, its record first."""
+    for name in (RECORD, HISTORY, PREDICTIONS, "tuned.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("adapter", "images"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _not_finite(step: int, loss: float, settings: Train, folder: Path) -> str:
+    rates = " and ".join(f"{rate:g}" for rate in sorted(set(settings.rates.values())))
+    return (
+        f"the loss is {loss} at step {step} of {settings.steps} (learning rate {rates}, {folder}); "
+        "lower train.learning_rate, or set train.max_grad_norm"
+    )

@@ -1,0 +1,228 @@
+"""`commit-tuning train` from end to end, and how each mistake ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_experiment import make_experiment, run
+
+from commit_tuning.experiments import runner
+from commit_tuning.experiments.record import RunRecord
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_experiment(tmp_path_factory.mktemp("experiment"))
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run of CoMMIT-CLR with its weights."""
+    output = tmp_path_factory.mktemp("runs") / "clr"
+    assert run(["train", recipe, "-o", output]) == 0
+    return output
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command wrote to standard error, which has to be one line and no traceback."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if "Loading weights" not in line]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("commit-tuning: ")
+    return lines[0]
+
+
+def test_a_run_leaves_a_full_record(finished: Path) -> None:
+    record = RunRecord.read(finished)
+    assert (record.status, record.seed, record.error) == ("complete", 0, None)
+    assert record.recipe["commit"]["method"] == "commit-clr"
+    assert record.recipe["commit"]["kappa_bound"] == 10.0  # resolved, not only what the file says
+    assert set(record.parameters) == {"language_model", "vision"}
+    assert record.data_checksum is not None
+    assert len(record.data_checksum) == 64
+    assert record.metrics["val"]["questions"] == 6
+    assert set(record.metrics["test"]["by_kind"]) == {"choose_txt", "choose_img", "fill_in_blank"}
+    assert record.versions["torch"]
+    assert record.hardware["torch_threads"] >= 1
+
+
+def test_the_history_is_flat_and_complete(finished: Path) -> None:
+    history = RunRecord.read(finished).history()
+    assert [row["step"] for row in history] == [1, 2, 3]
+    per_module = {
+        f"{key}/{m}" for key in ("drift", "lr", "grad_norm", "theta_norm", "h") for m in ("language_model", "vision")
+    }
+    for row in history:
+        assert {"step", "loss", "kappa", "smoothed_kappa"} | per_module == set(row)
+        assert all(value is None or isinstance(value, int | float) for value in row.values())
+    assert history[0]["kappa"] is not None
+    losses = [row["loss"] for row in history]
+    assert RunRecord.read(finished).metrics["train_loss"] == pytest.approx(sum(losses) / 3)  # type: ignore[arg-type]
+
+
+def test_predictions_and_pictures(finished: Path) -> None:
+    rows = RunRecord.read(finished).predictions()
+    assert len(rows) == 9
+    assert {"id", "kind", "question", "choices", "truth", "answer"} == set(rows[0])
+    assert sorted(path.stem for path in (finished / "images").iterdir()) == sorted(row["id"] for row in rows[:3])
+
+
+def test_weights_load_into_the_model_they_came_from(finished: Path, recipe: Path) -> None:
+    import warnings
+
+    import peft
+    from safetensors.torch import load_file
+
+    from commit_tuning.models.nano import load_model
+
+    base, _ = load_model(recipe.parent / "model")
+    before = {name: parameter.detach().clone() for name, parameter in base.named_parameters()}
+    tuned = load_file(finished / "tuned.safetensors")
+    assert set(tuned) <= set(before)
+    assert any(not tuned[name].equal(before[name]) for name in tuned)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        adapted = peft.PeftModel.from_pretrained(base, finished / "adapter")
+    adapters = [parameter for name, parameter in adapted.named_parameters() if ".lora_B" in name]
+    assert any(parameter.abs().sum() > 0 for parameter in adapters)
+
+
+def test_same_seed_same_start_and_same_batches_whatever_the_method(
+    finished: Path, recipe: Path, tmp_path: Path
+) -> None:
+    assert run(["train", recipe, "-o", tmp_path / "c", "commit.method=constant", "--no-save-weights"]) == 0
+    assert run(["train", recipe, "-o", tmp_path / "s", "train.seed=1", "--no-save-weights"]) == 0
+    ours, constant, other = (RunRecord.read(folder).history() for folder in (finished, tmp_path / "c", tmp_path / "s"))
+    assert ours[0]["loss"] == constant[0]["loss"]  # nothing has been coordinated before the first step
+    assert ours[0]["loss"] != other[0]["loss"]
+    assert not (tmp_path / "c" / "adapter").exists()
+
+
+def test_a_complete_run_is_kept_and_another_recipe_refused(
+    finished: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "history.jsonl").stat().st_mtime_ns
+    assert run(["train", recipe, "-o", finished]) == 0
+    assert (finished / "history.jsonl").stat().st_mtime_ns == before
+    capsys.readouterr()
+    assert run(["train", recipe, "-o", finished, "train.steps=4"]) == 2
+    assert "another recipe" in error_line(capsys)
+
+
+def test_an_interrupted_run_does_not_look_finished(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "accumulate_gradients", interrupt)
+        assert run(["train", recipe, "-o", tmp_path / "run"]) == 130
+    assert "interrupted" in error_line(capsys)
+    assert RunRecord.read(tmp_path / "run").status == "running"
+    assert run(["train", recipe, "-o", tmp_path / "run"]) == 0
+    assert RunRecord.read(tmp_path / "run").complete
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["train.learning_rate=1e30", "commit.method=constant", "commit.probe_interval=null"]
+    assert run(["train", recipe, "-o", tmp_path, *settings, "train.max_grad_norm=null"]) == 1
+    line = error_line(capsys)
+    assert "at step 2 of 3" in line
+    assert "lower train.learning_rate" in line
+    record = RunRecord.read(tmp_path)
+    assert record.status == "failed"
+    assert record.error is not None
+    assert len(record.history()) == 1
+    assert not (tmp_path / "predictions.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "none.yaml"], "no recipe 'none.yaml'"),
+        (["train", "RECIPE", "train.stesp=1"], "did you mean train.steps?"),
+        (["train", "RECIPE", "commit.method=comit"], "'comit' is not one of constant"),
+        (["train", "RECIPE", "model.name=nano-lava"], "'nano-lava' is not one of nano-llava"),
+        (["train", "RECIPE", "model.name=/no/such/model"], "/no/such/model"),
+        (["train", "RECIPE", "model.lora.target_modules=[qkv]"], "no linear layer 'qkv'"),
+        (["train", "RECIPE", "model.freeze=[none.*]"], "fits no parameter"),
+        (["train", "RECIPE", "train.device=tpu"], "train.device 'tpu'"),
+        (["train", "RECIPE", "data.dataset=iconqa", "data.root=nowhere"], "nowhere"),
+        (["compare", "RECIPE", "--methods", "comit"], "'comit' is not one of constant"),
+        (["compare", "RECIPE", "--axis", "commit.kapa=1,2"], "commit.kapa"),
+        (["compare", "RECIPE", "--axis", "commit.kappa_window"], "write it as key=v1,v2"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    words = [str(recipe) if word == "RECIPE" else word for word in arguments]
+    assert run([*words, "--output", tmp_path / "out"]) == 2
+    assert message in error_line(capsys)
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_an_output_that_cannot_be_written(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    (tmp_path / "file").touch()
+    assert run([command, recipe, "-o", tmp_path / "file" / "run"]) == 2
+    assert "cannot write to" in error_line(capsys)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user whom permissions bind")
+def test_a_folder_without_permission(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path.chmod(0o500)
+    assert run(["train", recipe, "-o", tmp_path / "run"]) == 2
+    assert "cannot write to" in error_line(capsys)
+
+
+def test_report_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["report", tmp_path]) == 2
+    assert "no run.json" in error_line(capsys)
+
+
+def test_report_of_a_single_run_stands_alone(finished: Path) -> None:
+    assert run(["report", finished]) == 0
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 3
+    assert "Balance coefficient" in page
+    assert "One seed." in page
+    for remote in ("<script", "<link", 'src="http', "@import"):
+        assert remote not in page
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("commit-tuning ")
+    for command in ([], ["train"], ["compare"], ["report"], ["demo"]):
+        assert run([*command, "--help"]) == 0
+        assert "commit-tuning" in capsys.readouterr().out
+
+
+def test_a_word_that_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["trian"]) == 2
+    assert "trian" in capsys.readouterr().err
+
+
+def test_a_missing_library_is_named() -> None:
+    code = "import sys; sys.modules['typer'] = None; from commit_tuning.cli import main; main()"
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "commit-tuning: error: the command line needs typer; pip install 'commit-tuning[experiments]'\n"
+    )
+
+
+def test_the_command_line_imports_nothing_heavy_by_itself() -> None:
+    heavy = ("transformers", "peft", "matplotlib", "scipy")
+    code = f"import commit_tuning.cli.app, json, sys; print(json.dumps([m for m in {heavy} if m in sys.modules]))"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert json.loads(found.stdout) == []

@@ -1,0 +1,77 @@
+"""Which arms a comparison has, and the recipes of their runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from commit_tuning.errors import UserError
+from commit_tuning.experiments.arms import Arm, choose, reference_of, screening_arms, static_pairs, variations
+from commit_tuning.experiments.recipe import load_recipe
+from commit_tuning.experiments.schema import StaticGrid
+
+PLAN = ("compare.rates=[1e-3, 1e-2]", "compare.methods=[commit-clr]", "compare.static_grid={}")
+
+
+def test_every_method_meets_every_rate_and_every_pair_that_differs() -> None:
+    arms = screening_arms(load_recipe("iconqa-nano-llava", PLAN))
+    assert [(arm.method, arm.rates) for arm in arms] == [
+        ("constant", "0.001"),
+        ("constant", "0.01"),
+        ("commit-clr", "0.001"),
+        ("commit-clr", "0.01"),
+        ("static", "0.001 / 0.01"),
+        ("static", "0.01 / 0.001"),
+    ]
+    assert len({arm.slug for arm in arms}) == len(arms)
+
+
+def test_static_pairs_leave_out_the_diagonal() -> None:
+    grid = StaticGrid(learning_rate=(1.0, 2.0), encoder_learning_rate=(2.0,))
+    assert static_pairs(grid, (5.0,)) == [(1.0, 2.0)]
+    assert static_pairs(None, (1.0, 2.0)) == []
+
+
+def test_an_axis_varies_only_the_methods_it_matters_to() -> None:
+    axes = (("commit.kappa_window", (10, 50)), ("train.optimizer", ("adamw", "sgd")))
+    assert len(variations("commit-clr", axes)) == 4
+    assert variations("constant", axes) == [(("train.optimizer", "adamw"),), (("train.optimizer", "sgd"),)]
+    assert variations("commit-clr", (("commit.regularizer_weight", (1, 2)),)) == [()]
+    assert len(variations("commit", (("commit.regularizer_weight", (1, 2)),))) == 2
+    assert len(variations("feature-cd", (("commit.switch_window", (1, 2)),))) == 2
+
+
+@pytest.mark.parametrize("key", ["commit.kapa", "train.seed", "commit.method", "compare.seeds"])
+def test_an_axis_must_be_a_setting_that_is_free(key: str) -> None:
+    with pytest.raises(UserError, match=key):
+        variations("commit", ((key, (1,)),))
+
+
+def test_the_recipe_of_a_run() -> None:
+    base = load_recipe("iconqa-nano-llava", ["commit.regularizer=previous-step", "commit.method=commit"])
+    clr = Arm("commit-clr", 1e-3, 1e-3, (("commit.kappa_window", 7),)).recipe(base, seed=3)
+    assert (clr.commit_config().method, clr.commit_config().kappa_window, clr.train.seed) == ("commit-clr", 7, 3)
+    assert clr.commit_config().regularizer is None
+    assert not clr.train.save_weights
+    assert Arm("commit", 1e-3, 1e-3).recipe(base, 0).commit_config().regularizer == "previous-step"
+    static = Arm("static", 1e-3, 1e-2).recipe(base, 0)
+    assert static.commit_config().method == "constant"
+    assert static.train.rates == {"language_model": 1e-3, "vision": 1e-2}
+
+
+def test_an_impossible_combination_is_refused() -> None:
+    with pytest.raises(UserError, match="kappa_window"):
+        Arm("commit-clr", 1e-3, 1e-3, (("commit.kappa_window", 0),)).recipe(load_recipe("iconqa-nano-llava"), 0)
+
+
+def test_validation_chooses_one_arm_per_family_and_the_lower_rate_of_equals() -> None:
+    low, high = Arm("constant", 1e-3, 1e-3), Arm("constant", 1e-2, 1e-2)
+    clr_low, clr_high = Arm("commit-clr", 1e-3, 1e-3), Arm("commit-clr", 1e-2, 1e-2)
+    scores = {low: 0.5, high: 0.5, clr_low: 0.4, clr_high: 0.6}
+    assert choose(list(scores), scores) == [low, clr_high]
+
+
+def test_the_reference_shares_the_settings_outside_of_the_method() -> None:
+    sgd, adam = (("train.optimizer", "sgd"),), (("train.optimizer", "adamw"),)
+    constants = [Arm("constant", 1e-2, 1e-2, sgd), Arm("constant", 1e-3, 1e-3, adam)]
+    arm = Arm("commit-clr", 1e-3, 1e-3, (*adam, ("commit.kappa_window", 7)))
+    assert reference_of(arm, [*constants, arm]) == constants[1]

@@ -1,0 +1,121 @@
+"""The protocol of a comparison, with made-up runs in place of real ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from commit_tuning.errors import UserError
+from commit_tuning.experiments import compare, dataset
+from commit_tuning.experiments.compare import Comparison
+from commit_tuning.experiments.pool import Job
+from commit_tuning.experiments.recipe import load_recipe
+from commit_tuning.experiments.record import RunRecord
+
+PLAN = (
+    "compare.methods=[commit-clr]",
+    "compare.rates=[1e-3, 1e-2]",
+    "compare.static_grid={}",
+    "compare.seeds=3",
+    "compare.screen_seeds=1",
+)
+VALIDATION = {
+    "constant_lr-0.001": 0.5,
+    "constant_lr-0.01": 0.4,
+    "commit-clr_lr-0.001": 0.3,
+    "commit-clr_lr-0.01": 0.6,
+    "static_lr-0.001-0.01": 0.2,
+    "static_lr-0.01-0.001": 0.7,
+}
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace the pool by one that makes records up; lists the runs in order."""
+    runs: list[str] = []
+
+    def run_jobs(jobs: Sequence[Job], workers: int, on_done: Callable[[Job, RunRecord | None], None]) -> None:
+        for job in jobs:
+            arm, seed = job.folder.parent.name, job.recipe.train.seed
+            runs.append(f"{arm}/{seed}")
+            record = RunRecord(recipe=job.recipe.for_record(), seed=seed, folder=job.folder, data_checksum="same")
+            if (arm, seed) != ("commit-clr_lr-0.01", 2):  # one run dies
+                record.status = "complete"
+                record.metrics = {
+                    "val": {"accuracy": VALIDATION[arm]},
+                    "test": {"accuracy": 0.1 * seed},
+                    "train_loss": 1.0,
+                }
+            on_done(job, record)
+
+    monkeypatch.setattr(compare, "run_jobs", run_jobs)
+    monkeypatch.setattr(dataset, "ensure_data", lambda settings, workers: None)
+    return runs
+
+
+def test_screening_then_confirmation(ran: list[str], tmp_path: Path) -> None:
+    comparison = Comparison(load_recipe("iconqa-nano-llava", PLAN), tmp_path)
+    comparison.run()
+    assert ran[:6] == [f"{arm}/0" for arm in VALIDATION]
+    confirmed = ["constant_lr-0.001", "constant_lr-0.01", "commit-clr_lr-0.01", "static_lr-0.01-0.001"]
+    assert ran[6:] == [f"{arm}/{seed}" for seed in (1, 2) for arm in confirmed]
+    chosen = {(row.label, row.rates): row.chosen for row in comparison.rows}
+    assert chosen == {
+        ("Constant LR", "0.001"): True,
+        ("Constant LR", "0.01"): False,
+        ("CoMMIT-CLR", "0.01"): True,
+        ("Static pair", "0.01 / 0.001"): True,
+    }
+    assert [row.seeds for row in comparison.rows] == [3, 3, 2, 3]
+    assert [row.seeds for row in comparison.screening] == [1] * 6
+    assert [row.failed for row in comparison.rows] == [0, 0, 1, 0]
+    assert len(comparison.failures) == 1
+    assert json.loads((tmp_path / "compare.json").read_text())["status"] == "failed"
+
+
+def test_a_failed_run_is_never_chosen(ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = (*PLAN[:2], "compare.static_grid=null", "compare.seeds=3", "compare.screen_seeds=3")
+    monkeypatch.setitem(VALIDATION, "commit-clr_lr-0.01", 0.31)  # the best of two seeds of three: 0.21 in the mean
+    comparison = Comparison(load_recipe("iconqa-nano-llava", plan), tmp_path)
+    comparison.run()
+    assert [row.rates for row in comparison.rows if row.method == "commit-clr"] == ["0.001"]
+
+
+def test_runs_on_different_data_are_no_comparison(
+    ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up = compare.run_jobs
+
+    def run_jobs(jobs: Sequence[Job], workers: int, on_done: Callable[[Job, RunRecord | None], None]) -> None:
+        def changed(job: Job, record: RunRecord | None) -> None:
+            assert record is not None
+            record.data_checksum = str(record.seed)
+            on_done(job, record)
+
+        made_up(jobs, workers, changed)
+
+    monkeypatch.setattr(compare, "run_jobs", run_jobs)
+    with pytest.raises(UserError, match="different data"):
+        Comparison(load_recipe("iconqa-nano-llava", PLAN), tmp_path).run()
+    assert not (tmp_path / "table.json").exists()
+    assert json.loads((tmp_path / "compare.json").read_text())["status"] == "running"
+
+
+def test_more_seeds_and_methods_may_be_added_later(ran: list[str], tmp_path: Path) -> None:
+    Comparison(load_recipe("iconqa-nano-llava", PLAN), tmp_path).run()
+    Comparison(
+        load_recipe("iconqa-nano-llava", [*PLAN, "compare.seeds=4", "compare.methods=[constant]"]), tmp_path
+    ).run()
+    with pytest.raises(UserError, match=r"it differs in train\.steps"):
+        Comparison(
+            load_recipe("iconqa-nano-llava", [*PLAN, "train.steps=9", "commit.switch_latest=200"]), tmp_path
+        ).run()
+
+
+def test_a_manifest_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "compare.json").write_text("{")
+    with pytest.raises(UserError, match=r"cannot read .*compare\.json"):
+        Comparison(load_recipe("iconqa-nano-llava", PLAN), tmp_path).run()

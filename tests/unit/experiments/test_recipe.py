@@ -1,0 +1,128 @@
+"""Recipes: what is read, and the one line that every fault gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from commit_tuning.errors import UserError
+from commit_tuning.experiments.recipe import RECIPE_FOLDERS, load_recipe, override
+
+SHIPPED = sorted({path.stem for folder in RECIPE_FOLDERS for path in folder.glob("*.yaml")})
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipes_are_valid_and_found_by_name(name: str) -> None:
+    assert load_recipe(name).model.name in name
+
+
+def test_there_are_shipped_recipes() -> None:
+    assert {"iconqa-nano-llava", "iconqa-nano-blip2"} <= set(SHIPPED)
+
+
+def test_values_and_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {name: nano-llava}\ntrain: {learning_rate: 1e-3, steps: 5}\n")
+    recipe = load_recipe(path, ["train.steps=7", "commit.method=constant", "model.lora.r=2", "data.val_limit=null"])
+    assert (recipe.train.learning_rate, recipe.train.steps, recipe.model.lora) == (1e-3, 7, recipe.model.lora)
+    assert recipe.model.lora is not None
+    assert recipe.model.lora.r == 2
+    assert recipe.commit_config().method == "constant"
+    assert recipe.train.rates == {"language_model": 1e-3, "vision": 1e-3}
+    assert load_recipe(path, ["train.encoder_learning_rate=2e-3"]).train.rates["vision"] == 2e-3
+
+
+def test_override_revalidates() -> None:
+    recipe = load_recipe("iconqa-nano-llava")
+    assert override(recipe, {"train.seed": 4}).train.seed == 4
+    with pytest.raises(UserError, match=r"train\.steps"):
+        override(recipe, {"train.steps": 0})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "model: {name: m}\ntrain: {stesp: 3}",
+            r"unknown key train\.stesp in .*mine\.yaml; did you mean train\.steps\?",
+        ),
+        ("model: {name: m}\ntrian: {steps: 3}", r"unknown key trian in .*; did you mean train\?"),
+        ("model: {name: m, lora: {rank: 3}}", r"unknown key model\.lora\.rank"),
+        (
+            "model: {name: m}\ncommit: {kappa_windw: 3}",
+            r"commit\.kappa_windw in .*; did you mean commit\.kappa_window\?",
+        ),
+        ("model: {name: m}\ncommit: {method: comit}", r"method='comit' is not one of constant"),
+        ("model: {name: m}\ncompare: {methods: [comit]}", r"compare\.methods: 'comit' is not one of constant"),
+        ("model: {name: m}\ncompare: {seeds: 1, screen_seeds: 2}", r"screen_seeds \(2\) exceeds"),
+        ("model: {name: m}\ntrain: {steps: many}", r"train\.steps in .*: input should be a valid integer, got many"),
+        ("model: {name: m}\ntrain: {steps: true}", r"train\.steps in .*valid integer"),
+        ("model: {name: m}\ntrain: {learning_rate: .nan}", r"train\.learning_rate in .*finite"),
+        ("model: {name: m}\ntrain: {learning_rate: -1}", r"train\.learning_rate in .*greater than 0, got -1"),
+        ("model: {name: m}\ntrain: {optimizer: lion}", r"train\.optimizer in .*'adamw'"),
+        ("model: {name: m}\ntrain: {batch_size: 8, micro_batch_size: 3}", r"no multiple of micro_batch_size"),
+        ("model: {name: m}\ndata: {dataset: iconqa}", r"data\.root is missing"),
+        ("train: {steps: 3}", r"model is missing in .*; add it"),
+        ("model: {name: m}\ndata: {root: 2020-01-01}", r"mine\.yaml: .*date"),
+        ("model: nano-llava", r"model in .*, got nano-llava"),
+        ("- a\n- b", r"is not a recipe: .* found a list"),
+        ("", r"is not a recipe: .* found nothing"),
+        ("plain words", r"is not a recipe: .* found plain text"),
+        ("model: {name: m", r"mine\.yaml, line 1 is not valid YAML"),
+        ("model: {name: a}\nmodel: {name: b}", r"line 2: key 'model' is given twice"),
+        ("model: !!python/object/apply:os.system ['touch pwned']", r"line 1: could not determine a constructor"),
+    ],
+)
+def test_faults_are_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_recipe(write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_python_tags_do_not_run(tmp_path: Path) -> None:
+    mark = tmp_path / "pwned"
+    with pytest.raises(UserError):
+        load_recipe(
+            write(
+                tmp_path,
+                f"model: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{mark}']]",
+            )
+        )
+    assert not mark.exists()
+
+
+def test_a_missing_file_names_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no recipe .*iconqa-nano-llava"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(UserError, match="cannot read recipe"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("train.stesp=3", r"unknown key train\.stesp in .*; did you mean train\.steps\?"),
+        ("train.steps", r"write it as section\.key=value"),
+        ("train.steps=[", "is not valid YAML"),
+        ("train.steps=!!python/name:os.system x", "could not determine a constructor"),
+    ],
+)
+def test_faults_in_overrides(setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_recipe("iconqa-nano-llava", [setting])
+
+
+def test_recipe_survives_json() -> None:
+    recipe = load_recipe("iconqa-nano-blip2")
+    assert type(recipe).model_validate_json(recipe.model_dump_json()) == recipe

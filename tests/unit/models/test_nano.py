@@ -1,0 +1,152 @@
+"""The nano models: built, loaded, saved, asked; and their pre-training script at its smallest."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from commit_tuning.data.nano_iconqa import nano_vocabulary
+from commit_tuning.errors import UserError
+from commit_tuning.models.nano import NANO_MODELS, WEIGHTS_FOLDER, build_model, load_model, load_nano
+
+REPOSITORY = Path(__file__).parents[3]
+PROMPT = "Which icon do you see? Options: heart, star, key, bus. Answer:"
+
+each_model = pytest.mark.parametrize("name", NANO_MODELS)
+
+
+@pytest.fixture(scope="module", params=NANO_MODELS)
+def loaded(request):
+    return (request.param, *load_nano(request.param))
+
+
+def ask(name, model, processor, **options):
+    text = f"<image>\n{PROMPT}" if name == "nano-llava" else PROMPT
+    picture = Image.new("RGB", (64, 64), (240, 250, 255))
+    batch = processor(images=[picture], text=[text], return_tensors="pt")
+    tokens = model.generate(**batch, do_sample=False, max_new_tokens=4, **options)
+    return processor.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+
+
+def test_about_a_million_parameters_in_at_most_six_megabytes(loaded):
+    name, model, _ = loaded
+    assert 0.7e6 < sum(parameter.numel() for parameter in model.parameters()) < 1.3e6
+    assert (WEIGHTS_FOLDER / name / "model.safetensors").stat().st_size <= 6_000_000
+
+
+def test_answers_with_words_of_the_vocabulary(loaded):
+    answer = ask(*loaded)
+    assert answer
+    assert set(answer.split()) <= set(nano_vocabulary())
+
+
+def test_every_word_survives_the_tokenizer(loaded):
+    tokenizer = loaded[2].tokenizer
+    for word in nano_vocabulary():
+        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        assert tokenizer.unk_token_id not in ids, word
+        assert tokenizer.decode(ids) == word
+
+
+def test_tokenizer_marks_only_the_beginning(loaded):
+    tokenizer = loaded[2].tokenizer
+    ids = tokenizer("How many icons?")["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id
+    assert tokenizer.eos_token_id not in ids
+    assert len({tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}) == 4
+
+
+def test_saved_and_loaded_again_it_says_the_same(loaded, tmp_path):
+    name, model, processor = loaded
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, processor_again = load_model(tmp_path)
+    for (key, before), (_, after) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+        assert torch.equal(before, after), key
+    assert ask(name, again, processor_again) == ask(name, model, processor)
+
+
+def test_pictures_change_the_prediction(loaded):
+    name, model, processor = loaded
+    text = [f"<image>\n{PROMPT}" if name == "nano-llava" else PROMPT] * 2
+    pictures = [Image.new("RGB", (64, 64), "white"), Image.effect_noise((64, 64), 90).convert("RGB")]
+    with torch.no_grad():
+        white, noise = model(**processor(images=pictures, text=text, return_tensors="pt")).logits[:, -1]
+    assert not torch.allclose(white, noise, atol=1e-3)
+
+
+def test_every_number_is_finite_and_32_bit(loaded):
+    for key, parameter in loaded[1].named_parameters():
+        assert parameter.dtype == torch.float32, key
+        assert parameter.isfinite().all(), key
+
+
+@each_model
+def test_loads_without_a_network(name, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("a nano model asked for the network")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    load_nano(name)
+
+
+@each_model
+def test_untrained_weights_are_the_same_every_time_and_leave_chance_alone(name):
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first, _ = load_nano(name, pretrained=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(6)
+    second, _ = load_nano(name, pretrained=False)
+    for (key, one), (_, two) in zip(first.state_dict().items(), second.state_dict().items(), strict=True):
+        assert torch.equal(one, two), key
+    trained, processor = load_nano(name)
+    assert {key: value.shape for key, value in first.state_dict().items()} == {
+        key: value.shape for key, value in trained.state_dict().items()
+    }
+    other = build_model(name, len(processor.tokenizer), seed=1)
+    assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+@each_model
+def test_record_says_how_the_weights_were_made(name):
+    record = json.loads((WEIGHTS_FOLDER / name / "PRETRAINING.json").read_text("utf-8"))
+    assert record["command"].startswith(f"python scripts/pretrain_nano.py {name} ")
+    assert record["data"]["family"].startswith("mdi")
+    assert record["vocabulary"] == len(load_nano(name)[1].tokenizer)
+    assert 0.5 < record["answers_right_on_new_scenes"]["all"] <= 1
+
+
+@pytest.mark.parametrize("load", [load_nano, build_model], ids=["load_nano", "build_model"])
+def test_unknown_name_is_told_the_known_ones(load):
+    with pytest.raises(UserError, match=r"nano-flamingo.*nano-llava, nano-blip2"):
+        load("nano-flamingo", 300)
+
+
+def test_folder_without_a_model_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_model(tmp_path)
+
+
+@each_model
+def test_pretraining_script_makes_the_same_model_twice(name, tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        command = [sys.executable, "scripts/pretrain_nano.py", name, "--scale", "0.001", "--glyphs", "120"]
+        subprocess.run([*command, "--output", str(folder)], cwd=REPOSITORY, check=True, capture_output=True)
+    first, second = ((folder / "model.safetensors").read_bytes() for folder in folders)
+    assert first == second
+    assert not list(tmp_path.glob(".*"))
+    model, _ = load_model(folders[0])
+    shipped, _ = load_nano(name)
+    assert {key: value.shape for key, value in model.state_dict().items()} == {
+        key: value.shape for key, value in shipped.state_dict().items()
+    }
