@@ -60,7 +60,7 @@ class CoMMITConfig:
         kappa_target: The smoothed kappa that the controller aims at. Not used by `"literal"`, which aims at 1.
         kappa_bound: The bounded controller clamps smoothed kappa / target to [1/bound, bound], so no learning rate
             falls below 2/(bound + 1) of its base rate.
-        warmup_measurements: Measurements before the bounded controller acts; `None` for `kappa_window`.
+        warmup_measurements: Measurements before the bounded controller acts; `None` for half of `kappa_window`.
         regularizer: The reading of Eq. 9-10, `"lookahead"` or `"previous-step"`; `None` for none; `"auto"` is
             `"lookahead"` for method `"commit"` and `None` for the others.
         regularizer_weight: Weight of the drift's gradient; the paper's is 1.

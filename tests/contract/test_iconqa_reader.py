@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from commit_tuning.data.iconqa import IconQA, Sample
-from commit_tuning.data.pictures import collage
+from commit_tuning.data.pictures import choice_names, collage
 from commit_tuning.errors import UserError
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -207,6 +207,8 @@ def test_collage_of_choices_alone_is_a_grid_in_reading_order() -> None:
     three = collage(Image.new("RGB", (64, 64), WHITE), [Image.new("RGB", (32, 32), colour) for colour in colours[:3]])
     assert three.size == (64, 64)
     assert three.getpixel((37, 37)) == WHITE
+    assert choice_names(Image.new("RGB", (64, 64), WHITE), 3) == ("top left", "top right", "bottom left")
+    assert choice_names(Image.new("RGB", (64, 64), WHITE), 5) == ("A", "B", "C", "D", "E")
 
 
 def test_collage_with_a_question_picture_keeps_every_picture_whole(root: Path) -> None:

@@ -159,7 +159,8 @@ def coordinating_controller(config: CoMMITConfig, names: tuple[str, ...]) -> Con
     """The controller that `config.controller` names, for modules of these names."""
     if config.controller == "literal":
         return LiteralController()
-    warmup = config.kappa_window if config.warmup_measurements is None else config.warmup_measurements
+    warmup = config.warmup_measurements
+    warmup = -(-config.kappa_window // 2) if warmup is None else warmup
     return BoundedController(names, config.kappa_target, config.kappa_bound, warmup)
 
 

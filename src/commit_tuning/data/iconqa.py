@@ -1,22 +1,21 @@
 """Reader of IconQA's official folder layout (real or nano) as a map-style dataset.
 
 A multi-image question becomes one picture, for models that take one image per question. Where the question has no
-picture of its own (``image.png`` of one plain colour), the choices are laid out two in a row; otherwise the question's
-picture is on top and the choices stand in one row below, each under its letter. Choices are named A, B, C ... in
-reading order, and the answer is the letter.
+picture of its own (``image.png`` of one plain colour), the choices are laid out two in a row and are named by their
+place, "top left" and so on; otherwise the question's picture is on top and the choices stand in one row below, each
+under its letter, and are named by it. The answer is that name.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commit_tuning.data.pictures import FaultError, check_picture, collage, load_picture, shown
+from commit_tuning.data.pictures import LETTERS, FaultError, check_picture, choice_names, collage, load_picture, shown
 from commit_tuning.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,8 +34,8 @@ class Sample:
         kind: choose_txt, choose_img or fill_in_blank.
         image: RGB.
         question: The text.
-        choices: Option texts (letters for choose_img); None for fill_in_blank.
-        answer: The right option's text, letter, or the answer to write.
+        choices: Option texts (places or letters for choose_img); None for fill_in_blank.
+        answer: The right option's text, or the answer to write.
     """
 
     id: str
@@ -121,8 +120,11 @@ class IconQA:
             images = [load_picture(path) for path in record.pictures]
         except FaultError as fault:
             raise UserError(f"{record.folder}: {fault}; it changed after the dataset was opened") from None
-        image = collage(images[0], images[1:]) if record.kind == "choose_img" else images[0]
-        return Sample(record.folder.name, record.kind, image, record.question, record.choices, record.answer)
+        image, choices, answer = images[0], record.choices, record.answer
+        if record.kind == "choose_img":
+            image, choices = collage(images[0], images[1:]), choice_names(images[0], len(images) - 1)
+            answer = choices[LETTERS.index(answer)]
+        return Sample(record.folder.name, record.kind, image, record.question, choices, answer)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -162,7 +164,7 @@ def _read_record(base: Path, kind: str, folder: Path) -> _Record:
             raise FaultError("data.json has no answer")
     else:
         names = _check_choices(choices)
-        texts = names if kind == "choose_txt" else tuple(string.ascii_uppercase[: len(names)])
+        texts = names if kind == "choose_txt" else LETTERS[: len(names)]
         answer = texts[_answer_index(answer, len(texts))]
     files = ("image.png", *(names if kind == "choose_img" else ()))
     pictures = tuple(_member(base, folder, name) for name in files)
@@ -172,7 +174,7 @@ def _read_record(base: Path, kind: str, folder: Path) -> _Record:
 
 
 def _check_choices(choices: object) -> tuple[str, ...]:
-    if not isinstance(choices, list) or not 1 <= len(choices) <= len(string.ascii_uppercase):
+    if not isinstance(choices, list) or not 1 <= len(choices) <= len(LETTERS):
         raise FaultError("data.json has no choices")
     texts = tuple(str(choice).strip() for choice in choices)
     if not all(texts):

@@ -1,7 +1,7 @@
 """The questions of Nano-IconQA: what is asked, what is drawn, and which answer is right.
 
 A question is a pure function of (seed, split, number): the order of building does not matter. Answers are spread
-evenly by counting through the answer slots (option 1 to 4, letter A to D, number 1 to 5), and every other choice is
+evenly by counting through the answer slots (option 1 to 4, place in the grid, number 1 to 5), and every other choice is
 drawn uniformly, so that the words of a question say nothing about its answer.
 """
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
+LETTERS = tuple(string.ascii_uppercase)
+"""Names of the choices in a collage with a question picture; more choices than letters are refused."""
+
 MAX_PIXELS = 32_000_000
 """Largest picture that is decoded, in pixels (width x height)."""
 
@@ -22,6 +25,20 @@ class FaultError(Exception):
 def shown(path: Path) -> str:
     """A file's name as one short line, whatever it holds."""
     return ascii(path.name[:60])[1:-1]
+
+
+GRID_PLACES = ("top left", "top right", "bottom left", "bottom right")
+"""Names of up to four choices in a collage without a question picture."""
+
+
+def is_plain(picture: Image.Image) -> bool:
+    """Whether a picture is of one colour, so that it shows nothing."""
+    return picture.getcolors(maxcolors=1) is not None
+
+
+def choice_names(question: Image.Image, count: int) -> tuple[str, ...]:
+    """What the choices of a collage are called: places in a grid of up to four, else letters in reading order."""
+    return GRID_PLACES[:count] if is_plain(question) and count <= len(GRID_PLACES) else LETTERS[:count]
 
 
 def collage(question: Image.Image, choices: Sequence[Image.Image]) -> Image.Image:
@@ -37,7 +54,7 @@ def collage(question: Image.Image, choices: Sequence[Image.Image]) -> Image.Imag
     """
     from PIL import Image, ImageDraw
 
-    plain = question.getcolors(maxcolors=1) is not None
+    plain = is_plain(question)
     width, height = (max(sizes) for sizes in zip(*(choice.size for choice in choices), strict=True))
     columns = 2 if plain and len(choices) > 1 else len(choices)
     rows = -(-len(choices) // columns)
@@ -49,7 +66,7 @@ def collage(question: Image.Image, choices: Sequence[Image.Image]) -> Image.Imag
     for index, choice in enumerate(choices):
         x, y = (index % columns) * (total // columns), top + (index // columns) * (height + label)
         if label:
-            ImageDraw.Draw(sheet).text((x + width // 2, y), string.ascii_uppercase[index], fill="black", anchor="ma")
+            ImageDraw.Draw(sheet).text((x + width // 2, y), LETTERS[index], fill="black", anchor="ma")
         sheet.paste(choice, (x, y + label))
     return sheet
 

@@ -7,121 +7,27 @@ the package; ``scripts/pretrain_nano.py`` made them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commit_tuning.errors import UserError
+from commit_tuning.models.nano_build import NANO_MODELS, build_model, build_processor, build_tokenizer, known
 
 if TYPE_CHECKING:
-    from transformers import (
-        Blip2ForConditionalGeneration,
-        LlavaForConditionalGeneration,
-        PreTrainedModel,
-        PreTrainedTokenizerFast,
-        ProcessorMixin,
-    )
+    from transformers import PreTrainedModel, ProcessorMixin
 
-NANO_MODELS: tuple[str, ...] = ("nano-llava", "nano-blip2")
-"""Names that :func:`load_nano` and :func:`load_model` know."""
+__all__ = [
+    "NANO_MODELS",
+    "WEIGHTS_FOLDER",
+    "build_model",
+    "build_processor",
+    "build_tokenizer",
+    "load_model",
+    "load_nano",
+]
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 """Holds one folder for each nano model, as ``save_pretrained`` writes it."""
-
-SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
-"""Token ids 0 to 4 of every nano tokenizer."""
-
-_PAD, _BOS, _EOS, _, _IMAGE = range(len(SPECIAL_TOKENS))
-_PATCHES, _PATCH_PX = 6, 11  # per side; pixels
-_IMAGE_PX = _PATCHES * _PATCH_PX
-_BLIP2_QUERIES = 12
-_MAX_POSITIONS = 128
-_INIT = 0.09  # standard deviation of fresh weights: about 1 / sqrt(width); the usual 0.02 is for wide models
-_MEAN, _STD = [0.94] * 3, [0.3] * 3  # of pixels: nearly all of a picture is light background, which becomes zero
-
-
-def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Word-level tokenizer: lower case, split at white space and punctuation, ``<s>`` in front.
-
-    Args:
-        words: The vocabulary after the special tokens; sorted and deduplicated here.
-    """
-    from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    entries = (*SPECIAL_TOKENS, *sorted({word.lower() for word in words} - set(SPECIAL_TOKENS)))
-    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(entries)}, unk_token="<unk>"))
-    backend.normalizer = normalizers.Lowercase()
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", _BOS)])
-    pad, bos, eos, unk, image = SPECIAL_TOKENS
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token=pad,
-        bos_token=bos,
-        eos_token=eos,
-        unk_token=unk,
-        model_max_length=_MAX_POSITIONS,
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.add_tokens([AddedToken(image, normalized=False, special=True)], special_tokens=True)
-    return tokenizer
-
-
-def build_processor(name: str, tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
-    """LlavaProcessor or Blip2Processor over a tokenizer and a PIL image processor.
-
-    Raises:
-        UserError: Unknown name.
-    """
-    if _known(name) == "nano-llava":
-        from transformers import LlavaProcessor
-        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-        images = CLIPImageProcessorPil(
-            size={"shortest_edge": _IMAGE_PX},
-            crop_size={"height": _IMAGE_PX, "width": _IMAGE_PX},
-            image_mean=_MEAN,
-            image_std=_STD,
-        )
-        llava: ProcessorMixin = LlavaProcessor(
-            image_processor=images,
-            tokenizer=tokenizer,
-            patch_size=_PATCH_PX,
-            vision_feature_select_strategy="default",
-            num_additional_image_tokens=1,
-        )
-        return llava
-    from transformers import Blip2Processor
-    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
-
-    blip2: ProcessorMixin = Blip2Processor(
-        image_processor=BlipImageProcessorPil(
-            size={"height": _IMAGE_PX, "width": _IMAGE_PX}, image_mean=_MEAN, image_std=_STD
-        ),
-        tokenizer=tokenizer,
-        num_query_tokens=_BLIP2_QUERIES,
-    )
-    return blip2
-
-
-def build_model(name: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
-    """Untrained model, the same for the same seed; the global random state is left as it was.
-
-    Args:
-        name: One of :data:`NANO_MODELS`.
-        vocab_size: Number of tokens.
-        seed: Of the initial weights.
-
-    Raises:
-        UserError: Unknown name.
-    """
-    import torch
-
-    build = _build_llava if _known(name) == "nano-llava" else _build_blip2
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build(vocab_size).eval()
 
 
 def load_nano(name: str, pretrained: bool = True) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -136,7 +42,7 @@ def load_nano(name: str, pretrained: bool = True) -> tuple[PreTrainedModel, Proc
     """
     from transformers import AutoProcessor, Blip2ForConditionalGeneration, LlavaForConditionalGeneration
 
-    folder = WEIGHTS_FOLDER / _known(name)
+    folder = WEIGHTS_FOLDER / known(name)
     processor = AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
     if not pretrained:
         return build_model(name, len(processor.tokenizer)), processor
@@ -163,108 +69,3 @@ def load_model(name_or_path: str | Path) -> tuple[PreTrainedModel, ProcessorMixi
             f"model {str(name_or_path)!r} cannot be loaded ({reason}): give one of {', '.join(NANO_MODELS)},"
             " a folder with a transformers vision-language model, or its hub name"
         ) from error
-
-
-def _known(name: str) -> str:
-    if name not in NANO_MODELS:
-        raise UserError(f"unknown nano model {name!r}: give one of {', '.join(NANO_MODELS)}")
-    return name
-
-
-def _build_llava(vocab_size: int) -> LlavaForConditionalGeneration:
-    """CLIP tower (features of the last layer but one, as in LLaVA-1.5), two-layer projector, Llama."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    vision = CLIPVisionConfig(
-        hidden_size=96,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=3,
-        image_size=_IMAGE_PX,
-        patch_size=_PATCH_PX,
-        projection_dim=96,
-        hidden_act="gelu",
-        initializer_range=_INIT,
-    )
-    text = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=_MAX_POSITIONS,
-        initializer_range=_INIT,
-        tie_word_embeddings=True,
-        pad_token_id=_PAD,
-        bos_token_id=_BOS,
-        eos_token_id=_EOS,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=_IMAGE,
-        image_seq_length=_PATCHES**2,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        tie_word_embeddings=True,
-    )
-    return LlavaForConditionalGeneration(config)
-
-
-def _build_blip2(vocab_size: int) -> Blip2ForConditionalGeneration:
-    """BLIP-2 tower, Q-Former with cross-attention in every layer, linear projection, OPT."""
-    import torch
-    from transformers import (
-        Blip2Config,
-        Blip2ForConditionalGeneration,
-        Blip2QFormerConfig,
-        Blip2VisionConfig,
-        OPTConfig,
-    )
-
-    vision = Blip2VisionConfig(
-        hidden_size=96,
-        intermediate_size=384,
-        num_hidden_layers=3,
-        num_attention_heads=3,
-        image_size=_IMAGE_PX,
-        patch_size=_PATCH_PX,
-        initializer_range=_INIT,
-    )
-    qformer = Blip2QFormerConfig(
-        vocab_size=1,
-        hidden_size=96,
-        intermediate_size=288,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        cross_attention_frequency=1,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        max_position_embeddings=_BLIP2_QUERIES,
-        initializer_range=_INIT,
-    )
-    text = OPTConfig(
-        vocab_size=vocab_size,
-        hidden_size=128,
-        word_embed_proj_dim=128,
-        ffn_dim=384,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        dropout=0.0,
-        init_std=_INIT,
-        max_position_embeddings=_MAX_POSITIONS,
-        pad_token_id=_PAD,
-        bos_token_id=_BOS,
-        eos_token_id=_EOS,
-    )
-    config = Blip2Config(
-        vision_config=vision,
-        qformer_config=qformer,
-        text_config=text,
-        num_query_tokens=_BLIP2_QUERIES,
-        image_token_index=_IMAGE,
-    )
-    model = Blip2ForConditionalGeneration(config)
-    torch.nn.init.normal_(model.query_tokens, std=_INIT)  # zeros, as transformers leaves them, would stay alike
-    return model

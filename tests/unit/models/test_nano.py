@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -122,6 +124,8 @@ def test_record_says_how_the_weights_were_made(name):
     assert record["command"].startswith(f"python scripts/pretrain_nano.py {name} ")
     assert record["data"]["family"].startswith("mdi")
     assert record["vocabulary"] == len(load_nano(name)[1].tokenizer)
+    weights = (WEIGHTS_FOLDER / name / "model.safetensors").read_bytes()
+    assert record["weights_sha256"] == hashlib.sha256(weights).hexdigest()
     assert 0.5 < record["answers_right_on_new_scenes"]["all"] <= 1
 
 
@@ -139,9 +143,12 @@ def test_folder_without_a_model_is_a_user_error(tmp_path):
 @each_model
 def test_pretraining_script_makes_the_same_model_twice(name, tmp_path):
     folders = [tmp_path / "one", tmp_path / "two"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
     for folder in folders:
         command = [sys.executable, "scripts/pretrain_nano.py", name, "--scale", "0.001", "--glyphs", "120"]
-        subprocess.run([*command, "--output", str(folder)], cwd=REPOSITORY, check=True, capture_output=True)
+        subprocess.run(
+            [*command, "--output", str(folder)], cwd=REPOSITORY, env=environment, check=True, capture_output=True
+        )
     first, second = ((folder / "model.safetensors").read_bytes() for folder in folders)
     assert first == second
     assert not list(tmp_path.glob(".*"))

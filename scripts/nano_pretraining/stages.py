@@ -1,0 +1,180 @@
+"""The three stages of pre-training: the tower alone, the language model alone, both together."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nano_pretraining.forms import make_pairs
+from nano_pretraining.scenes import COLOURS, Scene, draw_scene, paint
+from nano_pretraining.subject import REGIONS, Nano
+
+LAYOUTS = ("single", "beside", "above", "quarters", "scatter")
+EASY_LAYOUTS, EASY_SHARE = ("quarters",), 0.3  # a tower starts with one layout: on all at once it stays at chance
+PAIRS_PER_PICTURE = 3
+_COLOUR_INDEX = {name: index for index, name in enumerate(COLOURS)}
+
+
+def _optimise(
+    groups: list[dict[str, Any]],
+    loss_at: Callable[[int], torch.Tensor],
+    steps: int,
+    log: Callable[[str], None],
+) -> float:
+    """AdamW with warm-up and cosine decay; returns the mean loss of the last tenth."""
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
+    warm = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * step / steps) + 0.01)
+    )
+    losses = []
+    for step in range(steps):
+        loss = loss_at(step)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            log(f"step {step + 1}/{steps} loss {sum(losses[-100:]) / len(losses[-100:]):.3f}")
+    tail = losses[-max(1, steps // 10) :]
+    return sum(tail) / len(tail)
+
+
+def place_positions(nano: Nano) -> None:
+    """Start the tower's position embeddings as two-dimensional sines and cosines."""
+    hidden = nano.tower.config.hidden_size
+    side = nano.tower.config.image_size // nano.tower.config.patch_size
+    angles = torch.arange(side)[:, None] * 0.375 * 2 ** (torch.arange(hidden // 4) * 16 / hidden)
+    line = 0.5 * torch.cat([angles.sin(), angles.cos()], 1)
+    down, across = line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)
+    plane = torch.cat([down, across], 2).flatten(0, 1)
+    embeddings: Any = nano.tower.embeddings
+    target = embeddings.position_embedding.weight if nano.llava else embeddings.position_embedding[0]
+    with torch.no_grad():
+        target[1:] = plane
+
+
+def train_vision(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[str], None]) -> float:
+    """Recognise icons, with tower and connector.
+
+    Tower: classify the drawing and the colour of each icon from the mean feature of the patches that it covers.
+    Connector: match what it gives the language model of each region with the embedding of the name of the icon there
+    (embeddings stay as they are).
+    """
+    chance, rng = random.Random(nano.seed), torch.Generator().manual_seed(nano.seed)
+    hidden, words = nano.tower.config.hidden_size, nano.name_embeddings()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(nano.seed)
+        drawing, colour = nn.Linear(hidden, nano.book.classes), nn.Linear(hidden, len(COLOURS))
+    norm, scale = nn.LayerNorm(hidden), nn.Parameter(torch.tensor(10.0))
+    index: dict[str | None, int] = {name: number for number, name in enumerate(nano.book.names)}
+    place_positions(nano)
+
+    def loss_at(step: int) -> torch.Tensor:
+        layouts, named = (EASY_LAYOUTS, 1.0) if step < EASY_SHARE * steps else (LAYOUTS, 0.85)
+        scenes = [draw_scene(chance, nano.book, layouts, named) for _ in range(batch)]
+        pictures, cover = paint(scenes, nano.book, rng)
+        icons = [icon for scene in scenes for icon in scene.icons]
+        owners = torch.tensor([index for index, scene in enumerate(scenes) for _ in scene.icons])
+        with torch.autocast("cpu", torch.bfloat16):
+            features = nano.features(nano.pixels(pictures))
+            seen = norm((nano.weights(cover)[:, None] @ features[owners, 1:]).squeeze(1))
+            drawings, colours = drawing(seen).float(), colour(seen).float()
+            given = nano.given(features).float()
+        numbers = torch.tensor([index.get(icon.name, -100) for icon in icons])
+        tones = torch.tensor([_COLOUR_INDEX[icon.colour] for icon in icons])
+        regions = _fill_regions(owners, cover, batch)
+        matches = functional.normalize(given, dim=-1) @ words.T * scale
+        return (
+            functional.cross_entropy(drawings, nano.book.labels[[icon.glyph for icon in icons]])
+            + 0.3 * functional.cross_entropy(colours, tones)
+            + functional.cross_entropy(matches.flatten(0, 1), _look_up(numbers, regions))
+        )
+
+    fixed = {id(parameter) for parameter in nano.language_parameters()}
+    free = [parameter for parameter in nano.model.parameters() if id(parameter) not in fixed]
+    heads = [scale, *(p for head in (norm, drawing, colour) for p in head.parameters())]
+    return _optimise([{"params": [*free, *heads], "lr": lr}], loss_at, steps, log)
+
+
+def _fill_regions(owners: torch.Tensor, cover: torch.Tensor, batch: int) -> torch.Tensor:
+    """Number of the icon that covers most of each region, -1 where none covers 5 %: (batch, regions)."""
+    share = functional.adaptive_avg_pool2d(cover, REGIONS).flatten(1)
+    best = torch.full((batch, REGIONS**2), 0.05)
+    icon_of = torch.full((batch, REGIONS**2), -1)
+    for icon, (owner, part) in enumerate(zip(owners.tolist(), share, strict=True)):
+        more = part > best[owner]
+        best[owner][more] = part[more]
+        icon_of[owner][more] = icon
+    return icon_of
+
+
+def _look_up(values: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+    """Value of each region's icon, -100 where there is none: (batch * regions,)."""
+    flat = regions.flatten()
+    return torch.where(flat >= 0, values[flat.clamp(min=0)], -100)
+
+
+def train_language(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[str], None]) -> float:
+    """Predict every word of prompts and answers, without pictures."""
+    chance = random.Random(nano.seed + 1)
+    head = nano.model.get_output_embeddings()
+
+    def loss_at(step: int) -> torch.Tensor:
+        scenes = [draw_scene(chance, nano.book, LAYOUTS, named=1.0) for _ in range(batch)]
+        texts = [make_pairs(chance, scene, nano.book.names, PAIRS_PER_PICTURE) for scene in scenes]
+        encoded = nano.encode(texts, picture=False)
+        labels = encoded.pop("labels")
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = head(nano.language_model(**encoded).last_hidden_state).float()
+        return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    return _optimise([{"params": nano.language_parameters(), "lr": lr}], loss_at, steps, log)
+
+
+def train_alignment(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[str], None]) -> float:
+    """Answer from pictures; every parameter is trained, the tower at a tenth of the rate."""
+    chance, rng = random.Random(nano.seed + 2), torch.Generator().manual_seed(nano.seed + 2)
+
+    def loss_at(step: int) -> torch.Tensor:
+        layouts = ("single", *EASY_LAYOUTS) if step < EASY_SHARE * steps else LAYOUTS
+        scenes = [draw_scene(chance, nano.book, layouts, named=1.0) for _ in range(batch)]
+        texts = [make_pairs(chance, scene, nano.book.names, PAIRS_PER_PICTURE) for scene in scenes]
+        pixels = nano.pixels(paint(scenes, nano.book, rng)[0])
+        with torch.autocast("cpu", torch.bfloat16):
+            loss: torch.Tensor = nano.model(pixel_values=pixels, **nano.encode(texts, picture=True)).loss
+        return loss
+
+    tower = list(nano.tower.parameters())
+    inside = {id(parameter) for parameter in tower}
+    others = [parameter for parameter in nano.model.parameters() if id(parameter) not in inside]
+    return _optimise([{"params": tower, "lr": lr / 10}, {"params": others, "lr": lr}], loss_at, steps, log)
+
+
+@torch.no_grad()
+def measure(nano: Nano, scenes_number: int) -> dict[str, float]:
+    """Share of answers whose every word is the most likely one, by prompt, on new scenes; ``all`` is their mean."""
+    chance, rng = random.Random(nano.seed + 3), torch.Generator().manual_seed(nano.seed + 3)
+    right: dict[str, list[bool]] = {}
+    for _ in range(scenes_number // 50):
+        scenes: list[Scene] = [draw_scene(chance, nano.book, LAYOUTS, named=1.0) for _ in range(50)]
+        texts = [make_pairs(chance, scene, nano.book.names, 1) for scene in scenes]
+        encoded = nano.encode(texts, picture=True)
+        labels = encoded.pop("labels")[:, 1:]
+        logits = nano.model(pixel_values=nano.pixels(paint(scenes, nano.book, rng)[0]), **encoded).logits[:, :-1]
+        hits = ((logits.argmax(-1) == labels) | (labels == -100)).all(1).tolist()
+        for scene, [(prompt, _)], hit in zip(scenes, texts, hits, strict=True):
+            form = scene.layout + ": " + " ".join(prompt.split()[:2])
+            right.setdefault(form, []).append(hit)
+    shares = {form: sum(hits) / len(hits) for form, hits in sorted(right.items()) if len(hits) >= 5}
+    total = [hit for hits in right.values() for hit in hits]
+    return {"all": sum(total) / max(1, len(total)), **shares}

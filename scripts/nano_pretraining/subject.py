@@ -1,0 +1,115 @@
+"""The nano model in training: its parts by one name, and its inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nano_pretraining.forms import Pair
+from nano_pretraining.scenes import GlyphBook
+
+REGIONS = 3  # per side; the connector is taught to name what lies in each
+
+
+@dataclass
+class Nano:
+    """A nano model with what its stages need."""
+
+    name: str
+    model: Any
+    processor: Any
+    book: GlyphBook
+    seed: int
+
+    @property
+    def llava(self) -> bool:
+        """Whether the model is nano-llava."""
+        return self.name == "nano-llava"
+
+    @property
+    def tower(self) -> nn.Module:
+        """The vision tower."""
+        return self.model.model.vision_tower if self.llava else self.model.vision_model
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The decoder without its output layer."""
+        return self.model.model.language_model if self.llava else self.model.language_model.model
+
+    def pixels(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Resize and normalise as the processor does."""
+        config, images = self.tower.config, self.processor.image_processor
+        resized = functional.interpolate(pictures, size=config.image_size, mode="bicubic", antialias=True)
+        mean, std = torch.tensor(images.image_mean), torch.tensor(images.image_std)
+        return (resized.clamp(0, 1) - mean[:, None, None]) / std[:, None, None]
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Tower output as the projector or Q-Former gets it, class token first: (batch, 1 + patches, hidden)."""
+        if self.llava:
+            return self.tower(pixels, output_hidden_states=True).hidden_states[-2]
+        return self.tower(pixels).last_hidden_state
+
+    def given(self, features: torch.Tensor) -> torch.Tensor:
+        """What the language model gets of each region of a picture, REGIONS x REGIONS: (batch, regions, width).
+
+        LLaVA: the mean of the region's projected patches. BLIP-2: one query each; the queries left over are free.
+
+        Args:
+            features: What :meth:`features` returns.
+        """
+        if self.llava:
+            patches = self.model.model.multi_modal_projector(features[:, 1:]).transpose(1, 2)
+            side = round(patches.shape[-1] ** 0.5)
+            pooled = functional.adaptive_avg_pool2d(patches.unflatten(2, (side, side)), REGIONS)
+            return pooled.flatten(2).transpose(1, 2)
+        queries = self.model.query_tokens.expand(len(features), -1, -1)
+        found = self.model.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
+        given: torch.Tensor = self.model.language_projection(found[:, : REGIONS**2])
+        return given
+
+    def weights(self, cover: torch.Tensor) -> torch.Tensor:
+        """Share of each icon that lies on each patch: (icons, patches)."""
+        side = self.tower.config.image_size // self.tower.config.patch_size
+        weights = functional.adaptive_avg_pool2d(cover, side).flatten(1) + 1e-6
+        return weights / weights.sum(1, keepdim=True)
+
+    def language_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the decoder and of its output layer, each once."""
+        both = [*self.language_model.parameters(), *self.model.get_output_embeddings().parameters()]
+        return list({id(parameter): parameter for parameter in both}.values())
+
+    def name_embeddings(self) -> torch.Tensor:
+        """Normalised mean word embedding of every concept: (concepts, width)."""
+        table = self.model.get_input_embeddings().weight.detach()
+        ids = [self.processor.tokenizer(name, add_special_tokens=False)["input_ids"] for name in self.book.names]
+        return functional.normalize(torch.stack([table[row].mean(0) for row in ids]), dim=-1)
+
+    def encode(self, texts: list[list[Pair]], picture: bool) -> dict[str, torch.Tensor]:
+        """Token ids, mask and labels of a batch; without pictures every word is a label, with them the answers."""
+        tokenizer = self.processor.tokenizer
+        eos = [tokenizer.eos_token_id]
+        prefix = [tokenizer.bos_token_id]
+        if picture:
+            image = tokenizer.convert_tokens_to_ids("<image>")
+            count = self.model.config.image_seq_length if self.llava else self.model.config.num_query_tokens
+            prefix = prefix + [image] * count if self.llava else [image] * count + prefix
+        rows, labels = [], []
+        for pairs in texts:
+            row, label = list(prefix), [-100] * len(prefix)
+            for prompt, answer in pairs:
+                asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+                answered = tokenizer(answer, add_special_tokens=False)["input_ids"] + eos
+                row += asked + answered
+                label += ([-100] * len(asked) if picture else asked) + answered
+            rows.append(torch.tensor(row))
+            labels.append(torch.tensor(label))
+        pad = nn.utils.rnn.pad_sequence
+        return {
+            "input_ids": pad(rows, batch_first=True, padding_value=tokenizer.pad_token_id),
+            "attention_mask": pad([torch.ones_like(row) for row in rows], batch_first=True),
+            "labels": pad(labels, batch_first=True, padding_value=-100),
+        }
