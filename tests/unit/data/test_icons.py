@@ -65,7 +65,7 @@ def test_every_concept_glyph_is_in_its_font() -> None:
 @pytest.mark.parametrize("rotation", [0.0, -12.0])
 @pytest.mark.parametrize("size", [17, 48, 90])
 def test_ink_fills_the_square_in_the_colour(size: int, rotation: float) -> None:
-    glyph = icons.concept_glyphs("test")["folder"][0]
+    glyph = icons.concept_glyphs("test")["envelope"][0]
     icon = icons.render_glyph(glyph, size, (200, 10, 20), rotation=rotation)
     assert icon.size == (size, size)
     assert icon.mode == "RGBA"
