@@ -15,17 +15,10 @@ import torch
 from torch.nn import functional
 
 from commit_tuning.data.icons import SPLIT_FAMILIES, Glyph, concepts, load_glyphs, render_glyph
+from commit_tuning.data.nano_questions import COLOURS
 
 PICTURE_PX = 64
 MASTER_PX = 48
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (205, 30, 35),
-    "blue": (30, 80, 215),
-    "green": (15, 135, 50),
-    "orange": (235, 125, 0),
-    "purple": (140, 40, 170),
-    "black": (25, 25, 25),
-}
 MAX_ICONS = 9
 MIN_STYLES = 4
 _FULL, _HALF, _THIRD = PICTURE_PX, PICTURE_PX // 2, PICTURE_PX // 3
