@@ -122,9 +122,9 @@ def open_splits(root: Path, settings: Data, model_name: str, processor: Any, dev
 @cache
 def stored_splits(root: Path, settings: Data, model_name: str, device: str) -> dict[str, Questions]:
     """All splits in memory; made once per process, and before a worker is forked from it."""
-    from commit_tuning.models.nano import load_model
+    from commit_tuning.models.nano import load_processor
 
-    collator = VisionCollator(load_model(model_name)[1], device=device)
+    collator = VisionCollator(load_processor(model_name), device=device)
     return {split: StoredQuestions(_read(root, split, settings), collator) for split in SPLITS}
 
 

@@ -108,16 +108,14 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
                 raise RunFailedError(_not_finite(step, loss, settings, record.folder))
             if settings.max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(trainable, settings.max_grad_norm)
-            base_rates = scheduled_rates(scheduler, optimizer)
+            lowest = min([lowest, *filter(None, coordinator.multipliers.values())])  # zero: a module at rest
             coordinator.before_step(micro_batches)
             optimizer.step()
             coordinator.after_step()
-            metrics = coordinator.metrics()
-            history.write(json_line({"step": step, "loss": loss, **metrics}))
+            history.write(json_line({"step": step, "loss": loss, **coordinator.metrics()}))
             scheduler.step()
             optimizer.zero_grad()
             losses.append(loss)
-            lowest = min([lowest, *multipliers(metrics, base_rates)])
             progress("training", step, settings.steps, f"loss {loss:.3f}")
     record.seconds["training"] = round(time.perf_counter() - started, 2)
 
@@ -175,17 +173,6 @@ def build_scheduler(optimizer: torch.optim.Optimizer, settings: Train) -> Any:
 
     name = "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler
     return get_scheduler(name, optimizer, settings.warmup_steps, settings.steps)
-
-
-def scheduled_rates(scheduler: Any, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The schedule's learning rate of each module at this step, before any coordination."""
-    return {group["module"]: rate for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True)}
-
-
-def multipliers(metrics: dict[str, float | None], base_rates: dict[str, float]) -> list[float]:
-    """Learning rate / base rate of each module; modules at rest (a rate of exactly zero) are left out."""
-    rates = {module: metrics.get(f"lr/{module}") for module in base_rates}
-    return [rate / base_rates[module] for module, rate in rates.items() if rate and base_rates[module]]
 
 
 def step_batches(questions: Questions, settings: Train) -> Iterator[list[dict[str, torch.Tensor]]]:

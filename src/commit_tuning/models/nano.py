@@ -7,6 +7,8 @@ the package; ``scripts/pretrain_nano.py`` made them.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ __all__ = [
     "build_tokenizer",
     "load_model",
     "load_nano",
+    "load_processor",
 ]
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
@@ -40,14 +43,13 @@ def load_nano(name: str, pretrained: bool = True) -> tuple[PreTrainedModel, Proc
     Raises:
         UserError: Unknown name.
     """
-    from transformers import AutoProcessor, Blip2ForConditionalGeneration, LlavaForConditionalGeneration
+    from transformers import Blip2ForConditionalGeneration, LlavaForConditionalGeneration
 
-    folder = WEIGHTS_FOLDER / known(name)
-    processor = AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+    processor = load_processor(known(name))
     if not pretrained:
         return build_model(name, len(processor.tokenizer)), processor
     cls: Any = LlavaForConditionalGeneration if name == "nano-llava" else Blip2ForConditionalGeneration
-    return cls.from_pretrained(folder, local_files_only=True, dtype="float32").eval(), processor
+    return cls.from_pretrained(WEIGHTS_FOLDER / name, local_files_only=True, dtype="float32").eval(), processor
 
 
 def load_model(name_or_path: str | Path) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -58,11 +60,35 @@ def load_model(name_or_path: str | Path) -> tuple[PreTrainedModel, ProcessorMixi
     """
     if str(name_or_path) in NANO_MODELS:
         return load_nano(str(name_or_path))
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
-    try:
-        processor = AutoProcessor.from_pretrained(name_or_path)
+    processor = load_processor(name_or_path)
+    with _explained(name_or_path):
         return AutoModelForImageTextToText.from_pretrained(name_or_path).eval(), processor
+
+
+def load_processor(name_or_path: str | Path) -> ProcessorMixin:
+    """Processor of a model, by the names that :func:`load_model` takes.
+
+    Raises:
+        UserError: Neither a nano name nor something that transformers can load.
+    """
+    from transformers import AutoProcessor
+
+    if str(name_or_path) in NANO_MODELS:
+        folder = WEIGHTS_FOLDER / str(name_or_path)
+        nano: ProcessorMixin = AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+        return nano
+    with _explained(name_or_path):
+        processor: ProcessorMixin = AutoProcessor.from_pretrained(name_or_path)
+    return processor
+
+
+@contextlib.contextmanager
+def _explained(name_or_path: str | Path) -> Iterator[None]:
+    """Turn what transformers says about a model that it cannot load into one line."""
+    try:
+        yield
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(

@@ -6,11 +6,15 @@ import pytest
 import torch
 from conftest import build, make_batch
 
-from commit_tuning import CoMMITConfig, Coordinator
+from commit_tuning import CoMMITConfig, Coordinator, partition_model
 from commit_tuning.core import reference
 from commit_tuning.core.probe import DriftProbe, Snapshot
 from commit_tuning.core.regularizer import previous_step_gradients
+from commit_tuning.data.collate import VisionCollator
+from commit_tuning.data.iconqa import Sample
+from commit_tuning.data.nano_questions import make_question
 from commit_tuning.models.forward import TransformersForward, forward_pass
+from commit_tuning.models.nano import NANO_MODELS, load_nano
 
 F64 = torch.float64
 
@@ -40,9 +44,30 @@ def test_drifts_and_kappa(kind, lr):
     tolerance = 1e-6 if lr == 1e-2 else 1e-3  # the textbook KL of the reference loses digits on tiny drifts
     assert coordinator.drift == pytest.approx(expected, rel=tolerance)
     kappa = reference.balance_coefficient(expected["language_model"], expected["vision"])
-    assert coordinator.kappa == pytest.approx(kappa, rel=2 * tolerance)
+    assert coordinator.kappa == pytest.approx(kappa, rel=tolerance)
     assert coordinator.kappas == {"vision": coordinator.kappa}
     assert all(value > 0 for value in expected.values())
+
+
+@pytest.mark.parametrize("name", NANO_MODELS)
+def test_drifts_and_kappa_of_the_nano_models_on_real_questions(name):
+    model, processor = load_nano(name)
+    questions = [make_question(0, "train", number) for number in range(0, 12, 3)]  # every third chooses among words
+    samples = [
+        Sample(str(n), q.kind, q.picture, q.question, q.choices, q.choices[q.answer]) for n, q in enumerate(questions)
+    ]
+    batch = VisionCollator(processor)(samples)
+    model, batch = model.double(), {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
+    partition = partition_model(model)
+    config = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
+    coordinator = Coordinator(model, torch.optim.AdamW(partition.param_groups(lr=1e-3)), config, partition)
+    model(**batch).loss.backward()
+    before = copy.deepcopy(model)
+    coordinator.step(batch)
+    expected = reference.module_drifts(before, model, names_of(partition), batch)
+    kappa = reference.balance_coefficient(expected["language_model"], expected["vision"])
+    assert coordinator.drift == pytest.approx(expected, rel=1e-6)
+    assert coordinator.kappa == pytest.approx(kappa, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["llava", "blip2"], indirect=True)
