@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 
@@ -11,6 +12,15 @@ from nano_pretraining.scenes import COLOURS, Icon, Scene
 Pair = tuple[str, str]
 """Prompt and answer."""
 
+_ENDING = " answer :"
+_WORDINGS = (
+    "where is the {} ?",
+    "which side shows the {} ?",
+    "see the {} : it is at the",
+    "in this drawing the {} is on the",
+    "the picture that contains the {} is the",
+    "icon of the {} : where ?",
+)
 _CORNERS = ("top left", "top right", "bottom left", "bottom right")
 _SIDES = {"beside": ("left", "right"), "above": ("top", "bottom")}
 WORDS = (
@@ -18,6 +28,31 @@ WORDS = (
     "top bottom left right a b c d " + " ".join(map(str, range(10))) + " " + " ".join(COLOURS)
 )
 """Every word of the forms besides the icons' names."""
+
+
+def chatter_words(vocabulary: list[str], names: list[str]) -> list[str]:
+    """Words that say nothing about a picture: all that are neither names nor in one of the forms."""
+    said = {*WORDS.split(), *" ".join(names).split()}
+    return [word for word in vocabulary if word not in said]
+
+
+def with_chatter(rng: random.Random, pairs: list[Pair], words: list[str]) -> list[Pair]:
+    """The same pairs in other wordings, with up to six words of chatter before each prompt and before its end."""
+    longer = []
+    for prompt, answer in pairs:
+        head = _reworded(rng, prompt.removesuffix(_ENDING))
+        before, after = (" ".join(rng.choices(words, k=rng.randint(0, 6))) for _ in range(2))
+        longer.append((" ".join(filter(None, (before, head, after))) + _ENDING, answer))
+    return longer
+
+
+def _reworded(rng: random.Random, prompt: str) -> str:
+    """A question for a place asked in one of several ways, sometimes with all places listed."""
+    found = re.fullmatch(r"where is the (.+) \?", prompt)
+    if found is None:
+        return prompt
+    places = f" {' , '.join(_CORNERS)} ." if rng.random() < 0.5 else ""
+    return rng.choice(_WORDINGS).format(found[1]) + places
 
 
 def make_pairs(rng: random.Random, scene: Scene, names: list[str], number: int) -> list[Pair]:
@@ -30,7 +65,7 @@ def make_pairs(rng: random.Random, scene: Scene, names: list[str], number: int) 
         number: How many pairs at most.
     """
     forms = rng.sample(_FORMS[scene.layout], min(number, len(_FORMS[scene.layout])))
-    return [(f"{prompt} answer :", answer) for prompt, answer in (form(rng, scene, names) for form in forms)]
+    return [(f"{prompt}{_ENDING}", answer) for prompt, answer in (form(rng, scene, names) for form in forms)]
 
 
 def _name(icon: Icon) -> str:
@@ -122,6 +157,6 @@ _FORMS: dict[str, list[Callable[[random.Random, Scene, list[str]], Pair]]] = {
     "single": [_caption, _name_one, _one_of, _is_there],
     "beside": [_two_sides, _at, _at, _where, _one_of, _caption, _colour_of],
     "above": [_two_sides, _at, _at, _where, _one_of, _caption, _colour_of],
-    "quarters": [_letters, _at, _at, _where, _one_of, _is_there, _colour_of],
+    "quarters": [_letters, _at, _where, _where, _where, _one_of, _is_there, _colour_of],
     "scatter": [_inventory, _tally, _tally, _tally_colour, _total, _is_there, _caption],
 }

@@ -1,4 +1,4 @@
-"""The three stages of pre-training: the tower alone, the language model alone, both together."""
+"""The stages of pre-training: the language model on symbols, the tower and the connector, then all together."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nano_pretraining.forms import make_pairs
+from nano_pretraining.forms import Pair, chatter_words, make_pairs, with_chatter
 from nano_pretraining.scenes import COLOURS, Scene, draw_scene, paint
-from nano_pretraining.subject import REGIONS, Nano
+from nano_pretraining.subject import Nano
+from nano_pretraining.symbols import Symbols
 
 LAYOUTS = ("single", "beside", "above", "quarters", "scatter")
 EASY_LAYOUTS, EASY_SHARE = ("quarters",), 0.3  # a tower starts with one layout: on all at once it stays at chance
@@ -67,11 +68,12 @@ def train_vision(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[s
     """Recognise icons, with tower and connector.
 
     Tower: classify the drawing and the colour of each icon from the mean feature of the patches that it covers.
-    Connector: match what it gives the language model of each region with the embedding of the name of the icon there
-    (embeddings stay as they are).
+    Connector: give the language model in each slot what the symbols gave it (embeddings stay as they are), the name
+    told apart from all others.
     """
     chance, rng = random.Random(nano.seed), torch.Generator().manual_seed(nano.seed)
-    hidden, words = nano.tower.config.hidden_size, nano.name_embeddings()
+    hidden, symbols = nano.tower.config.hidden_size, Symbols(nano)
+    words = functional.normalize(nano.embeddings_of(nano.book.names).detach(), dim=-1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(nano.seed)
         drawing, colour = nn.Linear(hidden, nano.book.classes), nn.Linear(hidden, len(COLOURS))
@@ -92,12 +94,15 @@ def train_vision(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[s
             given = nano.given(features).float()
         numbers = torch.tensor([index.get(icon.name, -100) for icon in icons])
         tones = torch.tensor([_COLOUR_INDEX[icon.colour] for icon in icons])
-        regions = _fill_regions(owners, cover, batch)
+        icon_of = _fill_slots(owners, cover, batch, nano.slots_per_side)
+        names, tones_there = _look_up(numbers, icon_of, -100), _look_up(tones, icon_of, -1)
+        targets = symbols.vectors(_look_up(numbers, icon_of, -1), tones_there).detach()
         matches = functional.normalize(given, dim=-1) @ words.T * scale
         return (
             functional.cross_entropy(drawings, nano.book.labels[[icon.glyph for icon in icons]])
             + 0.3 * functional.cross_entropy(colours, tones)
-            + functional.cross_entropy(matches.flatten(0, 1), _look_up(numbers, regions))
+            + functional.cross_entropy(matches.flatten(0, 1), names.flatten())
+            + functional.mse_loss(given, targets) / targets.square().mean()
         )
 
     fixed = {id(parameter) for parameter in nano.language_parameters()}
@@ -106,11 +111,11 @@ def train_vision(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[s
     return _optimise([{"params": [*free, *heads], "lr": lr}], loss_at, steps, log)
 
 
-def _fill_regions(owners: torch.Tensor, cover: torch.Tensor, batch: int) -> torch.Tensor:
-    """Number of the icon that covers most of each region, -1 where none covers 5 %: (batch, regions)."""
-    share = functional.adaptive_avg_pool2d(cover, REGIONS).flatten(1)
-    best = torch.full((batch, REGIONS**2), 0.05)
-    icon_of = torch.full((batch, REGIONS**2), -1)
+def _fill_slots(owners: torch.Tensor, cover: torch.Tensor, batch: int, side: int) -> torch.Tensor:
+    """Number of the icon that covers most of each slot, -1 where none covers 5 %: (batch, slots)."""
+    share = functional.adaptive_avg_pool2d(cover, side).flatten(1)
+    best = torch.full((batch, side**2), 0.05)
+    icon_of = torch.full((batch, side**2), -1)
     for icon, (owner, part) in enumerate(zip(owners.tolist(), share, strict=True)):
         more = part > best[owner]
         best[owner][more] = part[more]
@@ -118,25 +123,26 @@ def _fill_regions(owners: torch.Tensor, cover: torch.Tensor, batch: int) -> torc
     return icon_of
 
 
-def _look_up(values: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-    """Value of each region's icon, -100 where there is none: (batch * regions,)."""
-    flat = regions.flatten()
-    return torch.where(flat >= 0, values[flat.clamp(min=0)], -100)
+def _look_up(values: torch.Tensor, icon_of: torch.Tensor, missing: int) -> torch.Tensor:
+    """Value of each slot's icon: (batch, slots)."""
+    return torch.where(icon_of >= 0, values[icon_of.clamp(min=0)], missing)
 
 
 def train_language(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[str], None]) -> float:
-    """Predict every word of prompts and answers, without pictures."""
-    chance = random.Random(nano.seed + 1)
-    head = nano.model.get_output_embeddings()
+    """Answer from pictures given as symbols; the decoder and the embeddings are trained."""
+    chance, rng = random.Random(nano.seed + 1), torch.Generator().manual_seed(nano.seed + 1)
+    head, symbols = nano.model.get_output_embeddings(), Symbols(nano)
 
     def loss_at(step: int) -> torch.Tensor:
-        scenes = [draw_scene(chance, nano.book, LAYOUTS, named=1.0) for _ in range(batch)]
-        texts = [make_pairs(chance, scene, nano.book.names, PAIRS_PER_PICTURE) for scene in scenes]
-        encoded = nano.encode(texts, picture=False)
-        labels = encoded.pop("labels")
+        layouts = EASY_LAYOUTS if step < EASY_SHARE * steps else LAYOUTS
+        scenes = [draw_scene(chance, nano.book, layouts, named=1.0) for _ in range(batch)]
+        encoded = nano.encode([make_pairs(chance, scene, nano.book.names, PAIRS_PER_PICTURE) for scene in scenes])
+        labels, input_ids = encoded["labels"], encoded["input_ids"]
+        inputs = symbols.inputs(input_ids, symbols.vectors(*symbols.lookup(scenes, chance)), rng)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = head(nano.language_model(**encoded).last_hidden_state).float()
-        return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+            decoded = nano.language_model(inputs_embeds=inputs, attention_mask=encoded["attention_mask"])
+            logits = head(decoded.last_hidden_state[:, :-1][labels[:, 1:] != -100]).float()
+        return functional.cross_entropy(logits, labels[:, 1:][labels[:, 1:] != -100])
 
     return _optimise([{"params": nano.language_parameters(), "lr": lr}], loss_at, steps, log)
 
@@ -149,15 +155,37 @@ def train_alignment(nano: Nano, steps: int, batch: int, lr: float, log: Callable
         layouts = ("single", *EASY_LAYOUTS) if step < EASY_SHARE * steps else LAYOUTS
         scenes = [draw_scene(chance, nano.book, layouts, named=1.0) for _ in range(batch)]
         texts = [make_pairs(chance, scene, nano.book.names, PAIRS_PER_PICTURE) for scene in scenes]
-        pixels = nano.pixels(paint(scenes, nano.book, rng)[0])
-        with torch.autocast("cpu", torch.bfloat16):
-            loss: torch.Tensor = nano.model(pixel_values=pixels, **nano.encode(texts, picture=True)).loss
-        return loss
+        return _loss_on_pictures(nano, scenes, texts, rng)
 
+    return _optimise(_tower_last(nano, lr), loss_at, steps, log)
+
+
+def train_chatter(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[str], None]) -> float:
+    """The same with words in the prompts that say nothing, so that a new wording does not throw the model off."""
+    chance, rng = random.Random(nano.seed + 4), torch.Generator().manual_seed(nano.seed + 4)
+    words = chatter_words(nano.words, nano.book.names)
+
+    def loss_at(step: int) -> torch.Tensor:
+        scenes = [draw_scene(chance, nano.book, LAYOUTS, named=1.0) for _ in range(batch)]
+        pairs = [make_pairs(chance, scene, nano.book.names, PAIRS_PER_PICTURE) for scene in scenes]
+        return _loss_on_pictures(nano, scenes, [with_chatter(chance, some, words) for some in pairs], rng)
+
+    return _optimise(_tower_last(nano, lr), loss_at, steps, log)
+
+
+def _loss_on_pictures(nano: Nano, scenes: list[Scene], texts: list[list[Pair]], rng: torch.Generator) -> torch.Tensor:
+    pixels = nano.pixels(paint(scenes, nano.book, rng)[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        loss: torch.Tensor = nano.model(pixel_values=pixels, **nano.encode(texts)).loss
+    return loss
+
+
+def _tower_last(nano: Nano, lr: float) -> list[dict[str, Any]]:
+    """Parameter groups of all parameters, the tower at a tenth of the rate."""
     tower = list(nano.tower.parameters())
     inside = {id(parameter) for parameter in tower}
     others = [parameter for parameter in nano.model.parameters() if id(parameter) not in inside]
-    return _optimise([{"params": tower, "lr": lr / 10}, {"params": others, "lr": lr}], loss_at, steps, log)
+    return [{"params": tower, "lr": lr / 10}, {"params": others, "lr": lr}]
 
 
 @torch.no_grad()
@@ -168,7 +196,7 @@ def measure(nano: Nano, scenes_number: int) -> dict[str, float]:
     for _ in range(scenes_number // 50):
         scenes: list[Scene] = [draw_scene(chance, nano.book, LAYOUTS, named=1.0) for _ in range(50)]
         texts = [make_pairs(chance, scene, nano.book.names, 1) for scene in scenes]
-        encoded = nano.encode(texts, picture=True)
+        encoded = nano.encode(texts)
         labels = encoded.pop("labels")[:, 1:]
         logits = nano.model(pixel_values=nano.pixels(paint(scenes, nano.book, rng)[0]), **encoded).logits[:, :-1]
         hits = ((logits.argmax(-1) == labels) | (labels == -100)).all(1).tolist()

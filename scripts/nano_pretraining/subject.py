@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from commit_tuning.models.nano_build import SPECIAL_TOKENS
 from nano_pretraining.forms import Pair
 from nano_pretraining.scenes import GlyphBook
 
-REGIONS = 3  # per side; the connector is taught to name what lies in each
+BLIP2_REGIONS = 3  # per side; one query each
 
 
 @dataclass
@@ -29,6 +31,11 @@ class Nano:
     def llava(self) -> bool:
         """Whether the model is nano-llava."""
         return self.name == "nano-llava"
+
+    @property
+    def words(self) -> list[str]:
+        """The vocabulary, sorted, without the special tokens."""
+        return sorted(set(self.processor.tokenizer.get_vocab()) - set(SPECIAL_TOKENS))
 
     @property
     def tower(self) -> nn.Module:
@@ -53,22 +60,27 @@ class Nano:
             return self.tower(pixels, output_hidden_states=True).hidden_states[-2]
         return self.tower(pixels).last_hidden_state
 
-    def given(self, features: torch.Tensor) -> torch.Tensor:
-        """What the language model gets of each region of a picture, REGIONS x REGIONS: (batch, regions, width).
+    @property
+    def slots_per_side(self) -> int:
+        """A picture's slots in the language model lie in a square: LLaVA one slot a patch, BLIP-2 a query a region."""
+        return self.tower.config.image_size // self.tower.config.patch_size if self.llava else BLIP2_REGIONS
 
-        LLaVA: the mean of the region's projected patches. BLIP-2: one query each; the queries left over are free.
+    @property
+    def slots(self) -> int:
+        """Tokens of a picture in the language model; BLIP-2 has queries left over after the square."""
+        return int(self.model.config.image_seq_length if self.llava else self.model.config.num_query_tokens)
+
+    def given(self, features: torch.Tensor) -> torch.Tensor:
+        """What the connector gives the language model in the square of slots: (batch, slots, width).
 
         Args:
             features: What :meth:`features` returns.
         """
         if self.llava:
-            patches = self.model.model.multi_modal_projector(features[:, 1:]).transpose(1, 2)
-            side = round(patches.shape[-1] ** 0.5)
-            pooled = functional.adaptive_avg_pool2d(patches.unflatten(2, (side, side)), REGIONS)
-            return pooled.flatten(2).transpose(1, 2)
+            return self.model.model.multi_modal_projector(features[:, 1:])
         queries = self.model.query_tokens.expand(len(features), -1, -1)
         found = self.model.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
-        given: torch.Tensor = self.model.language_projection(found[:, : REGIONS**2])
+        given: torch.Tensor = self.model.language_projection(found[:, : self.slots_per_side**2])
         return given
 
     def weights(self, cover: torch.Tensor) -> torch.Tensor:
@@ -82,21 +94,18 @@ class Nano:
         both = [*self.language_model.parameters(), *self.model.get_output_embeddings().parameters()]
         return list({id(parameter): parameter for parameter in both}.values())
 
-    def name_embeddings(self) -> torch.Tensor:
-        """Normalised mean word embedding of every concept: (concepts, width)."""
-        table = self.model.get_input_embeddings().weight.detach()
-        ids = [self.processor.tokenizer(name, add_special_tokens=False)["input_ids"] for name in self.book.names]
-        return functional.normalize(torch.stack([table[row].mean(0) for row in ids]), dim=-1)
+    def embeddings_of(self, names: Iterable[str]) -> torch.Tensor:
+        """Mean word embedding of every name, with its gradient: (names, width)."""
+        table = self.model.get_input_embeddings().weight
+        tokenizer = self.processor.tokenizer
+        return torch.stack([table[tokenizer(name, add_special_tokens=False)["input_ids"]].mean(0) for name in names])
 
-    def encode(self, texts: list[list[Pair]], picture: bool) -> dict[str, torch.Tensor]:
-        """Token ids, mask and labels of a batch; without pictures every word is a label, with them the answers."""
+    def encode(self, texts: list[list[Pair]]) -> dict[str, torch.Tensor]:
+        """Token ids, mask and labels of a batch: a picture's slots, then prompts and answers; answers are labels."""
         tokenizer = self.processor.tokenizer
         eos = [tokenizer.eos_token_id]
-        prefix = [tokenizer.bos_token_id]
-        if picture:
-            image = tokenizer.convert_tokens_to_ids("<image>")
-            count = self.model.config.image_seq_length if self.llava else self.model.config.num_query_tokens
-            prefix = prefix + [image] * count if self.llava else [image] * count + prefix
+        picture = [tokenizer.convert_tokens_to_ids("<image>")] * self.slots
+        prefix = [tokenizer.bos_token_id, *picture] if self.llava else [*picture, tokenizer.bos_token_id]
         rows, labels = [], []
         for pairs in texts:
             row, label = list(prefix), [-100] * len(prefix)
@@ -104,7 +113,7 @@ class Nano:
                 asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
                 answered = tokenizer(answer, add_special_tokens=False)["input_ids"] + eos
                 row += asked + answered
-                label += ([-100] * len(asked) if picture else asked) + answered
+                label += [-100] * len(asked) + answered
             rows.append(torch.tensor(row))
             labels.append(torch.tensor(label))
         pad = nn.utils.rnn.pad_sequence
