@@ -57,6 +57,9 @@ class CoMMITConfig:
         lr_update_interval: Optimizer steps between two updates of the learning rates (the paper's N_lr).
         probe_interval: Optimizer steps between two measurements; `None` never measures.
         probe_samples: Samples that a measurement looks at, taken from the front of the step's batch; `None` for all.
+        drift_scale: How far along its update a module is moved when its drift is measured, in optimizer steps (the
+            drift is divided by the square). 1 is Eq. 2-3 to the letter; `"auto"` is 1 while that stands clear of the
+            rounding noise, and farther where it does not.
         kappa_target: The smoothed kappa that the controller aims at. Not used by `"literal"`, which aims at 1.
         kappa_bound: The bounded controller clamps smoothed kappa / target to [1/bound, bound], so no learning rate
             falls below 2/(bound + 1) of its base rate.
@@ -91,6 +94,7 @@ class CoMMITConfig:
     lr_update_interval: int = 10
     probe_interval: int | None = 5
     probe_samples: int | None = 8
+    drift_scale: float | Literal["auto"] = "auto"
     kappa_target: float = 1.0
     kappa_bound: float = 10.0
     warmup_measurements: int | None = None
@@ -125,6 +129,7 @@ class CoMMITConfig:
             "lr_update_interval": 10,
             "probe_interval": 1,
             "probe_samples": None,
+            "drift_scale": 1.0,
             "regularizer_weight": 1.0,
             "regularizer_step": "raw",
         }
@@ -169,6 +174,8 @@ class CoMMITConfig:
             whole(name)
         for name in ("probe_interval", "probe_samples", "warmup_measurements", "switch_latest"):
             whole(name, optional=True)
+        if self.drift_scale != "auto":
+            number("drift_scale", above=0)
         number("kappa_target", above=0)
         number("kappa_bound", above=1)
         number("regularizer_weight", above=0)

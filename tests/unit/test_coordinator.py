@@ -193,6 +193,9 @@ def test_a_frozen_step_is_reported_and_leaves_no_kappa():
     assert monitor.metrics()["drift/vision"] == 0.0
 
 
+MEASURED = ("drift", "drift_scale", "noise_floor", "lr", "grad_norm", "theta_norm", "h")
+
+
 def test_the_record_has_a_value_only_where_something_was_measured():
     model, partition = build("llava")
     config = CoMMITConfig(method="constant", probe_interval=2)
@@ -202,7 +205,7 @@ def test_the_record_has_a_value_only_where_something_was_measured():
         backward(model, batch := make_batch("llava", 4, torch.float32))
         monitor.step(batch)
         records.append(monitor.metrics())
-    names = {f"{key}/{m}" for key in ("drift", "lr", "grad_norm", "theta_norm", "h") for m in partition}
+    names = {f"{key}/{m}" for key in MEASURED for m in partition}
     assert set(records[0]) == {"kappa", "smoothed_kappa"} | names
     assert all(value is not None and value > 0 for value in records[0].values())
     assert {k for k, v in records[1].items() if v is not None} == {"smoothed_kappa", "lr/language_model", "lr/vision"}
