@@ -73,7 +73,8 @@ def kappa_path(config: CoMMITConfig, steps: int, rho: float = 4.0, log_sd: float
 class Problem:
     """f(x) = sum_i sqrt(1 + x_i^2) - 1 + a (1 - cos(b x_i)), with noise of +-s on every partial derivative.
 
-    Not convex when a b^2 > 1; its minimum is f* = 0 at the origin, its gradient is bounded, and its curvature is known.
+    Not convex when a b^2 > 1, yet without a stationary point far from the origin when a b < 1. Its minimum is f* = 0 at
+    the origin, its gradient is bounded, and its curvature is known.
 
     Attributes:
         dimension: Number of coordinates, d.
@@ -84,7 +85,7 @@ class Problem:
     """
 
     dimension: int = 10
-    height: float = 0.6
+    height: float = 0.4
     frequency: float = 2.0
     noise: float = 1.0
     start: float = 5.0
@@ -133,7 +134,7 @@ class Adam:
     def gradient_bound(self, problem: Problem) -> float:
         """R of the theorem: |grad f + grad h| + sqrt(epsilon) never exceeds it, in the L2 norm."""
         longest_step = self.rate / math.sqrt(1 - self.beta2)
-        partial = abs(1 + self.copy) * problem.largest_partial + self.drift_reward * longest_step
+        partial = abs(1 + self.copy) * problem.largest_partial + abs(self.drift_reward) * longest_step
         return math.sqrt(problem.dimension) * partial + math.sqrt(self.epsilon)
 
 
