@@ -20,7 +20,7 @@ from commit_tuning.errors import UserError
 from commit_tuning.experiments import convergence
 from commit_tuning.experiments.convergence import Adam, Problem
 from commit_tuning.experiments.figure_style import STYLE
-from commit_tuning.experiments.record import load_records
+from commit_tuning.experiments.record import load_records, writable_folder
 
 RATES = (1e-3, 1e-2, 1e-1)
 CHECKED = (100, 1000, 10_000, 100_000)
@@ -45,15 +45,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/images/theorem2.png"))
     parser.add_argument("--runs", nargs="*", type=Path, default=[], help="folders of finished runs")
     arguments = parser.parse_args()
+    try:
+        finished = real_paths(arguments.runs)
+        writable_folder(arguments.output.parent)
+    except UserError as error:
+        sys.exit(f"theorem2.py: error: {error}")
     problem = Problem()
     print(f"d = {problem.dimension}, L = {problem.lipschitz:g}, F(x_0) - f* = {problem.gap:.1f}, 32 runs.\n")
     norms = {rate: convergence.gradient_norms(problem, Adam(rate=rate), CHECKED[-1]) for rate in RATES}
     print_rates(problem, norms)
     print_cases(problem)
-    try:
-        print_factors(arguments.runs)
-    except UserError as error:
-        sys.exit(f"theorem2.py: error: {error}")
+    print_factors(finished)
     draw(problem, norms, arguments.output)
 
 
@@ -100,15 +102,15 @@ def verdict(bound: float, measured: float) -> str:
     return f"{bound:.3g}" if bound >= measured else f"**{bound:.3g}**"
 
 
-def print_factors(folders: list[Path]) -> None:
-    """How often lambda_t exceeds 1."""
+def print_factors(finished: dict[str, list[list[float]]]) -> None:
+    """How often lambda_t exceeds 1, along simulated paths of smoothed kappa and those of finished runs."""
     paths = {
         name: [convergence.kappa_path(config, steps=1000, seed=seed) for seed in range(100)]
         for name, config in LOOPS.items()
     }
     print("| path of smoothed kappa | paths | lambda_t | above 1 | 5 % | median | 95 % |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name, group in {**paths, **real_paths(folders)}.items():
+    for name, group in {**paths, **finished}.items():
         factors = np.array([factor for path in group for factor in convergence.balance_factors(path)])
         quantiles = " | ".join(f"{value:.3g}" for value in np.quantile(factors, [0.05, 0.5, 0.95]))
         print(f"| {name} | {len(group)} | {len(factors)} | {100 * (factors > 1).mean():.0f} % | {quantiles} |")
