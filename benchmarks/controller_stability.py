@@ -19,6 +19,7 @@ from commit_tuning.config import ESTIMATORS, CoMMITConfig
 from commit_tuning.core.controllers import learning_rate_multipliers
 from commit_tuning.core.simulate import Plant, Verdict, judge, simulate, verdict
 from commit_tuning.core.stability import effective_span, feedback, largest_root, window_span
+from commit_tuning.experiments.table import NOTHING
 
 RUNS = 100
 CRITICAL = 0.3238  # gain x W of a critically damped integral controller: max of y^2 / (e^y - 1), halved
@@ -166,9 +167,10 @@ def exponents(runs: int) -> None:
         seeds = range(runs)
         rivals = [simulate(config, plant, seed=seed, controller=PlainIntegral(config, gain)) for seed in seeds]
         found.append(judge(config, rivals))
-        rows.append([f"{exponent:g}", f"{change / math.log(10):g}", *(c for v in found for c in cells(v)[1:])])
+        ringing = [NOTHING if change else f"{v.ringing:.2f}" for v in found]  # following rho moves the ratio as well
+        rows.append([f"{exponent:g}", f"{change / math.log(10):g}", *(f"{v.residual:.2f}" for v in found), *ringing])
     names = ("`bounded`", "`compensated`", f"plain integral, gain {gain:.3f}")
-    table(["p", "decades that rho rises", *(f"{n} {m}" for n in names for m in ("residual", "ringing"))], rows)
+    table(["p", "decades that rho rises", *(f"{n} {m}" for m in ("residual", "ringing") for n in names)], rows)
 
 
 def cells(found: Verdict) -> list[str]:
