@@ -52,6 +52,7 @@ def draw_roots(axes: Any) -> None:
     axes.annotate(
         "W = 2 rings for ever", (2, 1), (2.6, 1.22), color=SOFT, arrowprops={"arrowstyle": "-", "color": SOFT}
     )
+    axes.set_xticks((1, 2, 4, 6, 8, 10))
     axes.text(6.2, 1.03, "Eq. 8, p = 2", color=BOUNDED, va="bottom")
     axes.text(6.2, 0.78, "compensated, p = 1", color=COMPENSATED, va="top")
     axes.text(6.2, 0.04, "compensated, p = 2", color=COMPENSATED)
