@@ -21,6 +21,7 @@ from commit_tuning.core.forward import Batch, check_batches, take_samples
 from commit_tuning.core.groups import GroupRates
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.probe import DriftProbe, Measurement
+from commit_tuning.core.starvation import StarvationDetector
 from commit_tuning.models.forward import forward_pass
 from commit_tuning.models.partition import partition_model
 
@@ -74,6 +75,8 @@ class BalanceMonitor:
         self._rates = self._groups.by_module()
         self._norms: dict[str, float] = {}
         self._warned: set[str] = set()
+        self._multipliers = dict.fromkeys(self.partition, 1.0)
+        self._starvation = StarvationDetector(self.config.starvation_patience, self._rate_bound())
 
     @property
     def kappas(self) -> dict[str, float]:
@@ -117,6 +120,15 @@ class BalanceMonitor:
         """Module to the learning rate of its first parameter group at the last step."""
         return dict(self._rates)
 
+    @property
+    def starving(self) -> dict[str, int]:
+        """Module that learns next to nothing, to the optimizer step (counted from 1) since which it does.
+
+        Its learning rate is at the controller's bound or below a fiftieth, or its drift below 1/2500 of another's, for
+        `starvation_patience` measurements or more.
+        """
+        return self._starvation.starving
+
     def before_step(self, micro_batches: Batch | Sequence[Batch]) -> None:
         """Prepare for an optimizer step; call it after the last backward pass and after clipping.
 
@@ -154,6 +166,7 @@ class BalanceMonitor:
             for name, window in self._windows.items():
                 window.push(self._measurement.drift[LANGUAGE_MODEL], self._measurement.drift[name])
             self._report_stillness()
+            self._report_starvation()
         self._probe = None
         self._steps += 1
 
@@ -173,11 +186,13 @@ class BalanceMonitor:
         }
         if len(self._windows) > 1:
             record.update({f"kappa/{n}": _finite(k) if self._measured_now else None for n, k in self.kappas.items()})
+        starving = self.starving
         for name in self.partition:
             reading = readings.get(name)
             record[f"drift/{name}"] = _finite(reading.drift) if reading else None
             record[f"drift_scale/{name}"] = reading.scale if reading else None
             record[f"noise_floor/{name}"] = _finite(reading.floor) if reading else None
+            record[f"starving/{name}"] = starving.get(name)
             record[f"lr/{name}"] = self._rates[name]
             record[f"grad_norm/{name}"] = self._norms.get(f"grad_norm/{name}")
             record[f"theta_norm/{name}"] = self._norms.get(f"theta_norm/{name}")
@@ -188,13 +203,15 @@ class BalanceMonitor:
         """What an exact resume needs."""
         return {
             "steps": self._steps,
-            "windows": {name: w.state_dict() for name, w in self._windows.items()},
+            "windows": {name: window.state_dict() for name, window in self._windows.items()},
             "displacement": self._displacement.state_dict(),
+            "starvation": self._starvation.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
         self._steps = state["steps"]
+        self._starvation.load_state_dict(state["starvation"])
         for name, window in self._windows.items():
             window.load_state_dict(state["windows"][name])
         self._displacement.load_state_dict(state["displacement"])
@@ -231,6 +248,21 @@ class BalanceMonitor:
             warnings.warn(
                 f"the drift of module {name!r} {reason} at optimizer step {self._steps}: no kappa can be taken. "
                 "Does it get a gradient from this batch, is its learning rate above zero, is the loss finite?",
+                stacklevel=3,
+            )
+
+    def _rate_bound(self) -> float | None:
+        """The bound on the ratio of two multipliers; None without a controller that has one."""
+        return None
+
+    def _report_starvation(self) -> None:
+        """Warn once about a module that learns next to nothing."""
+        moving = {name: self._multipliers[name] for name in self.partition if self._rates[name] > 0}
+        for name in self._starvation.observe(self._steps + 1, self.drift, moving):
+            warnings.warn(
+                f"module {name!r} starves since optimizer step {self.starving[name]}: its learning rate is "
+                f"{self._multipliers[name]:.3g} of its base rate and its drift {self.drift[name]:.3g} nats, of "
+                f"{max(self.drift.values()):.3g} in the module that moves most; see docs/stability.md",
                 stacklevel=3,
             )
 
