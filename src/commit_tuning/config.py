@@ -21,13 +21,15 @@ Method = Literal[
     "language-lr-up",
     "encoder-lr-up",
 ]
-ControllerName = Literal["bounded", "literal"]
+ControllerName = Literal["bounded", "compensated", "literal"]
+Normalization = Literal["sum", "product"]
 Estimator = Literal["arithmetic", "geometric", "ratio"]
 RegularizerName = Literal["lookahead", "previous-step"]
 RegularizerStep = Literal["raw", "optimizer"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 CONTROLLERS: tuple[str, ...] = get_args(ControllerName)
+NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
 ESTIMATORS: tuple[str, ...] = get_args(Estimator)
 REGULARIZERS: tuple[str, ...] = get_args(RegularizerName)
 REGULARIZER_STEPS: tuple[str, ...] = get_args(RegularizerStep)
@@ -49,7 +51,13 @@ class CoMMITConfig:
             - `"constant"` (in Section 5 of the paper `"synced"`): no control, measurement only.
             - `"feature-cd"`, `"language-cd"`: coordinate descent, the encoders first or the language model first.
             - `"language-lr-up"`, `"encoder-lr-up"`: ten times the rate for that module.
-        controller: `"bounded"` is Eq. 8 on a clamped kappa after a warm-up; `"literal"` is Eq. 8 as printed.
+        controller: What turns smoothed kappa into learning rates (`docs/stability.md`).
+
+            - `"literal"`: Eq. 8 as printed, unbounded.
+            - `"bounded"`: Eq. 8 on kappa / target, clamped, after a warm-up. It settles where kappa / target is the
+              cube root of what it is at equal rates.
+            - `"compensated"`: takes the rates in force out of every measurement, and sets the rates at which kappa is
+              at its target; no residual error and no delay. Same warm-up and bound.
         kappa_estimator: The moving average of Eq. 7: `"arithmetic"` as printed, `"geometric"` mean, or `"ratio"` of
             the summed drifts.
         kappa_window: Measurements in the moving average (the paper's N_kappa). While it fills, the mean is of what
@@ -57,10 +65,18 @@ class CoMMITConfig:
         lr_update_interval: Optimizer steps between two updates of the learning rates (the paper's N_lr).
         probe_interval: Optimizer steps between two measurements; `None` never measures.
         probe_samples: Samples that a measurement looks at, taken from the front of the step's batch; `None` for all.
+        drift_scale: How far along its update a module is moved when its drift is measured, in optimizer steps (the
+            drift is divided by the square). 1 is Eq. 2-3 to the letter; `"auto"` is 1 while that stands clear of the
+            rounding noise, and farther where it does not.
         kappa_target: The smoothed kappa that the controller aims at. Not used by `"literal"`, which aims at 1.
-        kappa_bound: The bounded controller clamps smoothed kappa / target to [1/bound, bound], so no learning rate
-            falls below 2/(bound + 1) of its base rate.
-        warmup_measurements: Measurements before the bounded controller acts; `None` for half of `kappa_window`.
+        kappa_bound: The language model's multiplier over an encoder's stays in [1/bound, bound]. Not used by
+            `"literal"`.
+        rate_normalization: `"sum"` as in Eq. 8: the multipliers of M modules sum to M, so none exceeds M; `"product"`:
+            their product is 1, so a rate rises by what the others fall. `"literal"` always takes the sum.
+        warmup_measurements: Measurements before the controller acts, at most `kappa_window`; `None` for half of it.
+            `"literal"` acts from the first.
+        starvation_patience: Measurements in a row in which a module has to be held back, by its learning rate or in its
+            drift, before it is called starving.
         regularizer: The reading of Eq. 9-10, `"lookahead"` or `"previous-step"`; `None` for none; `"auto"` is
             `"lookahead"` for method `"commit"` and `None` for the others.
         regularizer_weight: Weight of the drift's gradient; the paper's is 1.
@@ -91,9 +107,12 @@ class CoMMITConfig:
     lr_update_interval: int = 10
     probe_interval: int | None = 5
     probe_samples: int | None = 8
+    drift_scale: float | Literal["auto"] = "auto"
     kappa_target: float = 1.0
     kappa_bound: float = 10.0
+    rate_normalization: Normalization = "sum"
     warmup_measurements: int | None = None
+    starvation_patience: int = 10
     regularizer: RegularizerName | Literal["auto"] | None = "auto"
     regularizer_weight: float = 1.0
     regularizer_step: RegularizerStep = "raw"
@@ -125,6 +144,7 @@ class CoMMITConfig:
             "lr_update_interval": 10,
             "probe_interval": 1,
             "probe_samples": None,
+            "drift_scale": 1.0,
             "regularizer_weight": 1.0,
             "regularizer_step": "raw",
         }
@@ -162,13 +182,16 @@ class CoMMITConfig:
         accept("method", METHODS)
         accept("controller", CONTROLLERS)
         accept("kappa_estimator", ESTIMATORS)
+        accept("rate_normalization", NORMALIZATIONS)
         accept("regularizer", (None, *REGULARIZERS))
         accept("regularizer_step", REGULARIZER_STEPS)
         accept("shift_labels", (True, False))
-        for name in ("kappa_window", "lr_update_interval", "switch_window"):
+        for name in ("kappa_window", "lr_update_interval", "starvation_patience", "switch_window"):
             whole(name)
         for name in ("probe_interval", "probe_samples", "warmup_measurements", "switch_latest"):
             whole(name, optional=True)
+        if self.drift_scale != "auto":
+            number("drift_scale", above=0)
         number("kappa_target", above=0)
         number("kappa_bound", above=1)
         number("regularizer_weight", above=0)
@@ -187,6 +210,13 @@ class CoMMITConfig:
             faults.append("method='commit-clr' has no regularizer; with one the method is 'commit'")
         if self.regularizer == "lookahead" and self.regularizer_step == "optimizer":
             faults.append("regularizer='lookahead' acts after the optimizer's step, so regularizer_step must be 'raw'")
+        if self.controller == "literal" and self.rate_normalization != "sum":
+            faults.append("controller='literal' is Eq. 8 as printed, so rate_normalization must be 'sum'")
+        warmup, window = self.warmup_measurements, self.kappa_window
+        if isinstance(warmup, int) and isinstance(window, int) and warmup > window:
+            faults.append(
+                f"warmup_measurements={warmup} is more than kappa_window={window} holds, so nothing would act"
+            )
         return faults
 
     def to_dict(self) -> dict[str, Any]:

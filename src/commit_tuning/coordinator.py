@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from commit_tuning.core.groups import split_mixed_groups
 from commit_tuning.core.partition import ModulePartition
 from commit_tuning.core.probe import DriftProbe, Snapshot
 from commit_tuning.core.regularizer import Gradients, previous_step_gradients
+from commit_tuning.core.stability import instability
 from commit_tuning.models.partition import partition_model
 from commit_tuning.monitor import BalanceMonitor
 
@@ -46,10 +48,12 @@ class Coordinator(BalanceMonitor):
         split_mixed_groups(optimizer, partition)
         super().__init__(model, optimizer, config, partition)
         self._controller = make_controller(self.config, self.partition)
-        self._multipliers = dict.fromkeys(self.partition, 1.0)
         self._previous: Snapshot | None = None
         self._ascent: Gradients = {}
         self._update_multipliers()
+        fault = instability(self.config) if self.config.coordinated else None
+        if fault:
+            warnings.warn(fault, stacklevel=2)
 
     @property
     def multipliers(self) -> dict[str, float]:
@@ -72,6 +76,8 @@ class Coordinator(BalanceMonitor):
     def after_step(self) -> None:
         """Measure what the step did and, every `lr_update_interval` steps, take the next learning rates from it."""
         super().after_step()
+        if self._measured_now:
+            self._controller.observe(self.drift, self._multipliers)
         if self._steps % self.config.lr_update_interval == 0:
             self._update_multipliers()
 
@@ -92,6 +98,10 @@ class Coordinator(BalanceMonitor):
         self._controller.load_state_dict(state["controller"])
         if state["previous"] is not None:
             self._previous = Snapshot.of(self.partition, state["previous"])
+
+    def _rate_bound(self) -> float | None:
+        bounded = self.config.coordinated and self.config.controller != "literal"
+        return self.config.kappa_bound if bounded else None
 
     def _update_multipliers(self) -> None:
         measurements = min(len(window) for window in self._windows.values())

@@ -16,10 +16,12 @@ from torch import nn
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.core.balance import KappaWindow, balance_coefficient
+from commit_tuning.core.displacement import Displacement
 from commit_tuning.core.forward import Batch, check_batches, take_samples
 from commit_tuning.core.groups import GroupRates
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.probe import DriftProbe, Measurement
+from commit_tuning.core.starvation import StarvationDetector
 from commit_tuning.models.forward import forward_pass
 from commit_tuning.models.partition import partition_model
 
@@ -64,6 +66,7 @@ class BalanceMonitor:
         self._windows = {
             name: KappaWindow(self.config.kappa_window, self.config.kappa_estimator) for name in self.partition.encoders
         }
+        self._displacement = Displacement(self.config.drift_scale)
         self._steps = 0
         self._measurement: Measurement | None = None
         self._measured_now = False
@@ -72,6 +75,8 @@ class BalanceMonitor:
         self._rates = self._groups.by_module()
         self._norms: dict[str, float] = {}
         self._warned: set[str] = set()
+        self._multipliers = dict.fromkeys(self.partition, 1.0)
+        self._starvation = StarvationDetector(self.config.starvation_patience, self._rate_bound())
 
     @property
     def kappas(self) -> dict[str, float]:
@@ -106,9 +111,23 @@ class BalanceMonitor:
         return dict(self._measurement.drift) if self._measurement else {}
 
     @property
+    def noise_floor(self) -> dict[str, float]:
+        """Module to what rounding alone adds to its drift, in nats, at the last look; empty before the first."""
+        return {m: r.floor for m, r in self._measurement.readings.items()} if self._measurement else {}
+
+    @property
     def learning_rates(self) -> dict[str, float]:
         """Module to the learning rate of its first parameter group at the last step."""
         return dict(self._rates)
+
+    @property
+    def starving(self) -> dict[str, int]:
+        """Module that learns next to nothing, to the optimizer step (counted from 1) since which it does.
+
+        Its learning rate is at the controller's bound or below a fiftieth, or its drift below 1/2500 of another's, for
+        `starvation_patience` measurements or more.
+        """
+        return self._starvation.starving
 
     def before_step(self, micro_batches: Batch | Sequence[Batch]) -> None:
         """Prepare for an optimizer step; call it after the last backward pass and after clipping.
@@ -143,10 +162,11 @@ class BalanceMonitor:
         self._in_step = False
         self._after()
         if self._measured_now and self._probe is not None:
-            self._measurement = self._probe.measure()
+            self._measurement = self._probe.measure(self._displacement)
             for name, window in self._windows.items():
                 window.push(self._measurement.drift[LANGUAGE_MODEL], self._measurement.drift[name])
             self._report_stillness()
+            self._report_starvation()
         self._probe = None
         self._steps += 1
 
@@ -158,16 +178,21 @@ class BalanceMonitor:
 
     def metrics(self) -> dict[str, float | None]:
         """One flat record of the last step, for a log; None where nothing was measured at this step."""
-        drift = self.drift if self._measured_now else {}
-        h = self._measurement.h if self._measured_now and self._measurement else {}
+        measured = self._measurement if self._measured_now else None
+        readings, h = (measured.readings, measured.h) if measured else ({}, {})
         record: dict[str, float | None] = {
             "kappa": _finite(self.kappa) if self._measured_now else None,
             "smoothed_kappa": _finite(self.smoothed_kappa),
         }
         if len(self._windows) > 1:
             record.update({f"kappa/{n}": _finite(k) if self._measured_now else None for n, k in self.kappas.items()})
+        starving = self.starving
         for name in self.partition:
-            record[f"drift/{name}"] = drift.get(name)
+            reading = readings.get(name)
+            record[f"drift/{name}"] = _finite(reading.drift) if reading else None
+            record[f"drift_scale/{name}"] = reading.scale if reading else None
+            record[f"noise_floor/{name}"] = _finite(reading.floor) if reading else None
+            record[f"starving/{name}"] = starving.get(name)
             record[f"lr/{name}"] = self._rates[name]
             record[f"grad_norm/{name}"] = self._norms.get(f"grad_norm/{name}")
             record[f"theta_norm/{name}"] = self._norms.get(f"theta_norm/{name}")
@@ -176,13 +201,20 @@ class BalanceMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs."""
-        return {"steps": self._steps, "windows": {name: w.state_dict() for name, w in self._windows.items()}}
+        return {
+            "steps": self._steps,
+            "windows": {name: window.state_dict() for name, window in self._windows.items()},
+            "displacement": self._displacement.state_dict(),
+            "starvation": self._starvation.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
         self._steps = state["steps"]
+        self._starvation.load_state_dict(state["starvation"])
         for name, window in self._windows.items():
             window.load_state_dict(state["windows"][name])
+        self._displacement.load_state_dict(state["displacement"])
 
     def _before(self, batches: list[Batch]) -> None:
         """What happens before the step; last comes the probe, which keeps the values that the step overwrites."""
@@ -203,14 +235,36 @@ class BalanceMonitor:
 
     def _report_stillness(self) -> None:
         """Warn once about a module without a measurable drift: kappa does not exist then, and says so."""
-        for name, drift in self.drift.items():
-            if not (math.isfinite(drift) and drift > 0) and name not in self._warned and self._rates[name] > 0:
-                self._warned.add(name)
-                warnings.warn(
-                    f"module {name!r} has drift {drift:g} at optimizer step {self._steps}: no kappa can be taken. "
-                    "Does it get a gradient from this batch, is its learning rate above zero, is the loss finite?",
-                    stacklevel=3,
-                )
+        readings = self._measurement.readings if self._measurement else {}
+        for name, reading in readings.items():
+            if (math.isfinite(reading.drift) and reading.drift > 0) or name in self._warned or self._rates[name] == 0:
+                continue
+            self._warned.add(name)
+            reason = (
+                f"drowns in the rounding noise of {reading.floor:.1e} nats even at {reading.scale:g} times its step"
+                if math.isnan(reading.drift) and reading.floor > 0
+                else f"is {reading.drift:g}"
+            )
+            warnings.warn(
+                f"the drift of module {name!r} {reason} at optimizer step {self._steps}: no kappa can be taken. "
+                "Does it get a gradient from this batch, is its learning rate above zero, is the loss finite?",
+                stacklevel=3,
+            )
+
+    def _rate_bound(self) -> float | None:
+        """The bound on the ratio of two multipliers; None without a controller that has one."""
+        return None
+
+    def _report_starvation(self) -> None:
+        """Warn once about a module that learns next to nothing."""
+        moving = {name: self._multipliers[name] for name in self.partition if self._rates[name] > 0}
+        for name in self._starvation.observe(self._steps + 1, self.drift, moving):
+            warnings.warn(
+                f"module {name!r} starves since optimizer step {self.starving[name]}: its learning rate is "
+                f"{self._multipliers[name]:.3g} of its base rate and its drift {self.drift[name]:.3g} nats, of "
+                f"{max(self.drift.values()):.3g} in the module that moves most; see docs/stability.md",
+                stacklevel=3,
+            )
 
 
 def _finite(value: float) -> float | None:

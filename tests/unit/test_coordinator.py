@@ -64,7 +64,8 @@ def test_multipliers_sit_on_top_of_any_scheduler(name, tensor_lr):
 def test_any_optimizer(make):
     model, partition = build("plain")
     optimizer = make(partition.param_groups(lr=1e-3))
-    coordinator = Coordinator(model, optimizer, CoMMITConfig(method="commit-clr", probe_interval=1), partition)
+    config = CoMMITConfig(method="commit-clr", probe_interval=1, kappa_window=30)
+    coordinator = Coordinator(model, optimizer, config, partition)
     backward(model, batch := make_batch("plain", 4, torch.float32))
     coordinator.step(batch)
     assert coordinator.kappa > 0
@@ -193,6 +194,9 @@ def test_a_frozen_step_is_reported_and_leaves_no_kappa():
     assert monitor.metrics()["drift/vision"] == 0.0
 
 
+MEASURED = ("drift", "drift_scale", "noise_floor", "lr", "grad_norm", "theta_norm", "h", "starving")
+
+
 def test_the_record_has_a_value_only_where_something_was_measured():
     model, partition = build("llava")
     config = CoMMITConfig(method="constant", probe_interval=2)
@@ -202,8 +206,9 @@ def test_the_record_has_a_value_only_where_something_was_measured():
         backward(model, batch := make_batch("llava", 4, torch.float32))
         monitor.step(batch)
         records.append(monitor.metrics())
-    names = {f"{key}/{m}" for key in ("drift", "lr", "grad_norm", "theta_norm", "h") for m in partition}
+    names = {f"{key}/{m}" for key in MEASURED for m in partition}
     assert set(records[0]) == {"kappa", "smoothed_kappa"} | names
+    assert {records[0].pop(f"starving/{m}") for m in partition} == {None}
     assert all(value is not None and value > 0 for value in records[0].values())
     assert {k for k, v in records[1].items() if v is not None} == {"smoothed_kappa", "lr/language_model", "lr/vision"}
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from commit_tuning.core.displacement import Displacement, Reading
 from commit_tuning.core.divergence import AnswerPositions, token_kl
 from commit_tuning.core.forward import Batch, ForwardPass, InputNorms, undisturbed
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
+from commit_tuning.core.tangent import moving, quadratic_drift
 from commit_tuning.errors import BatchError
 
 
@@ -36,14 +39,23 @@ class Snapshot:
         return self._kept[module]
 
     @contextlib.contextmanager
-    def swapped_in(self, modules: Iterable[str]) -> Iterator[None]:
-        """Give the model the kept values of `modules`; its own come back bit for bit at the end."""
-        names = list(modules)
+    def swapped_in(self, modules: Iterable[str], moved: str | None = None, scale: float = 1.0) -> Iterator[None]:
+        """Give the model the kept values of `modules`; its own come back bit for bit at the end.
+
+        Args:
+            modules: Modules that get their kept values.
+            moved: A module that gets kept + scale (own - kept) instead; 1 is its own values, bit for bit.
+            scale: How far.
+        """
+        names = [*modules] if moved is None or scale == 1.0 else [*modules, moved]
         live = [p for name in names for p in self._live[name]]
         kept = [v for name in names for v in self._kept[name]]
         own = [p.detach().clone() for p in live]
         with torch.no_grad():
             _copy(live, kept)
+            if moved in names:
+                start = len(live) - len(self._live[moved])
+                torch._foreach_lerp_([*live[start:]], own[start:], scale)
         try:
             yield
         finally:
@@ -71,14 +83,20 @@ class Measurement:
     """What one optimizer step did.
 
     Attributes:
-        drift: Module to d, the mean over samples of the mean KL over their answer tokens, in nats (Eq. 2-3).
+        readings: Module to its drift, the mean over samples of the mean KL over their answer tokens (Eq. 2-3), with the
+            noise floor and the displacement of its measurement.
         h: Module to the individual learning step H of Eq. 6; empty where the model does not show its inputs. The paper
             leaves the norms open; ours are L2 norms over all answer logits, embeddings, features and raw inputs of the
-            samples measured.
+            samples measured. A module measured at a displacement has the logits of that.
     """
 
-    drift: dict[str, float]
+    readings: dict[str, Reading]
     h: dict[str, float]
+
+    @property
+    def drift(self) -> dict[str, float]:
+        """Module to its drift in nats."""
+        return {module: reading.drift for module, reading in self.readings.items()}
 
 
 class DriftProbe:
@@ -86,7 +104,7 @@ class DriftProbe:
 
     Made before the step, it keeps P_{X_t, S_t} of the given samples and the values that will be overwritten. After the
     step it compares that with the distribution in which one module has its new values and all others their old ones.
-    With reusable features only the language model's old values are kept: the other half is the encoders' old outputs.
+    With reusable features the encoders' old outputs stand in for their old values.
 
     Args:
         forward: The model as the probe sees it.
@@ -105,8 +123,8 @@ class DriftProbe:
         self.samples = sum(item.positions.samples for item in self._seen)
         if self.samples == 0:
             raise BatchError("every label is -100: no answer token to measure; see how the labels are masked")
-        needed = (LANGUAGE_MODEL,) if forward.reuses_features else partition.names
-        self._snapshot = Snapshot(partition, needed)
+        self._snapshot = Snapshot(partition, partition)
+        self._squared_logits: dict[str, float] = {}
 
     def _observe(self, batch: Batch, shift: bool) -> _Observation:
         positions = AnswerPositions.from_labels(batch["labels"], shift)
@@ -114,13 +132,13 @@ class DriftProbe:
         return _Observation(batch, positions, features, self._forward.logits(batch, positions.mask, features))
 
     @contextlib.contextmanager
-    def _only(self, module: str) -> Iterator[None]:
-        """The model with the new values of `module` and the old ones of every other."""
+    def _only(self, module: str, scale: float = 1.0) -> Iterator[None]:
+        """The model with `module` moved by `scale` times its update and the old values of every other."""
         if self._forward.reuses_features:
             others = [] if module == LANGUAGE_MODEL else [LANGUAGE_MODEL]
         else:
             others = [name for name in self._partition if name != module]
-        with self._snapshot.swapped_in(others):
+        with self._snapshot.swapped_in(others, module, scale):
             yield
 
     def _moved_logits(self, item: _Observation, module: str) -> Tensor:
@@ -130,18 +148,54 @@ class DriftProbe:
             features = {**features, module: self._forward.features(item.batch).get(module)}
         return self._forward.logits(item.batch, item.positions.mask, features)
 
-    def measure(self) -> Measurement:
-        """Drift and H of every module, on all samples; changes nothing in the model."""
-        drift, squared_logits = {}, {}
+    def measure(self, displacement: Displacement | None = None) -> Measurement:
+        """Drift and H of every module, on all samples; changes nothing in the model.
+
+        Args:
+            displacement: How far each module is moved; None measures the step itself.
+        """
+        displacement = displacement or Displacement(1.0)
         with torch.no_grad(), undisturbed(self._forward.model):
-            for module in self._partition:
-                with self._only(module):
-                    logits = [self._moved_logits(item, module) for item in self._seen]
-                totals = [i.positions.total(token_kl(i.logits, new)) for i, new in zip(self._seen, logits, strict=True)]
-                drift[module] = float(sum(totals)) / self.samples
-                squared_logits[module] = sum(float(new.float().square().sum()) for new in logits)
+            rounding = self._rounding()
+            readings = {
+                name: displacement.read(name, partial(self.drift_at, name), rounding, partial(self.limit, name))
+                for name in self._partition
+            }
             norms = [self._forward.input_norms(item.batch, item.features) for item in self._seen]
-        return Measurement(drift, learning_steps(squared_logits, norms))
+        return Measurement(readings, learning_steps(self._squared_logits, norms))
+
+    def drift_at(self, module: str, scale: float) -> float:
+        """Drift in nats with a module moved by `scale` times its update."""
+        with self._only(module, scale):
+            logits = [self._moved_logits(item, module) for item in self._seen]
+        self._squared_logits[module] = sum(float(new.float().square().sum()) for new in logits)
+        totals = [i.positions.total(token_kl(i.logits, new)) for i, new in zip(self._seen, logits, strict=True)]
+        return float(sum(totals)) / self.samples
+
+    def limit(self, module: str) -> float | None:
+        """Drift in nats to second order in the update; None where the model has no forward-mode derivative."""
+        kept, now = self._snapshot.values(module), self._partition[module]
+        velocities = {id(p): p.detach() - old for p, old in zip(now, kept, strict=True)}
+        total = 0.0
+        try:
+            with self._snapshot.swapped_in(self._partition), moving(self._forward.model, velocities):
+                for item in self._seen:
+                    drift = quadratic_drift(self._moved_logits(item, module))
+                    if drift is None:
+                        return None
+                    total += float(item.positions.total(drift))
+        except RuntimeError:  # a kernel without a forward-mode derivative
+            return None
+        return total / self.samples
+
+    def _rounding(self) -> float:
+        """What rounding the logits alone adds to a drift in nats: half the variance under P of errors up to u |z|."""
+        total = 0.0
+        for item in self._seen:
+            logits = item.logits.float()
+            p = logits.softmax(-1)
+            total += float(item.positions.total((p * (1 - p) * logits.square()).sum(-1)))
+        return _unit_roundoff(self._forward.model, self._seen[0].logits) ** 2 / 6 * total / self.samples
 
     def gradients(self, module: str) -> list[Tensor]:
         """Gradient of a module's drift with respect to that module's new values (lookahead, Eq. 9-10)."""
@@ -153,6 +207,15 @@ class DriftProbe:
                 drift = item.positions.total(token_kl(item.logits, new)) / self.samples
                 torch._foreach_add_(total, gradient_or_zeros(drift, parameters))
         return total
+
+
+def _unit_roundoff(model: nn.Module, logits: Tensor) -> float:
+    """Of the coarsest number format on the way to the logits: u, half of what `torch.finfo` calls eps."""
+    parameter = next(model.parameters())
+    dtypes = {logits.dtype, parameter.dtype}
+    if torch.is_autocast_enabled(parameter.device.type):
+        dtypes.add(torch.get_autocast_dtype(parameter.device.type))
+    return max(torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point) / 2
 
 
 def gradient_or_zeros(value: Tensor, parameters: list[Any], retain_graph: bool = False) -> list[Tensor]:

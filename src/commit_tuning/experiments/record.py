@@ -34,7 +34,8 @@ class RunRecord:
         recipe: The recipe as resolved (`Recipe.for_record()`).
         status: `"running"` until the very end; a run that was interrupted keeps it.
         metrics: Final numbers: `train_loss` (mean of the last 20 steps), `val` and `test` (each `accuracy`, `by_kind`
-            and `questions`), `lowest_multiplier` (smallest non-zero learning rate of a module / its base rate).
+            and `questions`), `lowest_multiplier` (smallest non-zero learning rate of a module / its base rate),
+            `starving` (modules that starve at the end: the step since which they do).
         error: Why it failed, one line.
         seconds: Wall time of training and of evaluation.
         parameters: Trainable parameters per module.

@@ -172,9 +172,23 @@ def _cells(records: Sequence[RunRecord], spread: float | None) -> dict[str, str]
         "Seeds": str(len(records)),
         **by_kind,
         "Validation": percent(mean([record.accuracy("val") for record in records])),
+        "Starving": starvation(records),
         "Loss": fixed(mean([record.metrics["train_loss"] for record in records]), 3),
         "Seconds": fixed(mean([sum(record.seconds.values()) for record in records]), 0),
     }
+
+
+def starvation(records: Sequence[RunRecord]) -> str:
+    """Modules that starve at the end of runs, with the steps since which they do."""
+    found: dict[str, list[int]] = {}
+    for record in records:
+        for module, since in record.metrics.get("starving", {}).items():
+            found.setdefault(module, []).append(since)
+    named = (
+        f"{module.replace('_', ' ')} in {len(steps)} of {len(records)}, since step {', '.join(map(str, sorted(steps)))}"
+        for module, steps in sorted(found.items())
+    )
+    return "; ".join(named) or NOTHING
 
 
 def _method_and_rates(record: RunRecord) -> tuple[str, str]:

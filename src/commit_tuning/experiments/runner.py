@@ -116,11 +116,12 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
             scheduler.step()
             optimizer.zero_grad()
             losses.append(loss)
-            progress("training", step, settings.steps, f"loss {loss:.3f}")
+            progress("training", step, settings.steps, f"loss {loss:.3f}{starvation_note(coordinator.starving)}")
     record.seconds["training"] = round(time.perf_counter() - started, 2)
 
     record.metrics["train_loss"] = sum(losses[-_FINAL_STEPS:]) / len(losses[-_FINAL_STEPS:])
     record.metrics["lowest_multiplier"] = None if math.isinf(lowest) else lowest
+    record.metrics["starving"] = coordinator.starving
 
     answers = _evaluate(model, processor, questions, recipe, record=record, progress=progress)
     write_text(record.folder / PREDICTIONS, "".join(map(json_line, answers)))
@@ -173,6 +174,11 @@ def build_scheduler(optimizer: torch.optim.Optimizer, settings: Train) -> Any:
 
     name = "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler
     return get_scheduler(name, optimizer, settings.warmup_steps, settings.steps)
+
+
+def starvation_note(starving: dict[str, int]) -> str:
+    """Which module starves and since which step, for the progress line; nothing where none does."""
+    return "".join(f", {module} starves since step {since}" for module, since in starving.items())
 
 
 def step_batches(questions: Questions, settings: Train) -> Iterator[list[dict[str, torch.Tensor]]]:

@@ -139,7 +139,9 @@ def assert_same_and_not_zero(found, expected):
 def test_no_probe_holds_logits_of_the_whole_sequence(kind, regularizer):
     model, partition = build(kind)
     batch = make_batch(kind, 6, torch.float32)
-    config = CoMMITConfig(method="commit", regularizer=regularizer, probe_interval=1, probe_samples=None)
+    config = CoMMITConfig(
+        method="commit", regularizer=regularizer, kappa_window=30, probe_interval=1, probe_samples=None
+    )
     coordinator = Coordinator(model, torch.optim.AdamW(partition.param_groups(lr=1e-3)), config, partition)
     answers = int((batch["labels"][:, 1:] != -100).sum())
     rows = []

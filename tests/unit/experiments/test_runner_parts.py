@@ -11,7 +11,7 @@ from conftest import PlainModel, tiny_blip2, tiny_llava
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.dataset import chunks, data_order
 from commit_tuning.experiments.model_setup import add_lora, freeze
-from commit_tuning.experiments.runner import accumulate_gradients, build_scheduler
+from commit_tuning.experiments.runner import accumulate_gradients, build_scheduler, starvation_note
 from commit_tuning.experiments.schema import Lora, Train
 from commit_tuning.models.partition import partition_model
 
@@ -74,6 +74,12 @@ def test_schedules_warm_up(name: str) -> None:
         scheduler.step()
     assert rates[:3] == pytest.approx([0.0, 0.05, 0.1])
     assert rates[-1] == pytest.approx(0.1) if name == "constant" else rates[-1] < 0.1
+
+
+def test_the_progress_line_names_who_starves() -> None:
+    assert starvation_note({}) == ""
+    note = starvation_note({"vision": 120, "audio": 85})
+    assert note == ", vision starves since step 120, audio starves since step 85"
 
 
 @pytest.mark.parametrize("make", [tiny_llava, tiny_blip2])

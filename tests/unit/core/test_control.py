@@ -1,0 +1,178 @@
+"""The loop that Eq. 7-8 close: controllers by hand, roots by hand, and what simulation says of them."""
+
+import math
+
+import pytest
+
+from commit_tuning import CoMMITConfig
+from commit_tuning.core.balance import KappaWindow
+from commit_tuning.core.controllers import BoundedController, CompensatedController, coordinating_controller
+from commit_tuning.core.simulate import Plant, judge, simulate, verdict
+from commit_tuning.core.stability import effective_span, feedback, instability, largest_root, window_span
+
+ONES = {"language_model": 1.0, "vision": 1.0}
+PAPER = {"controller": "literal", "kappa_estimator": "arithmetic", "kappa_window": 20, "probe_interval": 1}
+
+
+def test_the_bounded_controller_waits_and_clamps():
+    config = CoMMITConfig(kappa_target=2.0, kappa_bound=4.0, warmup_measurements=3)
+    controller = BoundedController(config, ("vision",))
+    assert controller.multipliers(0, {"vision": 1e9}, 2) == ONES
+    assert controller.multipliers(0, {"vision": 1e9}, 3) == pytest.approx({"language_model": 0.4, "vision": 1.6})
+    assert controller.multipliers(0, {"vision": 1e-9}, 3) == pytest.approx({"language_model": 1.6, "vision": 0.4})
+    assert controller.multipliers(0, {"vision": 2.0}, 3) == pytest.approx(ONES)
+
+
+@pytest.mark.parametrize("estimator", ["arithmetic", "geometric", "ratio"])
+def test_the_compensated_controller_by_hand(estimator):
+    """Drifts 8 and 1 at equal rates, then 2 and 4 at rates of a half and two: rho is 8 both times."""
+    config = CoMMITConfig(
+        controller="compensated", kappa_estimator=estimator, warmup_measurements=2, rate_normalization="product"
+    )
+    controller = CompensatedController(config, ("vision",))
+    controller.observe({"language_model": 8.0, "vision": 1.0}, ONES)
+    assert controller.multipliers(0, {"vision": 8.0}, 1) == ONES
+    controller.observe({"language_model": 2.0, "vision": 4.0}, {"language_model": 0.5, "vision": 2.0})
+    found = controller.multipliers(0, {"vision": math.nan}, 2)
+    assert found["vision"] / found["language_model"] == pytest.approx(math.sqrt(8.0))
+    assert found["vision"] * found["language_model"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("drift", [0.0, math.nan])
+def test_a_drift_that_says_nothing_leaves_the_compensated_controller_as_it_was(drift):
+    controller = CompensatedController(CoMMITConfig(warmup_measurements=1), ("vision",))
+    controller.observe({"language_model": 4.0, "vision": 1.0}, ONES)
+    before = controller.multipliers(0, {}, 1)
+    controller.observe({"language_model": 4.0, "vision": drift}, ONES)
+    assert controller.multipliers(0, {}, 1) == before == pytest.approx({"language_model": 2 / 3, "vision": 4 / 3})
+
+
+@pytest.mark.parametrize("normalization", ["sum", "product"])
+@pytest.mark.parametrize("controller", ["bounded", "compensated"])
+def test_two_encoders_are_two_loops(controller, normalization):
+    """Kappa_m = rho_m (lr_X / lr_m)^2: the compensated loop ends at the target, Eq. 8 at its residual error."""
+    config = CoMMITConfig(
+        controller=controller, rate_normalization=normalization, kappa_target=2.0, kappa_window=6, lr_update_interval=1,
+        probe_interval=1, kappa_bound=100.0,
+    )  # fmt: skip
+    rho = {"vision": 0.1, "audio": 54.0}
+    loop = coordinating_controller(config, tuple(rho))
+    windows = {name: KappaWindow(6, "geometric") for name in rho}
+    multipliers = {"language_model": 1.0, "vision": 1.0, "audio": 1.0}
+    for step in range(300):
+        drift = {"language_model": 1.0, **{name: 1 / rho[name] for name in rho}}
+        drift = {name: value * multipliers[name] ** 2 for name, value in drift.items()}
+        for name, window in windows.items():
+            window.push(drift["language_model"], drift[name])
+        loop.observe(drift, multipliers)
+        kappas = {name: window.value for name, window in windows.items()}
+        multipliers = loop.multipliers(step, kappas, len(windows["vision"]))
+    expected = {name: 2.0 if controller == "compensated" else 2 * (rho[name] / 2) ** (1 / 3) for name in rho}
+    assert kappas == pytest.approx(expected, rel=1e-6)
+    together = sum(multipliers.values()) / 3 if normalization == "sum" else math.prod(multipliers.values())
+    assert together == pytest.approx(1.0)
+
+
+def test_resuming_a_compensated_controller():
+    config = CoMMITConfig(controller="compensated", kappa_window=3, warmup_measurements=1)
+    first, second = (CompensatedController(config, ("vision", "audio")) for _ in range(2))
+    multipliers = {"language_model": 1.1, "vision": 0.3, "audio": 1.6}
+    for scale in (1.0, 0.3, 7.0, 2.0):
+        first.observe({"language_model": scale, "vision": 0.1, "audio": 0.7 * scale**2}, multipliers)
+    second.load_state_dict(first.state_dict())
+    assert second.multipliers(0, {}, 3) == first.multipliers(0, {}, 3) != {}
+
+
+@pytest.mark.parametrize(
+    ("span", "root"), [(1, 2.0), (1.2, 1.43), (4 / 3, 1.0), (1.5, 0.82), (2, 1.0), (2.5, 0.82), (5, 0.89), (10, 0.93)]
+)
+def test_roots_of_equation_8(span, root):
+    assert largest_root(span, 2.0) == pytest.approx(root, abs=0.005)
+
+
+def test_roots_by_hand():
+    assert largest_root(1.2, 2.0) == pytest.approx((5 / 3 + math.sqrt(25 / 9 - 4 / 3)) / 2)  # z^2 + 5/3 z + 1/3
+    assert largest_root(2, -0.5) == pytest.approx((0.25 + math.sqrt(0.0625 + 1)) / 2)  # z^2 - z/4 - 1/4
+    assert largest_root(7, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("span", [2.01, 2.5, 3, 4.7, 9, 30])
+def test_any_window_longer_than_the_feedback_settles(span):
+    assert largest_root(span, 2.0) < 1
+
+
+@pytest.mark.parametrize(("exponent", "settles"), [(0.1, True), (1.0, True), (3.9, True), (4.1, False)])
+def test_the_compensated_loop_settles_for_any_power_of_the_rate_below_four(exponent, settles):
+    factor = feedback(CoMMITConfig(controller="compensated"), exponent)
+    assert (largest_root(1, factor) < 1) == settles
+
+
+def test_the_span_of_a_window():
+    assert window_span(CoMMITConfig(kappa_window=20, probe_interval=5, lr_update_interval=10)) == 10
+    assert window_span(CoMMITConfig(kappa_window=3, probe_interval=1, lr_update_interval=10)) == 1
+    assert window_span(CoMMITConfig(kappa_window=4, probe_interval=20, lr_update_interval=10)) == 4
+    assert effective_span(CoMMITConfig(kappa_estimator="arithmetic"), log_sd=1.0) == pytest.approx(10 / math.e)
+    assert effective_span(CoMMITConfig(kappa_estimator="geometric"), log_sd=1.0) == 10
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (PAPER, ("W=2 ", "1 in effect", "root is 2,", "explodes", "kappa_window>=127", "'compensated'")),
+        ({"probe_interval": 1}, ("controller='bounded'", "W=2 ", "root is 1,", "rings", "kappa_window>=30")),
+        ({"controller": "literal", "kappa_window": 2}, ("W=1 ", "root is 2,", "explodes", "kappa_window>=6")),
+    ],
+)
+def test_an_unstable_configuration_is_described_with_its_numbers(settings, parts):
+    message = instability(CoMMITConfig(**settings))
+    assert message is not None
+    assert all(part in message for part in parts), message
+    window = int(message.partition("kappa_window>=")[2].partition(",")[0])
+    assert instability(CoMMITConfig(**{**settings, "kappa_window": window})) is None
+
+
+@pytest.mark.parametrize("settings", [{}, {"controller": "literal"}, {**PAPER, "controller": "compensated"}])
+def test_a_stable_configuration_is_not_mentioned(settings):
+    assert instability(CoMMITConfig(**settings)) is None
+
+
+def test_the_literal_loop_collapses_in_simulation_and_the_default_does_not():
+    found = verdict(20, **PAPER)
+    assert found.collapsed > 0.9
+    default = verdict(20)
+    assert (default.collapsed, default.confined) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("size", [10, 15, 20, 30])
+def test_simulation_and_root_agree_without_noise(size):
+    config = CoMMITConfig(controller="literal", kappa_window=size, probe_interval=1)
+    ratios = simulate(config, Plant(log_sd=0.0), steps=600).log_ratios
+    root = largest_root(window_span(config), 2.0)
+    early, late = (max(part) - min(part) for part in (ratios[5:15], ratios[-10:]))
+    if root > 1.01:
+        assert late > 600  # where the simulator stops counting
+    elif root > 0.99:
+        assert late == pytest.approx(early, rel=1e-6)
+    else:
+        assert late < 0.1 * early
+
+
+def test_the_compensated_loop_reaches_its_target_and_equation_8_stops_at_a_third():
+    plant, settings = Plant(rho=0.05, log_sd=0.0), {"kappa_target": 0.5, "steps": 1000, "runs": 1}
+    assert verdict(plant=plant, controller="compensated", **settings).residual == pytest.approx(0.0, abs=1e-9)
+    assert verdict(plant=plant, **settings).residual == pytest.approx(math.log(10) / 3, rel=1e-2)
+    curved = Plant(rho=0.05, log_sd=0.0, exponent=0.7)
+    wide = {"kappa_bound": 1e3, "steps": 4000, "runs": 1}
+    assert verdict(plant=curved, controller="compensated", **wide).residual == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("controller", ["bounded", "compensated"])
+@pytest.mark.parametrize(("normalization", "lowest"), [("sum", 2 / 6), ("product", 5**-0.5)])
+def test_bounds_hold_whatever_happens(controller, normalization, lowest):
+    config = CoMMITConfig(
+        controller=controller, kappa_bound=5.0, rate_normalization=normalization, kappa_window=3, lr_update_interval=1
+    )
+    run = simulate(config, Plant(rho=1e3, log_sd=3.0, change=-14.0), steps=400)
+    assert max(map(abs, run.log_ratios)) == pytest.approx(math.log(5.0))
+    assert min(run.lowest) == pytest.approx(lowest)
+    assert judge(config, [run]).confined == 1.0

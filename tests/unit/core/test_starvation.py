@@ -1,0 +1,59 @@
+import math
+
+import pytest
+
+from commit_tuning.core.starvation import StarvationDetector
+
+EVEN = {"language_model": 1.0, "vision": 1.0}
+
+
+def observed(measurements, patience=3, bound=None):
+    detector = StarvationDetector(patience, bound)
+    fresh = [detector.observe(step, drift, multipliers) for step, (drift, multipliers) in measurements]
+    return detector, fresh
+
+
+def test_a_module_starves_after_a_row_of_measurements_and_is_named_once():
+    starved = (EVEN, {"language_model": 1.9, "vision": 0.019})
+    well = (EVEN, {"language_model": 1.9, "vision": 0.021})
+    steps = [(1, well), (6, starved), (11, starved), (16, starved), (21, starved)]
+    detector, fresh = observed(steps)
+    assert fresh == [[], [], [], ["vision"], []]
+    assert detector.starving == {"vision": 6}
+    assert detector.observe(26, *well) == []
+    assert detector.starving == {}
+    assert [detector.observe(step, *starved) for step in (31, 36, 41)] == [[], [], []]
+    assert detector.starving == {"vision": 31}
+
+
+@pytest.mark.parametrize(
+    ("drift", "multipliers", "starving"),
+    [
+        ({"vision": 1.0 / 2501}, {}, {"vision"}),
+        ({"vision": 1.0 / 2499}, {}, set()),
+        ({"vision": 0.0}, {}, {"vision"}),
+        ({"vision": math.nan}, {}, set()),
+        ({}, {"language_model": 4.0, "audio": 1.1}, {"vision"}),  # the bound is 4
+        ({}, {"language_model": 3.9, "vision": 1.0}, set()),
+        ({}, {"language_model": 0.25, "audio": 0.9}, {"language_model"}),
+        ({}, {"vision": 0.3, "audio": 3.9}, set()),  # far apart, but each within the bound of the language model
+    ],
+)
+def test_what_counts_as_held_back(drift, multipliers, starving):
+    even = dict.fromkeys(("language_model", "vision", "audio"), 1.0)
+    detector, _ = observed([(1, ({**even, **drift}, {**even, **multipliers}))], patience=1, bound=4.0)
+    assert set(detector.starving) == starving
+
+
+def test_a_module_at_rest_does_not_starve():
+    detector, _ = observed([(1, ({"language_model": 1.0, "vision": 0.0}, {"language_model": 1.0}))], patience=1)
+    assert detector.starving == {}
+
+
+def test_resuming():
+    starved = (EVEN, {"language_model": 1.9, "vision": 0.01})
+    first, _ = observed([(1, starved), (2, starved)])
+    second = StarvationDetector(3)
+    second.load_state_dict(first.state_dict())
+    assert second.observe(3, *starved) == ["vision"]
+    assert second.starving == {"vision": 1}
