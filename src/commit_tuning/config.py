@@ -24,7 +24,7 @@ Method = Literal[
 ControllerName = Literal["bounded", "compensated", "literal"]
 Normalization = Literal["sum", "product"]
 Estimator = Literal["arithmetic", "geometric", "ratio"]
-RegularizerName = Literal["lookahead", "previous-step"]
+RegularizerName = Literal["lookahead", "previous-step", "drift-penalty"]
 RegularizerStep = Literal["raw", "optimizer"]
 
 METHODS: tuple[str, ...] = get_args(Method)
@@ -78,7 +78,8 @@ class CoMMITConfig:
         starvation_patience: Measurements in a row in which a module has to be held back, by its learning rate or in its
             drift, before it is called starving.
         regularizer: The reading of Eq. 9-10, `"lookahead"` or `"previous-step"`; `None` for none; `"auto"` is
-            `"lookahead"` for method `"commit"` and `None` for the others.
+            `"lookahead"` for method `"commit"` and `None` for the others. `"drift-penalty"` is `"previous-step"` with
+            the opposite sign, a KL trust region against the previous step: not in the paper, and not CoMMIT.
         regularizer_weight: Weight of the drift's gradient; the paper's is 1.
         regularizer_step: `"raw"` adds learning rate x weight x gradient to the parameters as in Eq. 9-10;
             `"optimizer"` adds the gradient to the loss gradient before the optimizer's step (previous-step only).
@@ -206,7 +207,9 @@ class CoMMITConfig:
             faults.append(f"probe_interval=None measures nothing, and method={self.method!r} needs kappa")
         if self.method == "commit" and self.regularizer is None:
             faults.append("method='commit' needs a regularizer; without one the method is 'commit-clr'")
-        if self.method == "commit-clr" and self.regularizer is not None:
+        if self.method == "commit" and self.regularizer == "drift-penalty":
+            faults.append("method='commit' rewards drift (Eq. 9-10); with 'drift-penalty' the method is 'commit-clr'")
+        if self.method == "commit-clr" and self.regularizer not in {None, "drift-penalty"}:
             faults.append("method='commit-clr' has no regularizer; with one the method is 'commit'")
         if self.regularizer == "lookahead" and self.regularizer_step == "optimizer":
             faults.append("regularizer='lookahead' acts after the optimizer's step, so regularizer_step must be 'raw'")

@@ -109,9 +109,15 @@ class Coordinator(BalanceMonitor):
             return
         self._multipliers = self._controller.multipliers(self._steps, self.smoothed_kappas, measurements)
 
+    @property
+    def _drift_weight(self) -> float:
+        """Weight of the drift's gradient: above zero rewards drift, below penalises it."""
+        sign = -1.0 if self.config.regularizer == "drift-penalty" else 1.0
+        return sign * self.config.regularizer_weight
+
     def _regularize_before(self, batches: list[Batch]) -> None:
-        """The previous-step reading of Eq. 9-10: the gradient is known before the step."""
-        if self.config.regularizer != "previous-step":
+        """The previous-step reading of Eq. 9-10, or its penalty: the gradient is known before the step."""
+        if self.config.regularizer not in {"previous-step", "drift-penalty"}:
             return
         if self._previous is not None:
             shift = self.config.shift_labels
@@ -121,7 +127,7 @@ class Coordinator(BalanceMonitor):
             for name, gradients in self._ascent.items():
                 for parameter, gradient in zip(self.partition[name], gradients, strict=True):
                     if parameter.grad is not None:
-                        parameter.grad.sub_(gradient, alpha=self.config.regularizer_weight)
+                        parameter.grad.sub_(gradient, alpha=self._drift_weight)
             self._ascent = {}
 
     @torch.no_grad()
@@ -131,5 +137,5 @@ class Coordinator(BalanceMonitor):
         for name, gradients in self._ascent.items():
             for parameter, gradient in zip(self.partition[name], gradients, strict=True):
                 rate = rates.get(id(parameter), 0.0)
-                parameter.add_(gradient, alpha=rate * self.config.regularizer_weight)
+                parameter.add_(gradient, alpha=rate * self._drift_weight)
         self._ascent = {}

@@ -22,6 +22,7 @@ def test_all_faults_are_named_at_once():
     [
         ({"method": "commit", "regularizer": None}, "'commit-clr'"),
         ({"method": "commit-clr", "regularizer": "lookahead"}, "'commit'"),
+        ({"method": "commit", "regularizer": "drift-penalty"}, "rewards drift"),
         ({"method": "commit-clr", "probe_interval": None}, "needs kappa"),
         ({"method": "commit", "regularizer_step": "optimizer"}, "must be 'raw'"),
         ({"kappa_window": True}, "kappa_window=True"),

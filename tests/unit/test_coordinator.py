@@ -102,8 +102,8 @@ def test_a_module_that_is_not_in_the_optimizer_is_named():
         BalanceMonitor(model, torch.optim.SGD(partition["language_model"], lr=0.1), QUIET, partition)
 
 
-@pytest.mark.parametrize("regularizer", ["lookahead", "previous-step"])
-def test_the_regularised_step_is_the_plain_step_and_the_ascent(kind, regularizer):
+@pytest.mark.parametrize(("regularizer", "sign"), [("lookahead", 1), ("previous-step", 1), ("drift-penalty", -1)])
+def test_the_regularised_step_is_the_plain_step_and_the_ascent(kind, regularizer, sign):
     """Theta = plain step + lr x weight x gradient of the drift (Eq. 9-10), module by module, in float64."""
     batches = [make_batch(kind, 4, torch.float64, seed=s) for s in range(2)]
     config = CoMMITConfig(
@@ -131,7 +131,7 @@ def test_the_regularised_step_is_the_plain_step_and_the_ascent(kind, regularizer
     found, start = dict(model.named_parameters()), dict(plain.named_parameters())
     for module, names in modules.items():
         ascent = torch.cat([(found[n] - start[n]).flatten() for n in names])
-        expected = torch.cat([g.flatten() for g in gradients[module]]) * 0.1 * 0.5
+        expected = torch.cat([g.flatten() for g in gradients[module]]) * sign * 0.1 * 0.5
         assert expected.norm() > 1e-9
         assert (ascent - expected).norm() <= 1e-6 * expected.norm()
 

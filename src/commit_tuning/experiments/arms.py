@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from commit_tuning.config import COORDINATED
+from commit_tuning.config import COORDINATED, REGULARIZERS
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.recipe import override
 from commit_tuning.experiments.schema import Recipe, StaticGrid, valid_keys
 
+_REGULARIZER = "commit.regularizer"
 CONSTANT = "constant"
 STATIC = "static"
 METHOD_LABELS = {
@@ -106,8 +107,9 @@ def static_pairs(grid: StaticGrid | None, rates: tuple[float, ...]) -> list[tupl
 def variations(method: str, axes: Axes) -> list[Variation]:
     """The combinations of axis settings that matter to a method.
 
-    Settings of the regulariser matter to CoMMIT alone, those of the switch to coordinate descent, the others under
-    `commit` to the methods that kappa steers, and what is not under `commit` to all.
+    Settings of the switch matter to coordinate descent, those of the regulariser to CoMMIT, the others under `commit`
+    to the methods that kappa steers, and what is not under `commit` to all. An axis over the regulariser itself also
+    adds Constant LR with each of its readings, and CoMMIT-CLR with the penalty, to what they are without.
 
     Raises:
         UserError: An axis that is no key of a recipe, or one that the comparison sets itself.
@@ -117,13 +119,30 @@ def variations(method: str, axes: Axes) -> list[Variation]:
             raise UserError(f"--axis: {key!r} is no setting of a run; use e.g. commit.kappa_window=10,50")
         if key in ("train.seed", "train.learning_rate", "train.encoder_learning_rate", "commit.method"):
             raise UserError(f"--axis: {key!r} is set by the comparison; use --seeds, --rates or --methods")
-    relevant = [[(key, value) for value in values] for key, values in axes if _matters(key, method)]
-    return list(itertools.product(*relevant))
+    regularizer = [axis for axis in axes if axis[0].startswith(_REGULARIZER)]
+    others = [axis for axis in axes if axis not in regularizer and _matters(axis[0], method)]
+    settings = [chosen for chosen in _combinations(regularizer) if _regularised(method, dict(chosen))]
+    if method != "commit":
+        settings.insert(0, ())
+    return [(*first, *second) for first in _combinations(others) for second in settings]
+
+
+def _combinations(axes: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Variation]:
+    return list(itertools.product(*([(key, value) for value in values] for key, values in axes)))
+
+
+def _regularised(method: str, settings: dict[str, Any]) -> bool:
+    """Whether a method takes these settings of the regulariser; only CoMMIT has one if they name none."""
+    reading = settings.get(_REGULARIZER, "lookahead" if method == "commit" else None)
+    accepted: dict[str, tuple[str, ...]] = {
+        "constant": REGULARIZERS,
+        "commit-clr": ("drift-penalty",),
+        "commit": ("lookahead", "previous-step"),
+    }
+    return reading in accepted.get(method, ())
 
 
 def _matters(key: str, method: str) -> bool:
-    if key.startswith("commit.regularizer"):
-        return method == "commit"
     if key.startswith("commit.switch_"):
         return method in ("feature-cd", "language-cd")
     return not key.startswith("commit.") or method in COORDINATED

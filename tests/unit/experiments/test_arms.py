@@ -37,6 +37,11 @@ def test_an_axis_varies_only_the_methods_it_matters_to() -> None:
     assert variations("constant", axes) == [(("train.optimizer", "adamw"),), (("train.optimizer", "sgd"),)]
     assert variations("commit-clr", (("commit.regularizer_weight", (1, 2)),)) == [()]
     assert len(variations("commit", (("commit.regularizer_weight", (1, 2)),))) == 2
+    readings = ("commit.regularizer", ("lookahead", "drift-penalty"))
+    weights = ("commit.regularizer_weight", (0.1, 1.0))
+    assert len(variations("constant", (readings, weights))) == 1 + 4
+    assert len(variations("commit-clr", (readings, weights))) == 1 + 2
+    assert len(variations("commit", (readings, weights))) == 2
     assert len(variations("feature-cd", (("commit.switch_window", (1, 2)),))) == 2
 
 
