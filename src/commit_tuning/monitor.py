@@ -20,7 +20,7 @@ from commit_tuning.core.displacement import Displacement
 from commit_tuning.core.forward import Batch, check_batches, take_samples
 from commit_tuning.core.groups import GroupRates
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
-from commit_tuning.core.probe import DriftProbe, Measurement
+from commit_tuning.core.probe import DriftProbe, Measurement, coarse_modules
 from commit_tuning.core.starvation import StarvationDetector
 from commit_tuning.models.forward import forward_pass
 from commit_tuning.models.partition import partition_model
@@ -77,6 +77,12 @@ class BalanceMonitor:
         self._warned: set[str] = set()
         self._multipliers = dict.fromkeys(self.partition, 1.0)
         self._starvation = StarvationDetector(self.config.starvation_patience, self._rate_bound())
+        if coarse := coarse_modules(self.partition):
+            warnings.warn(
+                f"trained in half precision: {', '.join(coarse)}. Updates below a rounding step of a weight are lost, "
+                "and kappa sees what is left; keep trained parameters in float32 and use autocast",
+                stacklevel=2,
+            )
 
     @property
     def kappas(self) -> dict[str, float]:
@@ -237,16 +243,11 @@ class BalanceMonitor:
         """Warn once about a module without a measurable drift: kappa does not exist then, and says so."""
         readings = self._measurement.readings if self._measurement else {}
         for name, reading in readings.items():
-            if (math.isfinite(reading.drift) and reading.drift > 0) or name in self._warned or self._rates[name] == 0:
+            if reading.fault is None or name in self._warned or self._rates[name] == 0:
                 continue
             self._warned.add(name)
-            reason = (
-                f"drowns in the rounding noise of {reading.floor:.1e} nats even at {reading.scale:g} times its step"
-                if math.isnan(reading.drift) and reading.floor > 0
-                else f"is {reading.drift:g}"
-            )
             warnings.warn(
-                f"the drift of module {name!r} {reason} at optimizer step {self._steps}: no kappa can be taken. "
+                f"the drift of module {name!r} {reading.fault} at optimizer step {self._steps}: no kappa can be taken. "
                 "Does it get a gradient from this batch, is its learning rate above zero, is the loss finite?",
                 stacklevel=3,
             )

@@ -37,6 +37,15 @@ class Reading:
     floor: float
     scale: float
 
+    @property
+    def fault(self) -> str | None:
+        """Why no kappa can be taken from this drift, as the end of a sentence; None where one can."""
+        if math.isfinite(self.drift) and self.drift > 0:
+            return None
+        if math.isnan(self.drift) and self.floor > 0:
+            return f"drowns in the rounding noise of {self.floor:.1e} nats even at {self.scale:g} times its step"
+        return f"is {self.drift:g}"
+
 
 @dataclass
 class _State:

@@ -218,6 +218,12 @@ def _unit_roundoff(model: nn.Module, logits: Tensor) -> float:
     return max(torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point) / 2
 
 
+def coarse_modules(partition: ModulePartition) -> list[str]:
+    """Modules with parameters in a half-precision format, in which most small updates round away."""
+    coarse = {torch.bfloat16, torch.float16}
+    return [name for name in partition if any(p.dtype in coarse for p in partition[name])]
+
+
 def gradient_or_zeros(value: Tensor, parameters: list[Any], retain_graph: bool = False) -> list[Tensor]:
     """Gradient of a scalar; zeros for parameters that it does not depend on."""
     if not value.requires_grad:

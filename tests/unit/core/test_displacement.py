@@ -168,8 +168,8 @@ def nano():
     return model, VisionCollator(processor)(samples)
 
 
-@pytest.mark.parametrize("way", ["limit", "displaced"])
-def test_bfloat16_does_not_hide_a_small_drift(nano, way):
+@pytest.mark.parametrize(("way", "tolerance"), [("limit", 0.1), ("displaced", 0.3)])
+def test_bfloat16_does_not_hide_a_small_drift(nano, way, tolerance):
     model, batch = copy.deepcopy(nano[0]), nano[1]
     exact_model = copy.deepcopy(model).double()
     exact_batch = {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
@@ -187,7 +187,7 @@ def test_bfloat16_does_not_hide_a_small_drift(nano, way):
     truth = exact.measure().drift
     for module in partition:
         assert naive[module] > 2 * truth[module]
-        assert found[module] == pytest.approx(truth[module], rel=0.15)
+        assert found[module] == pytest.approx(truth[module], rel=tolerance)
 
 
 def test_the_record_says_how_the_drift_was_taken(nano):
@@ -212,3 +212,23 @@ def test_the_paper_takes_whole_steps():
     coordinator.step(batch)
     assert coordinator.metrics()["drift_scale/vision"] == 1.0
     assert coordinator.metrics()["noise_floor/vision"] is None
+
+
+def test_weights_that_lose_their_updates_are_named():
+    model, partition = build("plain")
+    model.encoder.bfloat16()
+    with pytest.warns(UserWarning, match="trained in half precision: vision. "):
+        BalanceMonitor(model, torch.optim.SGD(partition.param_groups(lr=1e-3)), partition=partition)
+
+
+@pytest.mark.parametrize(
+    ("reading", "fault"),
+    [
+        (Reading(1e-9, 1e-12, 1.0), None),
+        (Reading(0.0, 1e-12, 1.0), "is 0"),
+        (Reading(math.nan, 1e-3, 30.0), "drowns in the rounding noise of 1.0e-03 nats even at 30 times its step"),
+        (Reading(math.nan, math.nan, 1.0), "is nan"),
+    ],
+)
+def test_what_is_wrong_with_a_reading(reading, fault):
+    assert reading.fault == fault
