@@ -1,0 +1,108 @@
+"""What a controller did in finished runs: how long a module was held back, and how near kappa came to its target."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median, pstdev
+
+from commit_tuning.config import COORDINATED, CoMMITConfig
+from commit_tuning.core.partition import LANGUAGE_MODEL
+from commit_tuning.core.starvation import STARVED
+from commit_tuning.errors import UserError
+from commit_tuning.experiments.record import RECORD, RunRecord
+from commit_tuning.experiments.table import fixed, percent
+
+SETTLED = 0.25  # kappa is looked at after this part of a run
+
+
+@dataclass(frozen=True)
+class Control:
+    """One run under one method.
+
+    Attributes:
+        arm: Model, method with its controller and target, and base rate: what is repeated over seeds.
+        held: Share of the steps at which a module's rate was below a fiftieth of its base rate, or the ratio of two
+            rates at the controller's bound.
+        distance: |mean of log smoothed kappa - log target| over the last three quarters of the run.
+        movement: Standard deviation of log smoothed kappa over the same steps.
+        accuracy: On the validation questions.
+    """
+
+    arm: tuple[str, str, str]
+    held: float
+    distance: float
+    movement: float
+    accuracy: float
+
+
+def read_control(folders: Iterable[str | Path]) -> list[Control]:
+    """Every complete run in or below some folders whose method moves both modules and measures kappa.
+
+    Raises:
+        UserError: There is none.
+    """
+    paths = sorted({path.parent.resolve() for folder in folders for path in Path(folder).rglob(RECORD)})
+    records = [RunRecord.read(path) for path in paths]
+    runs = [_control(record) for record in records if record.complete and _method(record) in {"constant", *COORDINATED}]
+    if not runs:
+        raise UserError("no complete run of constant, commit-clr or commit there; give output folders of 'compare'")
+    return runs
+
+
+def _method(record: RunRecord) -> str:
+    return str(record.recipe["commit"]["method"])
+
+
+def _control(record: RunRecord) -> Control:
+    train, history = record.recipe["train"], record.history()
+    if train["scheduler"] != "constant" or not history:
+        raise UserError(f"{record.folder}: a complete history under a constant schedule is needed")
+    config = CoMMITConfig(**record.recipe["commit"])
+    rate, encoder_rate = train["learning_rate"], train["encoder_learning_rate"] or train["learning_rate"]
+    base = {key: rate if key == f"lr/{LANGUAGE_MODEL}" else encoder_rate for key in history[0] if key.startswith("lr/")}
+    bound = config.kappa_bound if config.coordinated and config.controller != "literal" else math.inf
+    held = [_held({key: row[key] / base[key] for key in base}, bound) for row in history]
+    log_kappas = [
+        math.log(row["smoothed_kappa"]) for row in history[int(SETTLED * len(history)) :] if row["smoothed_kappa"]
+    ]
+    label = {"constant": "Constant LR"}.get(config.method, f"{config.method}, {config.controller}")
+    if config.coordinated and config.controller != "literal":
+        label += f", target {config.kappa_target:g}, {config.rate_normalization}"
+    rates = f"{rate:g}" if rate == encoder_rate else f"{rate:g} / {encoder_rate:g}"
+    target = config.kappa_target if config.coordinated else 1.0
+    return Control(
+        (Path(record.recipe["model"]["name"]).name, label, rates),
+        fmean(held),
+        abs(fmean(log_kappas) - math.log(target)) if log_kappas else math.nan,
+        pstdev(log_kappas) if log_kappas else math.nan,
+        record.metrics["val"]["accuracy"],
+    )
+
+
+def _held(multipliers: dict[str, float], bound: float) -> bool:
+    language = multipliers[f"lr/{LANGUAGE_MODEL}"]
+    ratios = [language / value if value else math.inf for value in multipliers.values()]
+    at_bound = any(not 1 / bound * (1 + 1e-9) < ratio < bound * (1 - 1e-9) for ratio in ratios)
+    return at_bound or min(multipliers.values()) < STARVED
+
+
+_HEAD = ("model", "method", "base rate", "seeds", "held back, worst seed", "distance", "movement", "validation")
+
+
+def control_table(runs: Sequence[Control]) -> str:
+    """A Markdown table with a row for each arm: medians over seeds, and the worst seed's share of steps held back."""
+    arms: dict[tuple[str, str, str], list[Control]] = defaultdict(list)
+    for run in runs:
+        arms[run.arm].append(run)
+    lines = [_HEAD, ("---",) * len(_HEAD), *(_cells(arm, group) for arm, group in sorted(arms.items()))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _cells(arm: tuple[str, str, str], group: list[Control]) -> tuple[str, ...]:
+    distance, movement = (median(getattr(run, name) for run in group) for name in ("distance", "movement"))
+    held, accuracy = max(run.held for run in group), fmean(run.accuracy for run in group)
+    return (*arm, str(len(group)), percent(held) + " %", fixed(distance, 2), fixed(movement, 2), percent(accuracy))
