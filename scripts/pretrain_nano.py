@@ -43,6 +43,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of steps of every stage")
     parser.add_argument("--glyphs", type=int, default=None, help="use this many glyphs only (for a quick trial)")
     parser.add_argument("--resume", type=Path, help="folder of an earlier run whose stages need not be done again")
+    parser.add_argument("--until", choices=STAGES, default=list(STAGES)[-1], help="last stage to do")
     return parser.parse_args(arguments)
 
 
@@ -59,9 +60,9 @@ def main(arguments: list[str] | None = None) -> None:
     stages = {} if options.resume is None else _resume(options.resume, nano)
     nano.model.set_attn_implementation("eager")  # in bfloat16 on a CPU its backward is several times as fast as sdpa's
 
-    for stage, (train, full, batch, lr) in STAGES.items():
-        if stage in stages:
-            continue
+    wanted = list(STAGES)[: list(STAGES).index(options.until) + 1]
+    for stage in [stage for stage in wanted if stage not in stages]:
+        train, full, batch, lr = STAGES[stage]
         begun, steps = time.perf_counter(), max(1, round(full * options.scale))
         loss = train(nano, steps, batch, lr, _logger(stage, begun))
         minutes = (time.perf_counter() - begun) / 60

@@ -1,0 +1,66 @@
+"""The README's picture: `python benchmarks/comparison_picture.py COMPARISON... --output FILE`.
+
+COMPARISON are output folders of `commit-tuning compare`. For each, accuracy over the base learning rate (screening,
+validation questions) and the balance coefficient over the steps of the chosen arms.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from matplotlib import pyplot as plt
+
+from commit_tuning.experiments.arms import METHOD_LABELS
+from commit_tuning.experiments.curves import Group, curve
+from commit_tuning.experiments.figure_style import COLOURS, STYLE
+from commit_tuning.experiments.record import RunRecord
+from commit_tuning.experiments.table import TABLE
+
+SWEPT = ("constant", "commit-clr", "commit")
+FOLLOWED = ("constant", "commit-clr", "static")
+MODELS = {"nano-blip2": "Nano BLIP-2", "nano-llava": "Nano LLaVA-1.5"}
+
+
+def main() -> None:
+    """Draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparisons", nargs="+", type=Path)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    count = len(arguments.comparisons)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2 * count, figsize=(4.6 * count + 1.5, 3.3), layout="constrained", squeeze=False)
+        for index, folder in enumerate(arguments.comparisons):
+            draw(folder, *axes[0, 2 * index : 2 * index + 2])
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(arguments.output, dpi=160)
+
+
+def draw(folder: Path, accuracy, balance) -> None:
+    """The two panels of one comparison."""
+    table = json.loads((folder / TABLE).read_text(encoding="utf-8"))
+    model = RunRecord.read(folder / table["rows"][0]["runs"][0]).recipe["model"]["name"]
+    for method in SWEPT:
+        found = sorted(
+            (float(row["rates"]), row["validation"]) for row in table["screening"] if row["method"] == method
+        )
+        label, dashes = METHOD_LABELS[method], "--" if method == "commit" else "-"
+        accuracy.plot(*zip(*((rate, 100 * value) for rate, value in found), strict=True), dashes, marker="o",
+                      color=COLOURS[method], label=label)  # fmt: skip
+    best = max(row["validation"] for row in table["screening"] if row["method"] == "static")
+    accuracy.axhline(100 * best, color=COLOURS["static"], linestyle=":", label="best static pair of rates")
+    accuracy.set(xscale="log", xlabel="base learning rate", title=f"{MODELS.get(model, model)}: validation accuracy, %")
+    for row in table["rows"]:
+        if row["chosen"] and row["method"] in FOLLOWED:
+            group = Group.of(row["label"], row["method"], [RunRecord.read(folder / run) for run in row["runs"]])
+            line = curve(group, "kappa", window=10, log=True)
+            balance.plot(line.steps, line.mean, color=COLOURS[row["method"]])
+            balance.fill_between(line.steps, line.low, line.high, color=COLOURS[row["method"]], alpha=0.18, linewidth=0)
+    balance.axhline(1, color="#8a8f98", linewidth=0.8)
+    balance.set(yscale="log", xlabel="optimizer step", title=r"balance coefficient $\kappa$")
+
+
+if __name__ == "__main__":
+    main()
