@@ -32,9 +32,9 @@ def demo(
     from commit_tuning.experiments.recipe import load_recipe
     from commit_tuning.experiments.report import write_report
 
-    recipe = load_recipe("iconqa-nano-llava", SETTINGS)
+    recipe = load_recipe("iconqa-nano-blip2", SETTINGS)
     best = min(recipe.compare.rates, key=lambda rate: abs(rate - recipe.train.learning_rate))
-    recipe = load_recipe("iconqa-nano-llava", [*SETTINGS, f"compare.rates=[{best}]"])
+    recipe = load_recipe("iconqa-nano-blip2", [*SETTINGS, f"compare.rates=[{best}]"])
     comparison = run_comparison(recipe, output, jobs)
     typer.echo(f"report in {write_report(output)}")
     finish(comparison)
