@@ -53,7 +53,7 @@ def test_a_run_leaves_a_full_record(finished: Path) -> None:
 def test_the_history_is_flat_and_complete(finished: Path) -> None:
     history = RunRecord.read(finished).history()
     assert [row["step"] for row in history] == [1, 2, 3]
-    keys = ("drift", "lr", "grad_norm", "theta_norm", "h", "starving")
+    keys = ("drift", "drift_scale", "noise_floor", "lr", "grad_norm", "theta_norm", "h", "starving")
     per_module = {f"{key}/{m}" for key in keys for m in ("language_model", "vision")}
     for row in history:
         assert {"step", "loss", "kappa", "smoothed_kappa"} | per_module == set(row)
