@@ -132,7 +132,7 @@ def draw(errors: dict, path: Path) -> None:
 
     colours = {"step": "#d55e00", "displaced": "#e69f00", "limit": "#009e73", "auto": "#0072b2"}
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, len(FORMATS), figsize=(10, 3.2), sharey=True, layout="constrained")
+        figure, panels = plt.subplots(1, len(FORMATS), figsize=(10, 3.5), sharey=True, layout="constrained")
         for panel, name in zip(panels, FORMATS, strict=True):
             for way, label in WAYS.items():
                 known = {r: [e for e in errors[name, r][way] if not math.isnan(e)] for r in RATES}
@@ -141,7 +141,7 @@ def draw(errors: dict, path: Path) -> None:
             panel.axhline(0.05 if name == "float32" else 0.15, color="#8a8f98", linewidth=0.8, linestyle="--")
             panel.set(xscale="log", yscale="log", xlabel="learning rate", title=name)
         panels[0].set_ylabel("relative error of kappa")
-        panels[0].legend(frameon=False)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
 

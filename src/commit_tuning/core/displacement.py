@@ -18,7 +18,7 @@ from typing import Any, Literal
 CLEAR = 25.0  # a drift this many times the floor is taken as it is: it errs by 4 % at most
 AIM, AIM_LIMIT = 30.0, 0.03  # a displaced drift should be so many times the floor, and so many nats at most
 TOO_FAR = 3.0  # times the aim: out of the quadratic range
-FLOOR_LIMIT = 100.0  # times the rounding of the logits; the rounding of all layers before them is below that
+FLOOR_LIMIT = 10.0  # times the rounding of the logits; what exceeds that is a step out of the quadratic range
 TRIES, GROWTH = 6, 30.0
 CALIBRATION_INTERVAL = 20  # measurements between two looks at the floor
 
