@@ -11,10 +11,10 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 
 from commit_tuning.experiments.arms import METHOD_LABELS
+from commit_tuning.experiments.compare import TABLE
 from commit_tuning.experiments.curves import Group, curve
 from commit_tuning.experiments.figure_style import COLOURS, STYLE
 from commit_tuning.experiments.record import RunRecord
-from commit_tuning.experiments.table import TABLE
 
 SWEPT = ("constant", "commit-clr", "commit")
 FOLLOWED = ("constant", "commit-clr", "static")
@@ -29,7 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     count = len(arguments.comparisons)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2 * count, figsize=(4.6 * count + 1.5, 3.3), layout="constrained", squeeze=False)
+        figure, axes = plt.subplots(1, 2 * count, figsize=(5.6 * count, 3.4), layout="constrained", squeeze=False)
         for index, folder in enumerate(arguments.comparisons):
             draw(folder, *axes[0, 2 * index : 2 * index + 2])
         handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -51,7 +51,11 @@ def draw(folder: Path, accuracy, balance) -> None:
                       color=COLOURS[method], label=label)  # fmt: skip
     best = max(row["validation"] for row in table["screening"] if row["method"] == "static")
     accuracy.axhline(100 * best, color=COLOURS["static"], linestyle=":", label="best static pair of rates")
-    accuracy.set(xscale="log", xlabel="base learning rate", title=f"{MODELS.get(model, model)}: validation accuracy, %")
+    accuracy.set(
+        xscale="log", xlabel="base learning rate", ylabel="validation accuracy, %", title=MODELS.get(model, model)
+    )
+    accuracy.set_xticks([rate for rate, _ in found], [f"{rate:g}" for rate, _ in found])
+    accuracy.minorticks_off()
     for row in table["rows"]:
         if row["chosen"] and row["method"] in FOLLOWED:
             group = Group.of(row["label"], row["method"], [RunRecord.read(folder / run) for run in row["runs"]])
@@ -59,7 +63,7 @@ def draw(folder: Path, accuracy, balance) -> None:
             balance.plot(line.steps, line.mean, color=COLOURS[row["method"]])
             balance.fill_between(line.steps, line.low, line.high, color=COLOURS[row["method"]], alpha=0.18, linewidth=0)
     balance.axhline(1, color="#8a8f98", linewidth=0.8)
-    balance.set(yscale="log", xlabel="optimizer step", title=r"balance coefficient $\kappa$")
+    balance.set(yscale="log", xlabel="optimizer step", ylabel=r"balance coefficient $\kappa$")
 
 
 if __name__ == "__main__":
