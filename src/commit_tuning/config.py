@@ -156,6 +156,11 @@ class CoMMITConfig:
         """Whether kappa sets the learning rates."""
         return self.method in COORDINATED
 
+    @property
+    def bounded(self) -> bool:
+        """Whether `kappa_bound` limits the ratio of the learning rates."""
+        return self.coordinated and self.controller != "literal"
+
     def _faults(self) -> list[str]:
         """Every fault of the settings, as text that names the field, its value and what is accepted."""
         faults: list[str] = []

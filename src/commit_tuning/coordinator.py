@@ -100,8 +100,7 @@ class Coordinator(BalanceMonitor):
             self._previous = Snapshot.of(self.partition, state["previous"])
 
     def _rate_bound(self) -> float | None:
-        bounded = self.config.coordinated and self.config.controller != "literal"
-        return self.config.kappa_bound if bounded else None
+        return self.config.kappa_bound if self.config.bounded else None
 
     def _update_multipliers(self) -> None:
         measurements = min(len(window) for window in self._windows.values())

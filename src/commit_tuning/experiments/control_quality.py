@@ -13,10 +13,10 @@ from commit_tuning.config import COORDINATED, CoMMITConfig
 from commit_tuning.core.partition import LANGUAGE_MODEL
 from commit_tuning.core.starvation import STARVED
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.record import RECORD, RunRecord
+from commit_tuning.experiments.arms import CONSTANT, METHOD_LABELS
+from commit_tuning.experiments.kappa_and_loss import SETTLED
+from commit_tuning.experiments.record import RunRecord, run_folders
 from commit_tuning.experiments.table import fixed, percent
-
-SETTLED = 0.25  # kappa is looked at after this part of a run
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,8 @@ def read_control(folders: Iterable[str | Path]) -> list[Control]:
     Raises:
         UserError: There is none.
     """
-    paths = sorted({path.parent.resolve() for folder in folders for path in Path(folder).rglob(RECORD)})
-    records = [RunRecord.read(path) for path in paths]
-    runs = [_control(record) for record in records if record.complete and _method(record) in {"constant", *COORDINATED}]
+    records = [RunRecord.read(path) for path in run_folders(folders)]
+    runs = [_control(record) for record in records if record.complete and _method(record) in {CONSTANT, *COORDINATED}]
     if not runs:
         raise UserError("no complete run of constant, commit-clr or commit there; give output folders of 'compare'")
     return runs
@@ -64,13 +63,13 @@ def _control(record: RunRecord) -> Control:
     config = CoMMITConfig(**record.recipe["commit"])
     rate, encoder_rate = train["learning_rate"], train["encoder_learning_rate"] or train["learning_rate"]
     base = {key: rate if key == f"lr/{LANGUAGE_MODEL}" else encoder_rate for key in history[0] if key.startswith("lr/")}
-    bound = config.kappa_bound if config.coordinated and config.controller != "literal" else math.inf
+    bound = config.kappa_bound if config.bounded else math.inf
     held = [_held({key: row[key] / base[key] for key in base}, bound) for row in history]
     log_kappas = [
         math.log(row["smoothed_kappa"]) for row in history[int(SETTLED * len(history)) :] if row["smoothed_kappa"]
     ]
-    label = {"constant": "Constant LR"}.get(config.method, f"{config.method}, {config.controller}")
-    if config.coordinated and config.controller != "literal":
+    label = f"{config.method}, {config.controller}" if config.coordinated else METHOD_LABELS[CONSTANT]
+    if config.bounded:
         label += f", target {config.kappa_target:g}, {config.rate_normalization}"
     rates = f"{rate:g}" if rate == encoder_rate else f"{rate:g} / {encoder_rate:g}"
     target = config.kappa_target if config.coordinated else 1.0

@@ -14,7 +14,7 @@ import numpy as np
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.arms import CONSTANT, STATIC
-from commit_tuning.experiments.record import HISTORY, RECORD, RunRecord
+from commit_tuning.experiments.record import HISTORY, RECORD, RunRecord, run_folders
 
 SETTLED = 0.25  # kappa is looked at after this part of a run: at first it reflects the start, not the method
 FEWEST = 8  # measurements of kappa in that time; fewer say nothing of their spread
@@ -65,7 +65,7 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[RunSummary], list[str
     Raises:
         UserError: There is no run, or none that can be used.
     """
-    paths = sorted({path.parent.resolve() for folder in folders for path in Path(folder).rglob(RECORD)})
+    paths = run_folders(folders)
     listed = ", ".join(map(str, folders)) if isinstance(folders, Sequence) else "the folders given"
     if not paths:
         raise UserError(f"no {RECORD} in or below {listed}; give output folders of 'train' or 'compare'")

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -92,6 +92,11 @@ class RunRecord:
     def predictions(self) -> list[dict[str, Any]]:
         """One mapping per test question: `id`, `kind`, `question`, `choices`, `truth`, `answer`."""
         return read_lines(self.folder / PREDICTIONS)
+
+
+def run_folders(folders: Iterable[str | Path]) -> list[Path]:
+    """Every folder with a record in or below some folders, each once, in the order of the paths."""
+    return sorted({path.parent.resolve() for folder in folders for path in Path(folder).rglob(RECORD)})
 
 
 def load_records(folder: str | Path) -> list[RunRecord]:
