@@ -22,16 +22,19 @@ from commit_tuning.core.stability import effective_span, feedback, largest_root,
 from commit_tuning.experiments.table import NOTHING
 
 RUNS = 100
+STEADY = ("bounded", "compensated", "trust-region")
 CRITICAL = 0.3238  # gain x W of a critically damped integral controller: max of y^2 / (e^y - 1), halved
 
 
 class PlainIntegral:
     """The rival of `compensated`: r -= gain x (log smoothed kappa - log target), clamped."""
 
+    starting = False
+
     def __init__(self, config: CoMMITConfig, gain: float) -> None:
         self._config, self._gain, self._ratio = config, gain, 0.0
 
-    def observe(self, drift: Mapping[str, float], multipliers: Mapping[str, float]) -> None:
+    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float]) -> None:
         """Nothing to note."""
 
     def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
@@ -108,30 +111,20 @@ def grid(runs: int) -> None:
         ((1, 10), (5, 10), (5, 50), (10, 5)), (10, 20, 50), ESTIMATORS
     ):
         base = {
-            "kappa_window": size, "probe_interval": probe, "lr_update_interval": update, "kappa_estimator": estimator
+            "kappa_window": size, "probe_interval": probe, "lr_update_interval": update, "kappa_estimator": estimator,
+            "kappa_bound": 10.0,
         }  # fmt: skip
-        configs = [CoMMITConfig(controller=c, **base) for c in ("literal", "bounded", "compensated")]
-        found = [verdict(runs, **base, controller=config.controller) for config in configs]
-        span, effective = window_span(configs[0]), effective_span(configs[0])
+        literal = CoMMITConfig(controller="literal", **base)
+        collapsed = verdict(runs, **base, controller="literal").collapsed
+        found = [verdict(runs, **base, controller=name) for name in STEADY]
+        span, effective = window_span(literal), effective_span(literal)
         shown = f"{span:.3g}" + (f" ({effective:.2g})" if effective < span else "")
-        root = f"{largest_root(effective, feedback(configs[0])):.2f}"
-        literal, bounded, compensated = found
-        rows.append(
-            [
-                probe,
-                update,
-                size,
-                estimator,
-                shown,
-                root,
-                f"{literal.collapsed:.2f}",
-                *cells(bounded),
-                *cells(compensated),
-            ]
-        )
+        root = f"{largest_root(effective, feedback(literal)):.2f}"
+        outcomes = [cell for each in found for cell in cells(each)]
+        rows.append([probe, update, size, estimator, shown, root, f"{collapsed:.2f}", *outcomes])
     table(
         ["probe", "N_lr", "N_kappa", "estimator", "W (in effect)", "root", "`literal` collapsed"]
-        + [f"{c} {m}" for c in ("`bounded`", "`compensated`") for m in ("confined", "residual", "ringing")],
+        + [f"{c} {m}" for c in map("`{}`".format, STEADY) for m in ("confined", "residual", "ringing")],
         rows,
     )
 
@@ -144,9 +137,10 @@ def filling(runs: int) -> None:
     )
     arms = {
         "`literal`: acts from the first update on": {"controller": "literal"},
-        "Eq. 8 after half of the window": {"warmup_measurements": 15},
-        "Eq. 8 after the whole window": {"warmup_measurements": 30},
+        "Eq. 8 after half of the window": {"controller": "bounded", "warmup_measurements": 15},
+        "Eq. 8 after the whole window": {"controller": "bounded", "warmup_measurements": 30},
         "`compensated` after half of the window": {"controller": "compensated"},
+        "`trust-region`: acts from the first measurement on": {"controller": "trust-region"},
     }
     rows = []
     for name, settings in arms.items():
@@ -163,13 +157,13 @@ def exponents(runs: int) -> None:
     rows = []
     for exponent, change in itertools.product((0.5, 1.0, 2.0, 3.0), (0.0, math.log(1e4))):
         plant = Plant(rho=0.05, exponent=exponent, change=change)
-        found = [verdict(runs, plant=plant, controller=c, kappa_bound=1000.0) for c in ("bounded", "compensated")]
+        found = [verdict(runs, plant=plant, controller=c, kappa_bound=1000.0) for c in STEADY]
         seeds = range(runs)
         rivals = [simulate(config, plant, seed=seed, controller=PlainIntegral(config, gain)) for seed in seeds]
         found.append(judge(config, rivals))
         ringing = [NOTHING if change else f"{v.ringing:.2f}" for v in found]  # following rho moves the ratio as well
         rows.append([f"{exponent:g}", f"{change / math.log(10):g}", *(f"{v.residual:.2f}" for v in found), *ringing])
-    names = ("`bounded`", "`compensated`", f"plain integral, gain {gain:.3f}")
+    names = (*map("`{}`".format, STEADY), f"plain integral, gain {gain:.3f}")
     table(["p", "decades that rho rises", *(f"{n} {m}" for m in ("residual", "ringing") for n in names)], rows)
 
 

@@ -65,8 +65,9 @@ def draw_runs(axes: Any) -> None:
     """Kappa, without its noise, in one simulated run of each controller."""
     runs = {
         "literal, W = 2": (LITERAL, CoMMITConfig(controller="literal", kappa_window=20, probe_interval=1)),
-        "bounded, W = 10": (BOUNDED, CoMMITConfig()),
+        "bounded, W = 10": (BOUNDED, CoMMITConfig(controller="bounded")),
         "compensated, W = 10": (COMPENSATED, CoMMITConfig(controller="compensated")),
+        "trust-region, W = 10": (ROSE, CoMMITConfig()),
     }
     for name, (colour, config) in runs.items():
         log_kappas = simulate(config, PLANT, steps=600).log_kappas

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from commit_tuning import CoMMITConfig
+from commit_tuning.core.simulate import simulate
 from commit_tuning.errors import UserError
 from commit_tuning.experiments import convergence
 from commit_tuning.experiments.convergence import Adam, Problem
@@ -35,6 +36,7 @@ LOOPS = {
         controller="literal", kappa_estimator="arithmetic", kappa_window=100, probe_interval=1
     ),
     "simulated, literal, geometric mean of 20": CoMMITConfig(controller="literal", probe_interval=1),
+    "simulated, bounded, geometric mean of 20": CoMMITConfig(controller="bounded"),
     "simulated, default": CoMMITConfig(),
 }
 
@@ -73,7 +75,9 @@ def print_rates(problem: Problem, norms: dict[float, convergence.Array]) -> None
 
 def print_cases(problem: Problem) -> None:
     """Other lambda and h at one rate."""
-    path = convergence.balance_factors(convergence.kappa_path(LOOPS["simulated, default"], CASE_STEPS))
+    path = convergence.balance_factors(
+        simulate(LOOPS["simulated, bounded, geometric mean of 20"], steps=CASE_STEPS).smoothed_kappas
+    )
     cases = [
         ("1", "0", Adam(rate=CASE_RATE), (1.0,)),
         ("4", "0", Adam(rate=CASE_RATE), (4.0,)),
@@ -105,8 +109,7 @@ def verdict(bound: float, measured: float) -> str:
 def print_factors(finished: dict[str, list[list[float]]]) -> None:
     """How often lambda_t exceeds 1, along simulated paths of smoothed kappa and those of finished runs."""
     paths = {
-        name: [convergence.kappa_path(config, steps=1000, seed=seed) for seed in range(100)]
-        for name, config in LOOPS.items()
+        name: [simulate(config, seed=seed).smoothed_kappas for seed in range(100)] for name, config in LOOPS.items()
     }
     print("| path of smoothed kappa | paths | lambda_t | above 1 | 5 % | median | 95 % |")
     print("| --- | --- | --- | --- | --- | --- | --- |")

@@ -21,7 +21,7 @@ Method = Literal[
     "language-lr-up",
     "encoder-lr-up",
 ]
-ControllerName = Literal["bounded", "compensated", "literal"]
+ControllerName = Literal["trust-region", "compensated", "bounded", "literal"]
 Normalization = Literal["sum", "product"]
 Estimator = Literal["arithmetic", "geometric", "ratio"]
 RegularizerName = Literal["lookahead", "previous-step", "drift-penalty"]
@@ -53,11 +53,14 @@ class CoMMITConfig:
             - `"language-lr-up"`, `"encoder-lr-up"`: ten times the rate for that module.
         controller: What turns smoothed kappa into learning rates (`docs/stability.md`).
 
-            - `"literal"`: Eq. 8 as printed, unbounded.
+            - `"trust-region"`: every module's rate is the one at which its drift is on a budget: `drift_target`, shared
+              out by `kappa_target`. What base rate it starts from does not matter; a schedule of the base rates scales
+              the rates as ever. Not in the paper.
+            - `"compensated"`: takes the rates in force out of every measurement, and sets the ratio of rates at which
+              kappa is at its target; no residual error and no delay. Not in the paper.
             - `"bounded"`: Eq. 8 on kappa / target, clamped, after a warm-up. It settles where kappa / target is the
               cube root of what it is at equal rates.
-            - `"compensated"`: takes the rates in force out of every measurement, and sets the rates at which kappa is
-              at its target; no residual error and no delay. Same warm-up and bound.
+            - `"literal"`: Eq. 8 as printed, unbounded.
         kappa_estimator: The moving average of Eq. 7: `"arithmetic"` as printed, `"geometric"` mean, or `"ratio"` of
             the summed drifts.
         kappa_window: Measurements in the moving average (the paper's N_kappa). While it fills, the mean is of what
@@ -71,10 +74,13 @@ class CoMMITConfig:
         kappa_target: The smoothed kappa that the controller aims at. Not used by `"literal"`, which aims at 1.
         kappa_bound: The language model's multiplier over an encoder's stays in [1/bound, bound]. Not used by
             `"literal"`.
+        drift_target: What one step of a module may move the output distribution, in nats per answer token (Eq. 2-3).
+            `"trust-region"` holds the geometric mean of the language model's and an encoder's drift there.
         rate_normalization: `"sum"` as in Eq. 8: the multipliers of M modules sum to M, so none exceeds M; `"product"`:
-            their product is 1, so a rate rises by what the others fall. `"literal"` always takes the sum.
-        warmup_measurements: Measurements before the controller acts, at most `kappa_window`; `None` for half of it.
-            `"literal"` acts from the first.
+            their product is 1, so a rate rises by what the others fall. `"literal"` always takes the sum;
+            `"trust-region"` needs neither.
+        warmup_measurements: Measurements before `"compensated"` or `"bounded"` acts, at most `kappa_window`; `None` for
+            half of it. The others act from the first.
         starvation_patience: Measurements in a row in which a module has to be held back, by its learning rate or in its
             drift, before it is called starving.
         regularizer: The reading of Eq. 9-10, `"lookahead"` or `"previous-step"`; `None` for none; `"auto"` is
@@ -102,7 +108,7 @@ class CoMMITConfig:
     """
 
     method: Method = "commit-clr"
-    controller: ControllerName = "bounded"
+    controller: ControllerName = "trust-region"
     kappa_estimator: Estimator = "geometric"
     kappa_window: int = 20
     lr_update_interval: int = 10
@@ -110,7 +116,8 @@ class CoMMITConfig:
     probe_samples: int | None = 8
     drift_scale: float | Literal["auto"] = "auto"
     kappa_target: float = 1.0
-    kappa_bound: float = 10.0
+    kappa_bound: float = 100.0
+    drift_target: float = 3e-4
     rate_normalization: Normalization = "sum"
     warmup_measurements: int | None = None
     starvation_patience: int = 10
@@ -161,6 +168,11 @@ class CoMMITConfig:
         """Whether `kappa_bound` limits the ratio of the learning rates."""
         return self.coordinated and self.controller != "literal"
 
+    @property
+    def sets_drift(self) -> bool:
+        """Whether drifts set the rates, so that a small multiplier says nothing but that the base rate is large."""
+        return self.coordinated and self.controller == "trust-region"
+
     def _faults(self) -> list[str]:
         """Every fault of the settings, as text that names the field, its value and what is accepted."""
         faults: list[str] = []
@@ -200,6 +212,7 @@ class CoMMITConfig:
             number("drift_scale", above=0)
         number("kappa_target", above=0)
         number("kappa_bound", above=1)
+        number("drift_target", above=0)
         number("regularizer_weight", above=0)
         number("switch_tolerance", above=0)
         faults.extend(self._contradictions())

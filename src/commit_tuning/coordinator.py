@@ -50,6 +50,7 @@ class Coordinator(BalanceMonitor):
         self._controller = make_controller(self.config, self.partition)
         self._previous: Snapshot | None = None
         self._ascent: Gradients = {}
+        self._factors: dict[str, float] = {}
         self._update_multipliers()
         fault = instability(self.config) if self.config.coordinated else None
         if fault:
@@ -65,6 +66,8 @@ class Coordinator(BalanceMonitor):
         super()._before(batches)
         if self.config.regularizer == "lookahead" and self._probe is None:
             self._probe = DriftProbe(self._forward, self.partition, batches, self.config.shift_labels)
+        schedule = self._groups.schedule()
+        self._factors = {name: factor * schedule[name] for name, factor in self._multipliers.items()}
         self._groups.scale(self._multipliers)
 
     def _after(self) -> None:
@@ -76,9 +79,10 @@ class Coordinator(BalanceMonitor):
     def after_step(self) -> None:
         """Measure what the step did and, every `lr_update_interval` steps, take the next learning rates from it."""
         super().after_step()
+        waiting = self._controller.starting
         if self._measured_now:
-            self._controller.observe(self.drift, self._multipliers)
-        if self._steps % self.config.lr_update_interval == 0:
+            self._controller.observe(self.drift, self._factors)
+        if waiting or self._steps % self.config.lr_update_interval == 0:
             self._update_multipliers()
 
     def state_dict(self) -> dict[str, Any]:
@@ -99,13 +103,8 @@ class Coordinator(BalanceMonitor):
         if state["previous"] is not None:
             self._previous = Snapshot.of(self.partition, state["previous"])
 
-    def _rate_bound(self) -> float | None:
-        return self.config.kappa_bound if self.config.bounded else None
-
     def _update_multipliers(self) -> None:
         measurements = min(len(window) for window in self._windows.values())
-        if self.config.coordinated and measurements == 0:
-            return
         self._multipliers = self._controller.multipliers(self._steps, self.smoothed_kappas, measurements)
 
     @property

@@ -21,7 +21,7 @@ from commit_tuning.core.forward import Batch, check_batches, take_samples
 from commit_tuning.core.groups import GroupRates
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.probe import DriftProbe, Measurement, coarse_modules
-from commit_tuning.core.starvation import StarvationDetector
+from commit_tuning.core.starvation import STARVED, StarvationDetector
 from commit_tuning.models.forward import forward_pass
 from commit_tuning.models.partition import partition_model
 
@@ -76,7 +76,11 @@ class BalanceMonitor:
         self._norms: dict[str, float] = {}
         self._warned: set[str] = set()
         self._multipliers = dict.fromkeys(self.partition, 1.0)
-        self._starvation = StarvationDetector(self.config.starvation_patience, self._rate_bound())
+        self._starvation = StarvationDetector(
+            self.config.starvation_patience,
+            bound=self.config.kappa_bound if self.config.bounded else None,
+            lowest=0.0 if self.config.sets_drift else STARVED,
+        )
         if coarse := coarse_modules(self.partition):
             warnings.warn(
                 f"trained in half precision: {', '.join(coarse)}. Updates below a rounding step of a weight are lost, "
@@ -130,8 +134,8 @@ class BalanceMonitor:
     def starving(self) -> dict[str, int]:
         """Module that learns next to nothing, to the optimizer step (counted from 1) since which it does.
 
-        Its learning rate is at the controller's bound or below a fiftieth, or its drift below 1/2500 of another's, for
-        `starvation_patience` measurements or more.
+        Its learning rate is at the controller's bound or below a fiftieth (which `"trust-region"` may well mean), or
+        its drift below 1/2500 of another's, for `starvation_patience` measurements or more.
         """
         return self._starvation.starving
 
@@ -251,10 +255,6 @@ class BalanceMonitor:
                 "Does it get a gradient from this batch, is its learning rate above zero, is the loss finite?",
                 stacklevel=3,
             )
-
-    def _rate_bound(self) -> float | None:
-        """The bound on the ratio of two multipliers; None without a controller that has one."""
-        return None
 
     def _report_starvation(self) -> None:
         """Warn once about a module that learns next to nothing."""

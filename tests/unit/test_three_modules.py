@@ -61,7 +61,7 @@ def run(model, optimizer, coordinator, steps):
 
 @pytest.mark.parametrize("normalization", ["sum", "product"])
 def test_rates_follow_the_smoothed_kappas(normalization):
-    model, optimizer, coordinator = start(rate_normalization=normalization, kappa_bound=1e6)
+    model, optimizer, coordinator = start(controller="bounded", rate_normalization=normalization, kappa_bound=1e6)
     run(model, optimizer, coordinator, 4)
     expected = learning_rate_multipliers(coordinator.smoothed_kappas, normalization)
     assert set(coordinator.kappas) == set(ENCODERS)
@@ -80,14 +80,15 @@ def test_control_brings_both_encoders_nearer_to_balance():
     """Mean log kappa, last 20 of 40 steps: Eq. 8 leaves a third of its distance from zero, compensation nothing."""
     distance = {}
     for name, settings in {
-        "constant": {"method": "constant"}, "bounded": {"kappa_bound": 1e3},
-        "compensated": {"controller": "compensated", "kappa_bound": 1e3},
+        "constant": {"method": "constant"}, "bounded": {"controller": "bounded", "kappa_bound": 1e3},
+        "compensated": {"controller": "compensated", "kappa_bound": 1e3}, "trust-region": {"kappa_bound": 1e4},
     }.items():  # fmt: skip
         seen = run(*start(**settings), 40)[20:]
         distance[name] = {e: abs(sum(row[e] for row in seen) / len(seen)) for e in ENCODERS}
     for encoder in ENCODERS:
         assert distance["bounded"][encoder] == pytest.approx(distance["constant"][encoder] / 3, rel=0.2)
         assert distance["compensated"][encoder] < 0.2
+        assert distance["trust-region"][encoder] < 1.0
 
 
 def test_the_literal_controller_has_each_kappa_in_equation_8():
@@ -102,7 +103,9 @@ def test_the_literal_controller_has_each_kappa_in_equation_8():
 
 
 def test_the_module_that_starves_is_named_in_record_and_warning():
-    model, optimizer, coordinator = start(kappa_bound=1.1, starvation_patience=4, warmup_measurements=4)
+    model, optimizer, coordinator = start(
+        controller="bounded", kappa_bound=1.1, starvation_patience=4, warmup_measurements=4
+    )
     run(model, optimizer, coordinator, 7)
     assert coordinator.starving == {}
     with pytest.warns(UserWarning, match="'language_model' starves since optimizer step 5: .* 0.938 of") as caught:

@@ -18,6 +18,7 @@ from commit_tuning.core.balance import KappaWindow
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 
 FACTOR_UP = 10.0  # Section 5 of the paper: 1e-3 against 1e-4
+FIRST_STEP = 0.01  # of the base rate: a step whose drift is not known beforehand
 
 
 def learning_rate_multipliers(smoothed_kappas: Mapping[str, float], normalization: str = "sum") -> dict[str, float]:
@@ -44,10 +45,16 @@ def learning_rate_multipliers(smoothed_kappas: Mapping[str, float], normalizatio
 
 
 class Controller(Protocol):
-    """What decides the multipliers. `step` counts finished optimizer steps; kappas are smoothed, by encoder."""
+    """What decides the multipliers. `step` counts finished optimizer steps; kappas are smoothed, by encoder.
 
-    def observe(self, drift: Mapping[str, float], multipliers: Mapping[str, float]) -> None:
-        """Take note of a measurement: drift by module, and the multipliers that were in force when it was made."""
+    Attributes:
+        starting: Whether the controller waits for its first measurement, to act at once when it comes.
+    """
+
+    starting: bool
+
+    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float]) -> None:
+        """Take note of a measurement: drift by module, and what its learning rate was over its initial base rate."""
         ...
 
     def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
@@ -66,9 +73,11 @@ class Controller(Protocol):
 class _Unobserving:
     """A controller that looks at smoothed kappa at most."""
 
-    def observe(self, drift: Mapping[str, float], multipliers: Mapping[str, float]) -> None:
+    starting = False
+
+    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float]) -> None:
         """Nothing to note."""
-        del drift, multipliers
+        del drift, factors
 
 
 class _Stateless(_Unobserving):
@@ -97,9 +106,9 @@ class LiteralController(_Stateless):
     """Eq. 8 as printed, unbounded, from the first measurement on. It can drive a module's learning rate to zero."""
 
     def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
-        """Eq. 8."""
-        del step, measurements
-        return learning_rate_multipliers(kappas)
+        """Eq. 8; ones before the first measurement."""
+        del step
+        return learning_rate_multipliers(kappas if measurements else dict.fromkeys(kappas, 1.0))
 
 
 class BoundedController(_Stateless):
@@ -121,7 +130,7 @@ class BoundedController(_Stateless):
     def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
         """Ones during the warm-up, then Eq. 8 within the bounds."""
         del step
-        if measurements < self._warmup:
+        if measurements < max(self._warmup, 1):
             return dict.fromkeys((LANGUAGE_MODEL, *self._encoders), 1.0)
         bound = self._config.kappa_bound
         shares = {name: min(max(share, 1 / bound), bound) for name, share in self._shares(kappas).items()}
@@ -145,9 +154,9 @@ class CompensatedController(BoundedController):
         super().__init__(config, encoders)
         self._windows = {name: KappaWindow(config.kappa_window, config.kappa_estimator) for name in encoders}
 
-    def observe(self, drift: Mapping[str, float], multipliers: Mapping[str, float]) -> None:
-        """Keep the drifts as they would be at multipliers of one."""
-        at_base_rate = {name: value / multipliers[name] ** 2 for name, value in drift.items()}
+    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float]) -> None:
+        """Keep the drifts as they would be at the base rates."""
+        at_base_rate = _at_base_rate(drift, factors)
         for name, window in self._windows.items():
             window.push(at_base_rate[LANGUAGE_MODEL], at_base_rate[name])
 
@@ -157,12 +166,76 @@ class CompensatedController(BoundedController):
 
     def state_dict(self) -> dict[str, Any]:
         """The compensated measurements."""
-        return {"windows": {name: window.state_dict() for name, window in self._windows.items()}}
+        return _state_of(self._windows)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
-        for name, window in self._windows.items():
-            window.load_state_dict(state["windows"][name])
+        _load_state(self._windows, state)
+
+
+class TrustRegionController:
+    """The rates at which every module's step moves the output distribution by its budget, and kappa is at its target.
+
+    The budgets are `drift_target` x sqrt(target) for the language model and `drift_target` / sqrt(target) for an
+    encoder. A module's drift grows with the square of its learning rate, so its rate is its base rate over the square
+    root of how many times over its budget its drift is at the base rate, smoothed. That product does not depend on the
+    base rate. A KL divergence as the measure of a step is the trust region of natural gradient methods (Schulman et al.
+    2015, arXiv 1502.05477), here one for each module.
+
+    The first step is taken at a hundredth of the base rate and measured, for what the base rate does is not known yet.
+    A module whose drift was never measured keeps that; one whose inputs say little would be driven up for ever, so no
+    multiplier exceeds `kappa_bound` times the smallest.
+
+    Args:
+        config: Gives drift target, kappa target, window, estimator and bound.
+        encoders: Names of the feature encoders.
+    """
+
+    def __init__(self, config: CoMMITConfig, encoders: Sequence[str]) -> None:
+        share = math.sqrt(config.kappa_target)
+        self._budgets = {LANGUAGE_MODEL: config.drift_target * share}
+        self._budgets.update(dict.fromkeys(encoders, config.drift_target / share))
+        self._bound = config.kappa_bound
+        self._windows = {name: KappaWindow(config.kappa_window, config.kappa_estimator) for name in self._budgets}
+
+    @property
+    def starting(self) -> bool:
+        """Whether nothing was measured yet."""
+        return not any(map(len, self._windows.values()))
+
+    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float]) -> None:
+        """Keep how many times over its budget each drift would be at the base rate."""
+        for name, value in _at_base_rate(drift, factors).items():
+            self._windows[name].push(value, self._budgets[name])
+
+    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
+        """A hundredth before the first measurement, then what is on budget."""
+        del step, kappas, measurements
+        wanted = {name: window.value**-0.5 for name, window in self._windows.items() if len(window)}
+        limit = self._bound * min(wanted.values(), default=1.0)
+        return {name: min(wanted.get(name, FIRST_STEP), limit) for name in self._windows}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The measurements."""
+        return _state_of(self._windows)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a `state_dict()`."""
+        _load_state(self._windows, state)
+
+
+def _at_base_rate(drift: Mapping[str, float], factors: Mapping[str, float]) -> dict[str, float]:
+    """The drifts at factors of one; NaN for a module that was at rest."""
+    return {name: value / factors[name] ** 2 if factors[name] else math.nan for name, value in drift.items()}
+
+
+def _state_of(windows: Mapping[str, KappaWindow]) -> dict[str, Any]:
+    return {"windows": {name: window.state_dict() for name, window in windows.items()}}
+
+
+def _load_state(windows: Mapping[str, KappaWindow], state: dict[str, Any]) -> None:
+    for name, window in windows.items():
+        window.load_state_dict(state["windows"][name])
 
 
 class CoordinateDescent(_Unobserving):
@@ -223,10 +296,12 @@ def coordinating_controller(config: CoMMITConfig, encoders: Sequence[str]) -> Co
     match config.controller:
         case "literal":
             return LiteralController()
+        case "bounded":
+            return BoundedController(config, encoders)
         case "compensated":
             return CompensatedController(config, encoders)
         case _:
-            return BoundedController(config, encoders)
+            return TrustRegionController(config, encoders)
 
 
 def make_controller(config: CoMMITConfig, partition: ModulePartition) -> Controller:

@@ -47,6 +47,16 @@ class GroupRates:
         """`id` of a parameter to its learning rate, as it is now."""
         return {id(p): float(group["lr"]) for group in self._optimizer.param_groups for p in group["params"]}
 
+    def schedule(self) -> dict[str, float]:
+        """Module to what a learning-rate scheduler makes of its first group's initial rate; 1 without a scheduler."""
+        factors: dict[str, float] = {}
+        for group in self._optimizer.param_groups:
+            initial = float(group.get("initial_lr", group["lr"]))
+            factors.setdefault(
+                _module_of(group, self._partition) or "", float(group["lr"]) / initial if initial else 1.0
+            )
+        return {module: factors[module] for module in self._partition}
+
     def scale(self, multipliers: Mapping[str, float]) -> None:
         """Multiply the rates. The gradients of a module at zero are dropped, so that nothing at all moves it."""
         self._unscaled = []

@@ -31,12 +31,14 @@ class Plant:
 
     Attributes:
         rho: Kappa at equal learning rates, at the first step.
+        drift: The encoder's drift at its base rate, in nats.
         log_sd: Standard deviation of log kappa; half of its variance comes from either drift.
         exponent: How a drift grows with the learning rate: 2 in the quadratic range of KL.
         change: What log rho changes by over the whole run, evenly.
     """
 
     rho: float = 4.0
+    drift: float = 3e-4
     log_sd: float = LOG_SD
     exponent: float = 2.0
     change: float = 0.0
@@ -48,11 +50,13 @@ class Trajectory:
 
     Attributes:
         log_kappas: Log kappa without its noise, at the rates that the update found.
+        smoothed_kappas: Smoothed kappa, noise included, that the update sees.
         log_ratios: Log of the language model's over the encoder's multiplier, as the update sets it.
         lowest: The smaller of the two multipliers.
     """
 
     log_kappas: list[float]
+    smoothed_kappas: list[float]
     log_ratios: list[float]
     lowest: list[float]
 
@@ -91,18 +95,20 @@ def simulate(
         seed: Of the noise.
         controller: In place of the one that `config` names.
     """
-    plant, noise, run = plant or Plant(), random.Random(seed), Trajectory([], [], [])
+    plant, noise, run = plant or Plant(), random.Random(seed), Trajectory([], [], [], [])
     controller = controller or coordinating_controller(config, (_ENCODER,))
     window = KappaWindow(config.kappa_window, config.kappa_estimator)
-    multipliers = {LANGUAGE_MODEL: 1.0, _ENCODER: 1.0}
+    multipliers = controller.multipliers(0, {_ENCODER: math.nan}, 0)
     for step in range(1, steps + 1):
+        waiting = controller.starting
         log_rho = math.log(plant.rho) + plant.change * step / steps
         if (step - 1) % (config.probe_interval or 1) == 0:
-            drift = {name: _drift(multipliers[name], plant, noise) for name in multipliers}
+            drift = {name: plant.drift * _drift(multipliers[name], plant, noise) for name in multipliers}
             drift[LANGUAGE_MODEL] *= math.exp(log_rho)
             window.push(drift[LANGUAGE_MODEL], drift[_ENCODER])
             controller.observe(drift, multipliers)
-        if step % config.lr_update_interval == 0:
+        if waiting or step % config.lr_update_interval == 0:
+            run.smoothed_kappas.append(window.value)
             run.log_kappas.append(log_rho + plant.exponent * _log_ratio(multipliers))
             multipliers = controller.multipliers(step, {_ENCODER: window.value}, len(window))
             run.log_ratios.append(_log_ratio(multipliers))

@@ -40,10 +40,10 @@ def feedback(config: CoMMITConfig, exponent: float = 2.0) -> float:
 
     Args:
         config: Its controller decides: the exponent for Eq. 8 in any form, half of what the exponent is above 2 for
-            `"compensated"`.
+            `"compensated"` and, module by module, `"trust-region"`.
         exponent: p of kappa = rho (lr_X / lr_S)^p.
     """
-    return (exponent - 2) / 2 if config.controller == "compensated" else exponent
+    return exponent if config.controller in {"literal", "bounded"} else (exponent - 2) / 2
 
 
 def largest_root(span: float, feedback: float) -> float:

@@ -13,13 +13,14 @@ STARVED = 1 / 50  # of the base learning rate; drift is quadratic in the rate, s
 class StarvationDetector:
     """Finds modules that are held back measurement after measurement.
 
-    A module is held back when its multiplier is below a fiftieth, when its rate against the language model's (for the
+    A module is held back when its multiplier is below the lowest, when its rate against the language model's (for the
     language model: against an encoder's) is at the controller's bound, or when its drift is below 1/2500 of another
     module's. It starves once that holds for `patience` measurements in a row.
 
     Args:
         patience: Measurements in a row.
         bound: The controller's `kappa_bound`; None where there is none.
+        lowest: Multiplier below which a module is held back.
 
     Example:
         >>> detector = StarvationDetector(patience=2)
@@ -30,8 +31,8 @@ class StarvationDetector:
         {'vision': 1}
     """
 
-    def __init__(self, patience: int, bound: float | None = None) -> None:
-        self._patience, self._bound = patience, bound
+    def __init__(self, patience: int, bound: float | None = None, lowest: float = STARVED) -> None:
+        self._patience, self._bound, self._lowest = patience, bound, lowest
         self._streaks: dict[str, tuple[int, int]] = {}  # module: first step, measurements
         self._named: set[str] = set()
 
@@ -63,7 +64,7 @@ class StarvationDetector:
         rivals = [other for other in others if LANGUAGE_MODEL in (name, other)]
         limit = multipliers[name] * self._bound * (1 - 1e-9) if self._bound else float("inf")
         return (
-            multipliers[name] < STARVED
+            multipliers[name] < self._lowest
             or any(multipliers[rival] >= limit for rival in rivals)
             or any(drift[name] < STARVED**2 * drift[other] for other in others)
         )

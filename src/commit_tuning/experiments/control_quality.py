@@ -70,7 +70,8 @@ def _control(record: RunRecord) -> Control:
     ]
     label = f"{config.method}, {config.controller}" if config.coordinated else METHOD_LABELS[CONSTANT]
     if config.bounded:
-        label += f", target {config.kappa_target:g}, {config.rate_normalization}"
+        scale = f"drift {config.drift_target:g}" if config.sets_drift else config.rate_normalization
+        label += f", target {config.kappa_target:g}, {scale}"
     rates = f"{rate:g}" if rate == encoder_rate else f"{rate:g} / {encoder_rate:g}"
     target = config.kappa_target if config.coordinated else 1.0
     return Control(

@@ -14,13 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from commit_tuning.config import CoMMITConfig
-from commit_tuning.core.balance import KappaWindow
-from commit_tuning.core.controllers import coordinating_controller
-from commit_tuning.core.partition import LANGUAGE_MODEL
-
 Array = NDArray[np.float64]
-_ENCODER = "encoder"
 _CHUNK = 1000  # steps whose noise is drawn at once
 
 
@@ -42,31 +36,6 @@ def balance_factor(smoothed_kappa: float, previous: float) -> float:
 def balance_factors(smoothed_kappas: Sequence[float]) -> list[float]:
     """Lambda_t along a path of smoothed kappa."""
     return [balance_factor(now, before) for before, now in itertools.pairwise(smoothed_kappas)]
-
-
-def kappa_path(config: CoMMITConfig, steps: int, rho: float = 4.0, log_sd: float = 1.2, seed: int = 0) -> list[float]:
-    """Smoothed kappa at every learning-rate update of a simulated loop, kappa = rho (lr_X / lr_S)^2 times noise.
-
-    Args:
-        config: A coordinated method.
-        steps: Optimizer steps.
-        rho: Kappa at equal learning rates.
-        log_sd: Standard deviation of log kappa.
-        seed: Of the noise.
-    """
-    noise = np.random.default_rng(seed)
-    controller = coordinating_controller(config, (LANGUAGE_MODEL, _ENCODER))
-    window = KappaWindow(config.kappa_window, config.kappa_estimator)
-    log_ratio, path = 0.0, []
-    for step in range(1, steps + 1):
-        if (step - 1) % (config.probe_interval or 1) == 0:
-            log_kappa = math.log(rho) + 2 * log_ratio + noise.normal(0.0, log_sd)
-            window.push(math.exp(min(max(log_kappa, -300.0), 300.0)), 1.0)
-        if step % config.lr_update_interval == 0:
-            path.append(window.value)
-            rates = controller.multipliers(step, {_ENCODER: window.value}, len(window))
-            log_ratio = math.log(rates[LANGUAGE_MODEL]) - math.log(rates[_ENCODER])
-    return path
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,13 @@ import pytest
 
 from commit_tuning import CoMMITConfig
 from commit_tuning.core.balance import KappaWindow
-from commit_tuning.core.controllers import BoundedController, CompensatedController, coordinating_controller
+from commit_tuning.core.controllers import (
+    FIRST_STEP,
+    BoundedController,
+    CompensatedController,
+    TrustRegionController,
+    coordinating_controller,
+)
 from commit_tuning.core.simulate import Plant, judge, simulate, verdict
 from commit_tuning.core.stability import effective_span, feedback, instability, largest_root, window_span
 
@@ -47,6 +53,36 @@ def test_a_drift_that_says_nothing_leaves_the_compensated_controller_as_it_was(d
     assert controller.multipliers(0, {}, 1) == before == pytest.approx({"language_model": 2 / 3, "vision": 4 / 3})
 
 
+def test_the_trust_region_by_hand():
+    """Budgets 2e-4 and 5e-5: the drifts at the base rates are 8 times and a quarter of them, measured twice."""
+    controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_target=4.0), ("vision",))
+    assert controller.starting
+    assert controller.multipliers(0, {}, 0) == {"language_model": FIRST_STEP, "vision": FIRST_STEP}
+    controller.observe({"language_model": 1.6e-3, "vision": 1.25e-5}, ONES)
+    controller.observe({"language_model": 0.4e-3, "vision": 5e-5}, {"language_model": 0.5, "vision": 2.0})
+    assert not controller.starting
+    expected = {"language_model": 8**-0.5, "vision": 2.0}
+    assert controller.multipliers(0, {}, 2) == pytest.approx(expected)
+
+
+def test_a_module_that_says_nothing_is_not_driven_up_by_the_trust_region():
+    controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_bound=50.0), ("vision", "audio"))
+    ones = {**ONES, "audio": 1.0}
+    controller.observe({"language_model": 1e-4, "vision": 1e-30, "audio": 0.0}, ones)
+    expected = {"language_model": 1.0, "vision": 50.0, "audio": FIRST_STEP}
+    assert controller.multipliers(0, {}, 0) == pytest.approx(expected)
+    controller.observe({"language_model": 1e-4, "vision": 1e-30, "audio": 1e-4}, {**ones, "audio": 0.0})  # at rest
+    assert controller.multipliers(0, {}, 0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("rate", [1e-4, 1.0, 1e4])
+def test_the_trust_region_ends_at_the_same_rates_whatever_it_starts_from(rate):
+    plant = Plant(rho=0.02, drift=3e-2 * rate**2, log_sd=0.0)
+    run = simulate(CoMMITConfig(kappa_target=2.0), plant, steps=50)
+    assert run.log_kappas[-1] == pytest.approx(math.log(2.0))
+    assert run.lowest[-1] * rate == pytest.approx(math.sqrt(3e-4 / math.sqrt(2) / 3e-2))
+
+
 @pytest.mark.parametrize("normalization", ["sum", "product"])
 @pytest.mark.parametrize("controller", ["bounded", "compensated"])
 def test_two_encoders_are_two_loops(controller, normalization):
@@ -73,9 +109,10 @@ def test_two_encoders_are_two_loops(controller, normalization):
     assert together == pytest.approx(1.0)
 
 
-def test_resuming_a_compensated_controller():
-    config = CoMMITConfig(controller="compensated", kappa_window=3, warmup_measurements=1)
-    first, second = (CompensatedController(config, ("vision", "audio")) for _ in range(2))
+@pytest.mark.parametrize("name", ["compensated", "trust-region"])
+def test_resuming_a_controller_with_a_memory(name):
+    config = CoMMITConfig(controller=name, kappa_window=3, warmup_measurements=1)
+    first, second = (coordinating_controller(config, ("vision", "audio")) for _ in range(2))
     multipliers = {"language_model": 1.1, "vision": 0.3, "audio": 1.6}
     for scale in (1.0, 0.3, 7.0, 2.0):
         first.observe({"language_model": scale, "vision": 0.1, "audio": 0.7 * scale**2}, multipliers)
@@ -119,7 +156,10 @@ def test_the_span_of_a_window():
     ("settings", "parts"),
     [
         (PAPER, ("W=2 ", "1 in effect", "root is 2,", "explodes", "kappa_window>=127", "'compensated'")),
-        ({"probe_interval": 1}, ("controller='bounded'", "W=2 ", "root is 1,", "rings", "kappa_window>=30")),
+        (
+            {"controller": "bounded", "probe_interval": 1},
+            ("controller='bounded'", "W=2 ", "root is 1,", "rings", "kappa_window>=30"),
+        ),
         ({"controller": "literal", "kappa_window": 2}, ("W=1 ", "root is 2,", "explodes", "kappa_window>=6")),
     ],
 )
@@ -160,7 +200,9 @@ def test_simulation_and_root_agree_without_noise(size):
 def test_the_compensated_loop_reaches_its_target_and_equation_8_stops_at_a_third():
     plant, settings = Plant(rho=0.05, log_sd=0.0), {"kappa_target": 0.5, "steps": 1000, "runs": 1}
     assert verdict(plant=plant, controller="compensated", **settings).residual == pytest.approx(0.0, abs=1e-9)
-    assert verdict(plant=plant, **settings).residual == pytest.approx(math.log(10) / 3, rel=1e-2)
+    assert verdict(plant=plant, controller="bounded", **settings).residual == pytest.approx(math.log(10) / 3, rel=1e-2)
+    quiet = simulate(CoMMITConfig(controller="bounded"), Plant(rho=8.0, log_sd=0.0), steps=600).smoothed_kappas
+    assert (quiet[0], quiet[-1]) == (pytest.approx(8.0), pytest.approx(2.0, rel=0.05))
     curved = Plant(rho=0.05, log_sd=0.0, exponent=0.7)
     wide = {"kappa_bound": 1e3, "steps": 4000, "runs": 1}
     assert verdict(plant=curved, controller="compensated", **wide).residual == pytest.approx(0.0, abs=1e-3)

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 
-from commit_tuning.config import CoMMITConfig
 from commit_tuning.experiments.convergence import (
     Adam,
     Problem,
@@ -16,7 +15,6 @@ from commit_tuning.experiments.convergence import (
     equation_13,
     equation_26,
     gradient_norms,
-    kappa_path,
     proven_bound,
 )
 
@@ -110,10 +108,3 @@ def test_gradients_stay_below_their_bound_with_a_drift_reward() -> None:
     extra = math.sqrt(10) * 2 * 0.1 / math.sqrt(0.001)
     assert rewarded.gradient_bound(Problem()) - plain.gradient_bound(Problem()) == pytest.approx(extra)
     assert penalised.gradient_bound(Problem()) == rewarded.gradient_bound(Problem())
-
-
-def test_a_quiet_default_loop_settles_between_rho_and_1() -> None:
-    path = kappa_path(CoMMITConfig(), steps=600, rho=8.0, log_sd=0.0)
-    assert len(path) == 60
-    assert path[0] == pytest.approx(8.0)
-    assert path[-1] == pytest.approx(2.0, rel=0.05)  # rho^(1/3)
