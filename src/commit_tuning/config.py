@@ -20,6 +20,7 @@ Method = Literal[
     "synced",
     "language-lr-up",
     "encoder-lr-up",
+    "hypergradient",
 ]
 ControllerName = Literal["bounded", "compensated", "literal"]
 Normalization = Literal["sum", "product"]
@@ -51,6 +52,8 @@ class CoMMITConfig:
             - `"constant"` (in Section 5 of the paper `"synced"`): no control, measurement only.
             - `"feature-cd"`, `"language-cd"`: coordinate descent, the encoders first or the language model first.
             - `"language-lr-up"`, `"encoder-lr-up"`: ten times the rate for that module.
+            - `"hypergradient"`: a rival, not in the paper and not CoMMIT. Raises a module's rate while its gradient
+              goes on along its last step and lowers it where it turns. Keeps a copy of the trainable parameters.
         controller: What turns smoothed kappa into learning rates (`docs/stability.md`).
 
             - `"literal"`: Eq. 8 as printed, unbounded.
@@ -69,8 +72,8 @@ class CoMMITConfig:
             drift is divided by the square). 1 is Eq. 2-3 to the letter; `"auto"` is 1 while that stands clear of the
             rounding noise, and farther where it does not.
         kappa_target: The smoothed kappa that the controller aims at. Not used by `"literal"`, which aims at 1.
-        kappa_bound: The language model's multiplier over an encoder's stays in [1/bound, bound]. Not used by
-            `"literal"`.
+        kappa_bound: The language model's multiplier over an encoder's stays in [1/bound, bound]; with
+            method `"hypergradient"` each multiplier does. Not used by `"literal"`.
         rate_normalization: `"sum"` as in Eq. 8: the multipliers of M modules sum to M, so none exceeds M; `"product"`:
             their product is 1, so a rate rises by what the others fall. `"literal"` always takes the sum.
         warmup_measurements: Measurements before the controller acts, at most `kappa_window`; `None` for half of it.

@@ -15,6 +15,7 @@ import torch
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.core.balance import KappaWindow
+from commit_tuning.core.hypergradient import HypergradientController
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 
 FACTOR_UP = 10.0  # Section 5 of the paper: 1e-3 against 1e-4
@@ -46,6 +47,10 @@ def learning_rate_multipliers(smoothed_kappas: Mapping[str, float], normalizatio
 class Controller(Protocol):
     """What decides the multipliers. `step` counts finished optimizer steps; kappas are smoothed, by encoder."""
 
+    def before_step(self) -> None:
+        """Look at the gradients and the parameters before an optimizer step."""
+        ...
+
     def observe(self, drift: Mapping[str, float], multipliers: Mapping[str, float]) -> None:
         """Take note of a measurement: drift by module, and the multipliers that were in force when it was made."""
         ...
@@ -65,6 +70,9 @@ class Controller(Protocol):
 
 class _Unobserving:
     """A controller that looks at smoothed kappa at most."""
+
+    def before_step(self) -> None:
+        """Nothing to look at."""
 
     def observe(self, drift: Mapping[str, float], multipliers: Mapping[str, float]) -> None:
         """Nothing to note."""
@@ -231,17 +239,17 @@ def coordinating_controller(config: CoMMITConfig, encoders: Sequence[str]) -> Co
 
 def make_controller(config: CoMMITConfig, partition: ModulePartition) -> Controller:
     """The controller that `config.method` stands for."""
-    ones = dict.fromkeys(partition, 1.0)
     match config.method:
         case "commit" | "commit-clr":
             return coordinating_controller(config, partition.encoders)
+        case "hypergradient":
+            return HypergradientController(partition, config.kappa_bound)
         case "feature-cd":
             return CoordinateDescent(partition, partition.encoders, config)
         case "language-cd":
             return CoordinateDescent(partition, (LANGUAGE_MODEL,), config)
-        case "language-lr-up":
-            return FixedController({**ones, LANGUAGE_MODEL: FACTOR_UP})
-        case "encoder-lr-up":
-            return FixedController({name: 1.0 if name == LANGUAGE_MODEL else FACTOR_UP for name in partition})
+        case "language-lr-up" | "encoder-lr-up":
+            language = config.method == "language-lr-up"
+            return FixedController({m: FACTOR_UP if (m == LANGUAGE_MODEL) == language else 1.0 for m in partition})
         case _:
-            return FixedController(ones)
+            return FixedController(dict.fromkeys(partition, 1.0))
