@@ -16,6 +16,7 @@ from typing import Any
 from stability_picture import draw
 
 from commit_tuning.config import ESTIMATORS, CoMMITConfig
+from commit_tuning.core.controller import Controller
 from commit_tuning.core.controllers import learning_rate_multipliers
 from commit_tuning.core.simulate import Plant, Verdict, judge, simulate, verdict
 from commit_tuning.core.stability import effective_span, feedback, largest_root, window_span
@@ -26,16 +27,11 @@ STEADY = ("bounded", "compensated", "trust-region")
 CRITICAL = 0.3238  # gain x W of a critically damped integral controller: max of y^2 / (e^y - 1), halved
 
 
-class PlainIntegral:
+class PlainIntegral(Controller):
     """The rival of `compensated`: r -= gain x (log smoothed kappa - log target), clamped."""
-
-    starting = False
 
     def __init__(self, config: CoMMITConfig, gain: float) -> None:
         self._config, self._gain, self._ratio = config, gain, 0.0
-
-    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float]) -> None:
-        """Nothing to note."""
 
     def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
         """Ones during the warm-up, then the integral of the error."""
@@ -44,13 +40,6 @@ class PlainIntegral:
             moved = self._ratio - self._gain * (math.log(kappa) - math.log(self._config.kappa_target))
             self._ratio = min(max(moved, -limit), limit)
         return learning_rate_multipliers({encoder: math.exp(-self._ratio)}, self._config.rate_normalization)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Unused."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Unused."""
 
 
 def main() -> None:

@@ -20,8 +20,9 @@ from commit_tuning.core.forward import undisturbed
 from commit_tuning.experiments.dataset import ensure_data, open_splits
 from commit_tuning.experiments.gradient_bound import BoundCheck, check_bound, gradient_bounds
 from commit_tuning.experiments.model_setup import build_model
+from commit_tuning.experiments.optimizers import build_optimizer
 from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.runner import accumulate_gradients, build_optimizer, step_batches
+from commit_tuning.experiments.runner import accumulate_gradients, step_batches
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.models.forward import forward_pass
 from commit_tuning.models.partition import partition_model

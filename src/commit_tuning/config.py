@@ -20,6 +20,7 @@ Method = Literal[
     "synced",
     "language-lr-up",
     "encoder-lr-up",
+    "hypergradient",
 ]
 ControllerName = Literal["trust-region", "compensated", "bounded", "literal"]
 Normalization = Literal["sum", "product"]
@@ -51,6 +52,8 @@ class CoMMITConfig:
             - `"constant"` (in Section 5 of the paper `"synced"`): no control, measurement only.
             - `"feature-cd"`, `"language-cd"`: coordinate descent, the encoders first or the language model first.
             - `"language-lr-up"`, `"encoder-lr-up"`: ten times the rate for that module.
+            - `"hypergradient"`: a rival, not in the paper and not CoMMIT. Raises a module's rate while its gradient
+              goes on along its last step and lowers it where it turns. Keeps a copy of the trainable parameters.
         controller: What turns smoothed kappa into learning rates (`docs/stability.md`).
 
             - `"trust-region"`: every module's rate is the one at which its drift is on a budget: `drift_target`, shared
@@ -72,8 +75,8 @@ class CoMMITConfig:
             drift is divided by the square). 1 is Eq. 2-3 to the letter; `"auto"` is 1 while that stands clear of the
             rounding noise, and farther where it does not.
         kappa_target: The smoothed kappa that the controller aims at. Not used by `"literal"`, which aims at 1.
-        kappa_bound: The language model's multiplier over an encoder's stays in [1/bound, bound]. Not used by
-            `"literal"`.
+        kappa_bound: The language model's multiplier over an encoder's stays in [1/bound, bound]; with method
+            `"hypergradient"` each multiplier does. Not used by `"literal"`.
         drift_target: What one step of a module may move the output distribution, in nats per answer token (Eq. 2-3).
             `"trust-region"` holds the geometric mean of the language model's and an encoder's drift there.
         rate_normalization: `"sum"` as in Eq. 8: the multipliers of M modules sum to M, so none exceeds M; `"product"`:

@@ -62,6 +62,7 @@ class Coordinator(BalanceMonitor):
         return dict(self._multipliers)
 
     def _before(self, batches: list[Batch]) -> None:
+        self._controller.before_step()
         self._regularize_before(batches)
         super()._before(batches)
         if self.config.regularizer == "lookahead" and self._probe is None:

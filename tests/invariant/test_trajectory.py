@@ -89,6 +89,7 @@ def test_literal_control_is_equations_7_and_8():
         {"method": "commit", "regularizer": "lookahead"},
         {"method": "commit", "regularizer": "previous-step"},
         {"method": "feature-cd"},
+        {"method": "hypergradient"},
     ],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(settings):

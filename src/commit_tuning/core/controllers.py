@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
-
-import torch
+from typing import Any
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.core.balance import KappaWindow
+from commit_tuning.core.controller import Controller
+from commit_tuning.core.coordinate_descent import CoordinateDescent
+from commit_tuning.core.hypergradient import HypergradientController
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 
 FACTOR_UP = 10.0  # Section 5 of the paper: 1e-3 against 1e-4
@@ -44,53 +45,7 @@ def learning_rate_multipliers(smoothed_kappas: Mapping[str, float], normalizatio
     return {module: share / mean for module, share in shares.items()}
 
 
-class Controller(Protocol):
-    """What decides the multipliers. `step` counts finished optimizer steps; kappas are smoothed, by encoder.
-
-    Attributes:
-        starting: Whether the controller waits for its first measurement, to act at once when it comes.
-    """
-
-    starting: bool
-
-    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float]) -> None:
-        """Take note of a measurement: drift by module, and what its learning rate was over its initial base rate."""
-        ...
-
-    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
-        """One multiplier per module; zero leaves the module untouched by the optimizer."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a `state_dict()`."""
-        ...
-
-
-class _Unobserving:
-    """A controller that looks at smoothed kappa at most."""
-
-    starting = False
-
-    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float]) -> None:
-        """Nothing to note."""
-        del drift, factors
-
-
-class _Stateless(_Unobserving):
-    """A controller that remembers nothing."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        del state
-
-
-class FixedController(_Stateless):
+class FixedController(Controller):
     """The same multipliers for ever: Constant LR, Language LR up, Encoder LR up."""
 
     def __init__(self, fixed: Mapping[str, float]) -> None:
@@ -102,7 +57,7 @@ class FixedController(_Stateless):
         return dict(self._fixed)
 
 
-class LiteralController(_Stateless):
+class LiteralController(Controller):
     """Eq. 8 as printed, unbounded, from the first measurement on. It can drive a module's learning rate to zero."""
 
     def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
@@ -111,7 +66,7 @@ class LiteralController(_Stateless):
         return learning_rate_multipliers(kappas if measurements else dict.fromkeys(kappas, 1.0))
 
 
-class BoundedController(_Stateless):
+class BoundedController(Controller):
     """Eq. 8 on smoothed kappa over its target, clamped to [1/bound, bound], after a warm-up.
 
     Eq. 8 closes a loop: kappa grows with the square of lr_X/lr_S = 1/kappa, so its loop gain is -2. The loop settles
@@ -173,7 +128,7 @@ class CompensatedController(BoundedController):
         _load_state(self._windows, state)
 
 
-class TrustRegionController:
+class TrustRegionController(Controller):
     """The rates at which every module's step moves the output distribution by its budget, and kappa is at its target.
 
     The budgets are `drift_target` x sqrt(target) for the language model and `drift_target` / sqrt(target) for an
@@ -238,59 +193,6 @@ def _load_state(windows: Mapping[str, KappaWindow], state: dict[str, Any]) -> No
         window.load_state_dict(state["windows"][name])
 
 
-class CoordinateDescent(_Unobserving):
-    """Feature CD and Language CD: one side of the model until its weights are stable, then the other.
-
-    The paper says "until its weights stabilize" and gives no criterion. Ours: the first side is stable once its weights
-    move less, from one look to the next, than `switch_tolerance` of what they moved before the second look; at
-    `switch_latest` at the latest. Looks are `switch_window` optimizer steps apart.
-    """
-
-    def __init__(self, partition: ModulePartition, first: tuple[str, ...], config: CoMMITConfig) -> None:
-        self._partition, self._first, self._config = partition, first, config
-        self._switched = False
-        self._weights: list[torch.Tensor] | None = None
-        self._initial_movement: float | None = None
-        self._looked_at = 0
-
-    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
-        """One for the modules of the current phase, zero for the others."""
-        del kappas, measurements
-        latest = self._config.switch_latest
-        if not self._switched:
-            self._switched = (latest is not None and step >= latest) or self._stable(step)
-        return {name: float((name in self._first) != self._switched) for name in self._partition}
-
-    def _stable(self, step: int) -> bool:
-        """Whether the first side's weights moved less since the last look than the tolerance allows."""
-        if self._weights is not None and step - self._looked_at < self._config.switch_window:
-            return False
-        weights = [p.detach().clone() for name in self._first for p in self._partition[name]]
-        before, self._weights, self._looked_at = self._weights, weights, step
-        if before is None:
-            return False
-        movement = sum(float((new - old).double().square().sum()) for new, old in zip(weights, before, strict=True))
-        movement = movement**0.5
-        if self._initial_movement is None:
-            self._initial_movement = movement
-            return False
-        return bool(movement < self._config.switch_tolerance * self._initial_movement)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The phase and what the stability criterion has seen."""
-        return {
-            "switched": self._switched,
-            "weights": self._weights,
-            "initial_movement": self._initial_movement,
-            "looked_at": self._looked_at,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a `state_dict()`."""
-        self._switched, self._weights = state["switched"], state["weights"]
-        self._initial_movement, self._looked_at = state["initial_movement"], state["looked_at"]
-
-
 def coordinating_controller(config: CoMMITConfig, encoders: Sequence[str]) -> Controller:
     """The controller that `config.controller` names, for these encoders and the language model."""
     match config.controller:
@@ -306,17 +208,17 @@ def coordinating_controller(config: CoMMITConfig, encoders: Sequence[str]) -> Co
 
 def make_controller(config: CoMMITConfig, partition: ModulePartition) -> Controller:
     """The controller that `config.method` stands for."""
-    ones = dict.fromkeys(partition, 1.0)
     match config.method:
         case "commit" | "commit-clr":
             return coordinating_controller(config, partition.encoders)
+        case "hypergradient":
+            return HypergradientController(partition, config.kappa_bound)
         case "feature-cd":
             return CoordinateDescent(partition, partition.encoders, config)
         case "language-cd":
             return CoordinateDescent(partition, (LANGUAGE_MODEL,), config)
-        case "language-lr-up":
-            return FixedController({**ones, LANGUAGE_MODEL: FACTOR_UP})
-        case "encoder-lr-up":
-            return FixedController({name: 1.0 if name == LANGUAGE_MODEL else FACTOR_UP for name in partition})
+        case "language-lr-up" | "encoder-lr-up":
+            language = config.method == "language-lr-up"
+            return FixedController({m: FACTOR_UP if (m == LANGUAGE_MODEL) == language else 1.0 for m in partition})
         case _:
-            return FixedController(ones)
+            return FixedController(dict.fromkeys(partition, 1.0))

@@ -15,7 +15,8 @@ from typing import Any
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.core.balance import KappaWindow
-from commit_tuning.core.controllers import Controller, coordinating_controller
+from commit_tuning.core.controller import Controller
+from commit_tuning.core.controllers import coordinating_controller
 from commit_tuning.core.partition import LANGUAGE_MODEL
 from commit_tuning.core.stability import LOG_SD
 from commit_tuning.core.starvation import STARVED

@@ -14,6 +14,7 @@ from commit_tuning.experiments.recipe import override
 from commit_tuning.experiments.schema import Recipe, StaticGrid, valid_keys
 
 _REGULARIZER = "commit.regularizer"
+_HYPERGRADIENT = ("commit.kappa_bound", "commit.lr_update_interval")
 CONSTANT = "constant"
 STATIC = "static"
 METHOD_LABELS = {
@@ -25,6 +26,7 @@ METHOD_LABELS = {
     "synced": "Synced LR",
     "language-lr-up": "Language LR up",
     "encoder-lr-up": "Encoder LR up",
+    "hypergradient": "Hypergradient",
     "static": "Static pair",
 }
 Axes = tuple[tuple[str, tuple[Any, ...]], ...]
@@ -108,8 +110,9 @@ def variations(method: str, axes: Axes) -> list[Variation]:
     """The combinations of axis settings that matter to a method.
 
     Settings of the switch matter to coordinate descent, those of the regulariser to CoMMIT, the others under `commit`
-    to the methods that kappa steers, and what is not under `commit` to all. An axis over the regulariser itself also
-    adds Constant LR with each of its readings, and CoMMIT-CLR with the penalty, to what they are without.
+    to the methods that kappa steers (bound and update interval to the hypergradient as well), and what is not under
+    `commit` to all. An axis over the regulariser itself also adds Constant LR with each of its readings, and CoMMIT-CLR
+    with the penalty, to what they are without.
 
     Raises:
         UserError: An axis that is no key of a recipe, or one that the comparison sets itself.
@@ -145,6 +148,8 @@ def _regularised(method: str, settings: dict[str, Any]) -> bool:
 def _matters(key: str, method: str) -> bool:
     if key.startswith("commit.switch_"):
         return method in ("feature-cd", "language-cd")
+    if method == "hypergradient" and key in _HYPERGRADIENT:
+        return True
     return not key.startswith("commit.") or method in COORDINATED
 
 

@@ -19,7 +19,8 @@ RECORD = "run.json"
 HISTORY = "history.jsonl"
 PREDICTIONS = "predictions.jsonl"
 Status = Literal["running", "complete", "failed"]
-_PACKAGES = ("commit-tuning", "torch", "transformers", "peft", "safetensors", "pillow")
+_OPTIMIZERS = ("dog-optimizer", "prodigyopt", "schedulefree")
+_PACKAGES = ("commit-tuning", "torch", "transformers", "peft", "safetensors", "pillow", *_OPTIMIZERS)
 
 
 class RunFailedError(Exception):

@@ -6,7 +6,7 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from commit_tuning.coordinator import Coordinator
-from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.dataset import Questions, chunks, data_checksum, data_order, ensure_data, open_splits
 from commit_tuning.experiments.evaluation import answer_questions, save_images, score
 from commit_tuning.experiments.model_setup import build_model, count_parameters, save_trainable
+from commit_tuning.experiments.optimizers import build_optimizer, found_rates, show_evaluated
 from commit_tuning.experiments.progress import Progress, silent
 from commit_tuning.experiments.record import (
     HISTORY,
@@ -36,11 +36,6 @@ from commit_tuning.experiments.record import (
 from commit_tuning.experiments.schema import Recipe, Train
 from commit_tuning.models.partition import partition_model
 
-_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": torch.optim.AdamW,
-    "adam": torch.optim.Adam,
-    "sgd": torch.optim.SGD,
-}
 _FINAL_STEPS = 20
 
 
@@ -112,7 +107,7 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
             coordinator.before_step(micro_batches)
             optimizer.step()
             coordinator.after_step()
-            history.write(json_line({"step": step, "loss": loss, **coordinator.metrics()}))
+            history.write(json_line({"step": step, "loss": loss, **coordinator.metrics(), **found_rates(optimizer)}))
             scheduler.step()
             optimizer.zero_grad()
             losses.append(loss)
@@ -123,6 +118,7 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     record.metrics["lowest_multiplier"] = None if math.isinf(lowest) else lowest
     record.metrics["starving"] = coordinator.starving
 
+    show_evaluated(optimizer)
     answers = _evaluate(model, processor, questions, recipe, record=record, progress=progress)
     write_text(record.folder / PREDICTIONS, "".join(map(json_line, answers)))
     save_images(questions["test"], recipe.eval.images, record.folder / "images")
@@ -160,12 +156,6 @@ def _evaluate(
 
 def _tell(progress: Progress, task: str, asked: Questions, done: int) -> None:
     progress(task, done, len(asked))
-
-
-def build_optimizer(partition: ModulePartition, settings: Train) -> torch.optim.Optimizer:
-    """The recipe's optimizer, with the language model's rate and the encoders' rate."""
-    rates = {module: settings.rates["language_model" if module == LANGUAGE_MODEL else "vision"] for module in partition}
-    return _OPTIMIZERS[settings.optimizer](partition.param_groups(lr=rates, weight_decay=settings.weight_decay))
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, settings: Train) -> Any:

@@ -70,14 +70,19 @@ class Data(Section):
 
 
 class Train(Section):
-    """The optimisation. Rates are per module: `learning_rate` is the language model's, and the encoder's if null."""
+    """The optimisation. Rates are per module: `learning_rate` is the language model's, and the encoder's if null.
+
+    `optimizer: prodigy` and `dog` find a step size for each module and multiply it by the rate, so that 1.0 is their
+    papers' rate; DoG and `schedule-free` (AdamW, with a rate of AdamW's size) evaluate an average of the iterates. All
+    three come with `pip install 'commit-tuning[optimizers]'`.
+    """
 
     steps: int = Field(default=400, ge=1)
     batch_size: int = Field(default=16, ge=1)
     micro_batch_size: int | None = Field(default=None, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     encoder_learning_rate: float | None = Field(default=None, gt=0)
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd", "prodigy", "dog", "schedule-free"] = "adamw"
     weight_decay: float = Field(default=0.0, ge=0)
     scheduler: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)

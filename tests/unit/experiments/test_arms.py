@@ -43,6 +43,9 @@ def test_an_axis_varies_only_the_methods_it_matters_to() -> None:
     assert len(variations("commit-clr", (readings, weights))) == 1 + 2
     assert len(variations("commit", (readings, weights))) == 2
     assert len(variations("feature-cd", (("commit.switch_window", (1, 2)),))) == 2
+    assert (
+        len(variations("hypergradient", (("commit.lr_update_interval", (5, 10)), ("commit.kappa_window", (1, 2))))) == 2
+    )
 
 
 @pytest.mark.parametrize("key", ["commit.kapa", "train.seed", "commit.method", "compare.seeds"])

@@ -1,0 +1,38 @@
+"""What every controller of learning rates is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class Controller:
+    """What decides the multipliers. The defaults are those of a controller that looks at smoothed kappa at most."""
+
+    @property
+    def starting(self) -> bool:
+        """Whether it waits for its first measurement, to act at once when it comes."""
+        return False
+
+    def before_step(self) -> None:
+        """Look at the gradients and the parameters before an optimizer step."""
+
+    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float]) -> None:
+        """Take note of a measurement: drift by module, and what its learning rate was over its initial base rate."""
+
+    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
+        """One multiplier per module; zero leaves the module untouched by the optimizer.
+
+        Args:
+            step: Finished optimizer steps.
+            kappas: Encoder to its smoothed kappa; NaN before the first measurement.
+            measurements: How many of them the moving average is over.
+        """
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a `state_dict()`."""
