@@ -90,7 +90,7 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     torch.manual_seed(settings.seed)
     model, processor = build_model(recipe.model, device)
     questions = open_splits(root, recipe.data, recipe.model.name, processor, device)
-    partition = partition_model(model)
+    partition = partition_model(model, recipe.model.projector)
     record.parameters = {module: count_parameters(partition[module]) for module in partition.names}
     optimizer = build_optimizer(partition, settings)
     coordinator = Coordinator(model, optimizer, recipe.commit_config(), partition=partition)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from commit_tuning.config import METHODS, CoMMITConfig
+from commit_tuning.config import METHODS, CoMMITConfig, ProjectorPlace
 from commit_tuning.models.nano import NANO_MODELS
 
 COMMIT_KEYS = tuple(field.name for field in dataclasses.fields(CoMMITConfig))
@@ -35,11 +35,13 @@ class Model(Section):
 
     `name` is `nano-llava`, `nano-blip2`, a local folder or a hub name of a transformers vision-language model. With
     `lora: null` the language model is tuned in full. `freeze` lists patterns (`*` matches anything) of parameter
-    names that stay fixed; whatever else is not the language model's is tuned in full.
+    names that stay fixed; whatever else is not the language model's is tuned in full. `projector` says whose the
+    projector is: the encoder's, the language model's, or a module of its own, which has the encoder's base rate.
     """
 
     name: str = Field(min_length=1)
     lora: Lora | None = Lora()
+    projector: ProjectorPlace = "encoder"
     freeze: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -88,7 +90,7 @@ class Train(Section):
 
     @property
     def rates(self) -> dict[str, float]:
-        """Base learning rate of the language model and of the encoder."""
+        """Base learning rate of the language model and of the encoders."""
         encoder = self.learning_rate if self.encoder_learning_rate is None else self.encoder_learning_rate
         return {"language_model": self.learning_rate, "vision": encoder}
 
