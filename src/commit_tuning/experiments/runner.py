@@ -20,7 +20,7 @@ from commit_tuning.errors import UserError
 from commit_tuning.experiments.dataset import Questions, chunks, data_checksum, data_order, ensure_data, open_splits
 from commit_tuning.experiments.evaluation import answer_questions, save_images, score
 from commit_tuning.experiments.model_setup import build_model, count_parameters, save_trainable
-from commit_tuning.experiments.progress import Progress, silent
+from commit_tuning.experiments.progress import Progress, Stopwatch, silent
 from commit_tuning.experiments.record import (
     HISTORY,
     PREDICTIONS,
@@ -98,8 +98,9 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     trainable = [parameter for module in partition.names for parameter in partition[module]]
 
     batches = step_batches(questions["train"], settings)
-    losses, lowest = [], math.inf
+    losses, lowest, measuring = [], math.inf, Stopwatch()
     model.train()
+    loop_started = time.perf_counter()
     with (record.folder / HISTORY).open("w", encoding="utf-8", buffering=1) as history:
         for step in range(1, settings.steps + 1):
             micro_batches = next(batches)
@@ -109,9 +110,11 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
             if settings.max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(trainable, settings.max_grad_norm)
             lowest = min([lowest, *filter(None, coordinator.multipliers.values())])  # zero: a module at rest
-            coordinator.before_step(micro_batches)
+            with measuring:
+                coordinator.before_step(micro_batches)
             optimizer.step()
-            coordinator.after_step()
+            with measuring:
+                coordinator.after_step()
             history.write(json_line({"step": step, "loss": loss, **coordinator.metrics()}))
             scheduler.step()
             optimizer.zero_grad()
@@ -122,6 +125,7 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     record.metrics["train_loss"] = sum(losses[-_FINAL_STEPS:]) / len(losses[-_FINAL_STEPS:])
     record.metrics["lowest_multiplier"] = None if math.isinf(lowest) else lowest
     record.metrics["starving"] = coordinator.starving
+    record.metrics["overhead"] = measuring.seconds / (time.perf_counter() - loop_started - measuring.seconds)
 
     answers = _evaluate(model, processor, questions, recipe, record=record, progress=progress)
     write_text(record.folder / PREDICTIONS, "".join(map(json_line, answers)))
