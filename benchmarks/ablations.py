@@ -3,7 +3,7 @@
 `run` makes the comparisons of some studies (all, if none is named) below `--output`; it resumes where it stopped, and a
 run that two comparisons share is made once. `page` condenses what has finished into a JSON record for each comparison
 and writes `docs/ablations.md` and its figures from the records and `findings.md` beside them. All studies together are
-about 90 runs: 75 minutes on one core.
+about 95 runs: 75 minutes on one core.
 """
 
 import argparse
