@@ -27,6 +27,7 @@ Normalization = Literal["sum", "product"]
 Estimator = Literal["arithmetic", "geometric", "ratio"]
 RegularizerName = Literal["lookahead", "previous-step", "drift-penalty"]
 RegularizerStep = Literal["raw", "optimizer"]
+ProjectorPlace = Literal["encoder", "language_model", "own"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 CONTROLLERS: tuple[str, ...] = get_args(ControllerName)
@@ -34,6 +35,7 @@ NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
 ESTIMATORS: tuple[str, ...] = get_args(Estimator)
 REGULARIZERS: tuple[str, ...] = get_args(RegularizerName)
 REGULARIZER_STEPS: tuple[str, ...] = get_args(RegularizerStep)
+PROJECTOR_PLACES: tuple[str, ...] = get_args(ProjectorPlace)
 COORDINATED = ("commit-clr", "commit")
 
 

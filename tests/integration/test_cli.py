@@ -46,6 +46,7 @@ def test_a_run_leaves_a_full_record(finished: Path) -> None:
     assert len(record.data_checksum) == 64
     assert record.metrics["val"]["questions"] == 6
     assert set(record.metrics["test"]["by_kind"]) == {"choose_txt", "choose_img", "fill_in_blank"}
+    assert record.metrics["overhead"] > 0
     assert record.versions["torch"]
     assert record.hardware["torch_threads"] >= 1
 

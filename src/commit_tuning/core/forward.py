@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from commit_tuning.core.partition import LANGUAGE_MODEL
 from commit_tuning.errors import BatchError
 
 Batch = Mapping[str, Any]
@@ -36,13 +37,19 @@ class InputNorms:
 
 
 class ForwardPass(Protocol):
-    """A model as the probe sees it. Features are encoder outputs by module name, passed on without a look inside."""
+    """A model as the probe sees it. Features are encoder outputs by encoder name, passed on without a look inside."""
 
     model: nn.Module
-    reuses_features: bool
 
     def features(self, batch: Batch) -> dict[str, Any]:
         """Run every encoder on the batch; empty where features cannot be reused."""
+        ...
+
+    def parts(self, parameters: Iterable[nn.Parameter]) -> set[str]:
+        """Where parameters act: the encoders whose features they shape, and `language_model` for what comes after.
+
+        What lies in no encoder, or in one whose features cannot be reused, is `language_model`.
+        """
         ...
 
     def logits(self, batch: Batch, mask: Tensor, features: dict[str, Any]) -> Tensor:
@@ -57,8 +64,6 @@ class ForwardPass(Protocol):
 class PlainForward:
     """Any module with `model(**batch).logits` [batch, length, vocabulary]: a full forward pass, nothing reused."""
 
-    reuses_features = False
-
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
@@ -66,6 +71,11 @@ class PlainForward:
         """Nothing to reuse."""
         del batch
         return {}
+
+    def parts(self, parameters: Iterable[nn.Parameter]) -> set[str]:
+        """The one part that always runs."""
+        del parameters
+        return {LANGUAGE_MODEL}
 
     def logits(self, batch: Batch, mask: Tensor, features: dict[str, Any]) -> Tensor:
         """A full forward pass, labels included as the model's contract has them, and the answers' rows of its logits.

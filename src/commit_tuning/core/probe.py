@@ -104,7 +104,7 @@ class DriftProbe:
 
     Made before the step, it keeps P_{X_t, S_t} of the given samples and the values that will be overwritten. After the
     step it compares that with the distribution in which one module has its new values and all others their old ones.
-    With reusable features the encoders' old outputs stand in for their old values.
+    With reusable features the encoders' old outputs stand in for the old values of what they come from.
 
     Args:
         forward: The model as the probe sees it.
@@ -118,6 +118,7 @@ class DriftProbe:
 
     def __init__(self, forward: ForwardPass, partition: ModulePartition, batches: Sequence[Batch], shift: bool) -> None:
         self._forward, self._partition = forward, partition
+        self._parts = {name: forward.parts(partition[name]) for name in partition}
         with torch.no_grad(), undisturbed(forward.model):
             self._seen = [self._observe(batch, shift) for batch in batches]
         self.samples = sum(item.positions.samples for item in self._seen)
@@ -134,18 +135,17 @@ class DriftProbe:
     @contextlib.contextmanager
     def _only(self, module: str, scale: float = 1.0) -> Iterator[None]:
         """The model with `module` moved by `scale` times its update and the old values of every other."""
-        if self._forward.reuses_features:
-            others = [] if module == LANGUAGE_MODEL else [LANGUAGE_MODEL]
-        else:
-            others = [name for name in self._partition if name != module]
+        computed = self._parts[module] | {LANGUAGE_MODEL}
+        others = [name for name in self._partition if name != module and self._parts[name] & computed]
         with self._snapshot.swapped_in(others, module, scale):
             yield
 
     def _moved_logits(self, item: _Observation, module: str) -> Tensor:
         """Logits [answers, vocabulary] of a micro-batch inside `_only(module)`."""
-        features = item.features
-        if self._forward.reuses_features and module != LANGUAGE_MODEL:
-            features = {**features, module: self._forward.features(item.batch).get(module)}
+        features, shaped = item.features, self._parts[module] & item.features.keys()
+        if shaped:
+            now = self._forward.features(item.batch)
+            features = {**features, **{name: now[name] for name in shaped}}
         return self._forward.logits(item.batch, item.positions.mask, features)
 
     def measure(self, displacement: Displacement | None = None) -> Measurement:

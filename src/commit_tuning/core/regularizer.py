@@ -18,7 +18,7 @@ from torch import Tensor
 
 from commit_tuning.core.divergence import AnswerPositions, token_kl
 from commit_tuning.core.forward import Batch, ForwardPass, undisturbed
-from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
+from commit_tuning.core.partition import ModulePartition
 from commit_tuning.core.probe import Snapshot, gradient_or_zeros
 
 Gradients = dict[str, list[Tensor]]
@@ -55,10 +55,5 @@ def previous_step_gradients(
 
 def _logits_before(forward: ForwardPass, batch: Batch, mask: Tensor, previous: Snapshot, module: str) -> Tensor:
     """Logits [answers, vocabulary] with the previous values of one module and the current ones of the others."""
-    with torch.no_grad(), undisturbed(forward.model):
-        if module == LANGUAGE_MODEL:
-            features = forward.features(batch)
-            with previous.swapped_in([module]):
-                return forward.logits(batch, mask, features)
-        with previous.swapped_in([module]):
-            return forward.logits(batch, mask, forward.features(batch))
+    with torch.no_grad(), undisturbed(forward.model), previous.swapped_in([module]):
+        return forward.logits(batch, mask, forward.features(batch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Arm:
     @property
     def family(self) -> str:
         """Name of the method and of the axis settings; the arms of a family differ in their rates alone."""
-        varied = ", ".join(f"{key.rpartition('.')[2].replace('_', ' ')} {value}" for key, value in self.variation)
+        varied = ", ".join(f"{_words(key)} {as_text(value)}" for key, value in self.variation)
         return METHOD_LABELS[self.method] + (f" ({varied})" if varied else "")
 
     @property
@@ -64,7 +65,7 @@ class Arm:
     @property
     def slug(self) -> str:
         """A folder name, unique among the arms of a comparison."""
-        varied = "".join(f"_{key}-{value}" for key, value in self.variation)
+        varied = "".join(f"_{key}-{as_text(value)}" for key, value in self.variation)
         return re.sub(r"[^\w.+-]+", "-", f"{self.method}_lr-{self.rates.replace(' / ', '-')}{varied}")
 
     def recipe(self, base: Recipe, seed: int, save_weights: bool = False) -> Recipe:
@@ -89,13 +90,28 @@ def screening_arms(recipe: Recipe, axes: Axes = ()) -> list[Arm]:
     """Every method at every rate of the sweep, and every static pair; Constant LR is always among them.
 
     Raises:
-        UserError: An axis that is no key of a recipe.
+        UserError: An axis that is no key of a recipe, or one with a value twice.
     """
     plan = recipe.compare
     methods = dict.fromkeys((CONSTANT, *plan.methods))
     swept = [(method, rate, rate) for method in methods for rate in plan.rates]
     swept += [(STATIC, *pair) for pair in static_pairs(plan.static_grid, plan.rates)]
-    return [Arm(*arm, variation) for arm in swept for variation in variations(arm[0], axes)]
+    arms = [Arm(*arm, variation) for arm in swept for variation in variations(arm[0], axes)]
+    slugs = [arm.slug for arm in arms]
+    twice = [slug for slug in slugs if slugs.count(slug) > 1]
+    if twice:
+        raise UserError(f"two arms would share the folder {twice[0]}; give every rate and every value of an axis once")
+    return arms
+
+
+def as_text(value: object) -> str:
+    """A plain value as a recipe writes it: `null`, `true`, numbers and text."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def _words(key: str) -> str:
+    """A key without its section, as words: `model.lora.r` is `lora r`."""
+    return " ".join(key.split(".")[1:]).replace("_", " ")
 
 
 def static_pairs(grid: StaticGrid | None, rates: tuple[float, ...]) -> list[tuple[float, float]]:

@@ -16,7 +16,7 @@ from commit_tuning.errors import UserError
 from commit_tuning.experiments.arms import CONSTANT, METHOD_LABELS
 from commit_tuning.experiments.kappa_and_loss import SETTLED
 from commit_tuning.experiments.record import RunRecord, run_folders
-from commit_tuning.experiments.table import fixed, percent
+from commit_tuning.experiments.table import fixed, markdown_table, percent
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def read_control(folders: Iterable[str | Path]) -> list[Control]:
         UserError: There is none.
     """
     records = [RunRecord.read(path) for path in run_folders(folders)]
-    runs = [_control(record) for record in records if record.complete and _method(record) in {CONSTANT, *COORDINATED}]
+    runs = [control_of(record) for record in records if record.complete and _method(record) in {CONSTANT, *COORDINATED}]
     if not runs:
         raise UserError("no complete run of constant, commit-clr or commit there; give output folders of 'compare'")
     return runs
@@ -56,7 +56,12 @@ def _method(record: RunRecord) -> str:
     return str(record.recipe["commit"]["method"])
 
 
-def _control(record: RunRecord) -> Control:
+def control_of(record: RunRecord) -> Control:
+    """What one run did.
+
+    Raises:
+        UserError: It has no history, or a schedule that changes the rates as well.
+    """
     train, history = record.recipe["train"], record.history()
     if train["scheduler"] != "constant" or not history:
         raise UserError(f"{record.folder}: a complete history under a constant schedule is needed")
@@ -98,8 +103,7 @@ def control_table(runs: Sequence[Control]) -> str:
     arms: dict[tuple[str, str, str], list[Control]] = defaultdict(list)
     for run in runs:
         arms[run.arm].append(run)
-    lines = [_HEAD, ("---",) * len(_HEAD), *(_cells(arm, group) for arm, group in sorted(arms.items()))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return markdown_table(_HEAD, [_cells(arm, group) for arm, group in sorted(arms.items())])
 
 
 def _cells(arm: tuple[str, str, str], group: list[Control]) -> tuple[str, ...]:

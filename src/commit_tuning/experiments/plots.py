@@ -13,7 +13,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from commit_tuning.experiments.curves import Curve, Group, curve
 from commit_tuning.experiments.figure_style import COLOURS, STYLE, line_style, to_svg
 
-MODULE_NAMES = {"language_model": "Language model (X)", "vision": "Vision encoder (S)", "audio": "Audio encoder (S)"}
+MODULE_NAMES = {
+    "language_model": "Language model (X)",
+    "vision": "Vision encoder (S)",
+    "audio": "Audio encoder (S)",
+    "projector": "Projector",
+}
 
 
 @dataclass(frozen=True)

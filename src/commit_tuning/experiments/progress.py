@@ -1,5 +1,6 @@
 """How runs tell what they are doing."""
 
+import time
 from typing import Protocol
 
 
@@ -12,3 +13,19 @@ class Progress(Protocol):
 
 def silent(task: str, done: int, total: int, note: str = "") -> None:
     """Report nothing."""
+
+
+class Stopwatch:
+    """Wall time spent inside `with` blocks, in seconds; work that a device does later is not waited for."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._started = 0.0
+
+    def __enter__(self) -> None:
+        """Start."""
+        self._started = time.perf_counter()
+
+    def __exit__(self, *exception: object) -> None:
+        """Stop."""
+        self.seconds += time.perf_counter() - self._started

@@ -36,7 +36,8 @@ class RunRecord:
         status: `"running"` until the very end; a run that was interrupted keeps it.
         metrics: Final numbers: `train_loss` (mean of the last 20 steps), `val` and `test` (each `accuracy`, `by_kind`
             and `questions`), `lowest_multiplier` (smallest non-zero learning rate of a module / its base rate),
-            `starving` (modules that starve at the end: the step since which they do).
+            `starving` (modules that starve at the end: the step since which they do), `overhead` (wall time of
+            measuring, control and regulariser over that of the rest of the training loop).
         error: Why it failed, one line.
         seconds: Wall time of training and of evaluation.
         parameters: Trainable parameters per module.

@@ -20,7 +20,7 @@ from commit_tuning.experiments.dataset import Questions, chunks, data_checksum, 
 from commit_tuning.experiments.evaluation import answer_questions, save_images, score
 from commit_tuning.experiments.model_setup import build_model, count_parameters, save_trainable
 from commit_tuning.experiments.optimizers import build_optimizer, found_rates, show_evaluated
-from commit_tuning.experiments.progress import Progress, silent
+from commit_tuning.experiments.progress import Progress, Stopwatch, silent
 from commit_tuning.experiments.record import (
     HISTORY,
     PREDICTIONS,
@@ -85,7 +85,7 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     torch.manual_seed(settings.seed)
     model, processor = build_model(recipe.model, device)
     questions = open_splits(root, recipe.data, recipe.model.name, processor, device)
-    partition = partition_model(model)
+    partition = partition_model(model, recipe.model.projector)
     record.parameters = {module: count_parameters(partition[module]) for module in partition.names}
     optimizer = build_optimizer(partition, settings)
     coordinator = Coordinator(model, optimizer, recipe.commit_config(), partition=partition)
@@ -93,8 +93,9 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     trainable = [parameter for module in partition.names for parameter in partition[module]]
 
     batches = step_batches(questions["train"], settings)
-    losses, lowest = [], math.inf
+    losses, lowest, measuring = [], math.inf, Stopwatch()
     model.train()
+    loop_started = time.perf_counter()
     with (record.folder / HISTORY).open("w", encoding="utf-8", buffering=1) as history:
         for step in range(1, settings.steps + 1):
             micro_batches = next(batches)
@@ -104,9 +105,11 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
             if settings.max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(trainable, settings.max_grad_norm)
             lowest = min([lowest, *filter(None, coordinator.multipliers.values())])  # zero: a module at rest
-            coordinator.before_step(micro_batches)
+            with measuring:
+                coordinator.before_step(micro_batches)
             optimizer.step()
-            coordinator.after_step()
+            with measuring:
+                coordinator.after_step()
             history.write(json_line({"step": step, "loss": loss, **coordinator.metrics(), **found_rates(optimizer)}))
             scheduler.step()
             optimizer.zero_grad()
@@ -117,6 +120,7 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     record.metrics["train_loss"] = sum(losses[-_FINAL_STEPS:]) / len(losses[-_FINAL_STEPS:])
     record.metrics["lowest_multiplier"] = None if math.isinf(lowest) else lowest
     record.metrics["starving"] = coordinator.starving
+    record.metrics["overhead"] = measuring.seconds / (time.perf_counter() - loop_started - measuring.seconds)
 
     show_evaluated(optimizer)
     answers = _evaluate(model, processor, questions, recipe, record=record, progress=progress)

@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
-from commit_tuning.config import METHODS, CoMMITConfig
+from commit_tuning.config import METHODS, CoMMITConfig, ProjectorPlace
 from commit_tuning.models.nano import NANO_MODELS
 
 COMMIT_KEYS = tuple(field.name for field in dataclasses.fields(CoMMITConfig))
@@ -22,9 +22,13 @@ class Section(BaseModel):
 
 
 class Lora(Section):
-    """Low-rank adapters on the language model (Hu et al. 2021), as peft understands them."""
+    """Low-rank adapters on the language model (Hu et al. 2021), as peft understands them.
 
-    r: int = Field(default=8, ge=1)
+    `r: null` is no adapters at all, so that one axis holds ranks and full fine-tuning. What an adapter adds is scaled
+    by `alpha / r`: a sweep of `r` alone changes that as well.
+    """
+
+    r: int | None = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
@@ -34,13 +38,21 @@ class Model(Section):
     """The model, and which of its parameters are tuned.
 
     `name` is `nano-llava`, `nano-blip2`, a local folder or a hub name of a transformers vision-language model. With
-    `lora: null` the language model is tuned in full. `freeze` lists patterns (`*` matches anything) of parameter
-    names that stay fixed; whatever else is not the language model's is tuned in full.
+    `lora: null` (or `lora: {r: null}`) the language model is tuned in full. `freeze` lists patterns (`*` matches
+    anything) of parameter names that stay fixed; whatever else is not the language model's is tuned in full.
+    `projector` says whose the projector is: the encoder's, the language model's, or a module of its own, which has the
+    encoder's base rate.
     """
 
     name: str = Field(min_length=1)
     lora: Lora | None = Lora()
+    projector: ProjectorPlace = "encoder"
     freeze: tuple[str, ...] = ()
+
+    @field_validator("lora")
+    @classmethod
+    def _no_rank_is_no_lora(cls, lora: Lora | None) -> Lora | None:
+        return lora if lora is not None and lora.r is not None else None
 
     @model_validator(mode="after")
     def _known_nano_model(self) -> Self:
@@ -93,7 +105,7 @@ class Train(Section):
 
     @property
     def rates(self) -> dict[str, float]:
-        """Base learning rate of the language model and of the encoder."""
+        """Base learning rate of the language model and of the encoders."""
         encoder = self.learning_rate if self.encoder_learning_rate is None else self.encoder_learning_rate
         return {"language_model": self.learning_rate, "vision": encoder}
 

@@ -123,9 +123,19 @@ def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) ->
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table; accuracies in percent, differences in percentage points."""
     head = ["Method", "Base rate", "Test accuracy", "Seeds", "Difference [95 % CI]", "Validation", "Loss", "Seconds"]
-    lines = [[*head, "Collapsed", "Failed"], ["---"] * (len(head) + 2)]
-    lines += [_cells(row) for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table([*head, "Collapsed", "Failed"], [_cells(row) for row in rows])
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells as a Markdown table.
+
+    Example:
+        >>> print(markdown_table(["a", "b"], [["1", "2"]]), end="")
+        | a | b |
+        | --- | --- |
+        | 1 | 2 |
+    """
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows))
 
 
 def _cells(row: Row) -> list[str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from commit_tuning.core.forward import Batch, ForwardPass, InputNorms, PlainForward
-from commit_tuning.models.partition import ENCODER_OF_MODALITY, unwrap
+from commit_tuning.core.partition import LANGUAGE_MODEL
+from commit_tuning.models.partition import ENCODER_OF_MODALITY, part_of_parameter, unwrap
 
 _RAW_INPUTS = {"image": "pixel_values", "video": "pixel_values_videos", "audio": "input_features"}
 
@@ -40,16 +41,17 @@ class TransformersForward:
         self.model = model
         self._base = unwrap(model)
         self._parameters = inspect.signature(self._base.forward).parameters
-        self.reuses_features = reuse_features and "mm_encoder_outputs" in self._parameters
+        self._reuses_features = reuse_features and "mm_encoder_outputs" in self._parameters
+        self._part_of = part_of_parameter(self._base) if self._reuses_features else {}
 
     def features(self, batch: Batch) -> dict[str, Any]:
         """Run the encoders whose raw inputs are in the batch.
 
         Returns:
-            Module name to `{modality: encoder output}`, in the form that `mm_encoder_outputs` takes.
+            Encoder name to `{modality: encoder output}`, in the form that `mm_encoder_outputs` takes.
         """
         features: dict[str, Any] = {}
-        if not self.reuses_features:
+        if not self._reuses_features:
             return features
         for modality, module in ENCODER_OF_MODALITY.items():
             if batch.get(_RAW_INPUTS[modality]) is not None:
@@ -58,6 +60,10 @@ class TransformersForward:
                 arguments = {key: value for key, value in batch.items() if key in wanted}
                 features.setdefault(module, {})[modality] = encode(**arguments, return_dict=True)
         return features
+
+    def parts(self, parameters: Iterable[nn.Parameter]) -> set[str]:
+        """The encoders whose features the parameters shape, and `language_model` for all others."""
+        return {self._part_of.get(id(parameter), LANGUAGE_MODEL) for parameter in parameters}
 
     def logits(self, batch: Batch, mask: Tensor, features: dict[str, Any]) -> Tensor:
         """Logits [answers, vocabulary] at the True positions of `mask` [batch, length], in row-major order."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
+from commit_tuning.config import PROJECTOR_PLACES, ProjectorPlace
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.errors import PartitionError
 
 ENCODER_OF_MODALITY = {"image": "vision", "video": "vision", "audio": "audio"}
+PROJECTOR = "projector"
+_QFORMER_NAME = re.compile(r"q_?former|query_tokens", re.IGNORECASE)
 _AUDIO_NAME = re.compile(r"audio|speech|sound|beats|whisper", re.IGNORECASE)
 
 
@@ -26,7 +30,7 @@ def unwrap(model: nn.Module) -> Any:
             return inner
 
 
-def partition_model(model: nn.Module) -> ModulePartition:
+def partition_model(model: nn.Module, projector: ProjectorPlace = "encoder") -> ModulePartition:
     """Share out the trainable parameters of a transformers multimodal model, PEFT-wrapped or not.
 
     `language_model` is the text decoder with its embeddings and output head. What is neither belongs to a feature
@@ -35,29 +39,69 @@ def partition_model(model: nn.Module) -> ModulePartition:
 
     Args:
         model: A model with `get_decoder()` and `get_encoder(modality)`, as transformers' generation classes have them.
+        projector: Whose the projector is, which the paper leaves open: the `"encoder"`'s, the `"language_model"`'s, or
+            its `"own"`, a third module `projector` beside the encoder. The projector is everything outside language
+            model and tower that is no Q-Former (`qformer`, `query_tokens`): LLaVA's `multi_modal_projector`, BLIP-2's
+            `language_projection`.
 
     Returns:
         The partition, in which every trainable parameter stands exactly once.
 
     Raises:
-        PartitionError: Not such a model, no encoder in it, or nothing trainable in one of its modules.
+        PartitionError: Not such a model, no encoder in it, nothing trainable in one of its modules, or no projector to
+            be placed.
     """
+    if projector not in PROJECTOR_PLACES:
+        raise PartitionError(f"projector={projector!r} is not one of {', '.join(PROJECTOR_PLACES)}")
     base = unwrap(model)
     if not hasattr(base, "get_decoder") or not hasattr(base, "get_encoder"):
         raise PartitionError(
             f"{type(base).__name__} is not a transformers model; name its modules with ModulePartition({{...}}) instead"
         )
-    language = _parameter_ids(base.get_decoder(), base.get_output_embeddings(), base.get_input_embeddings())
     towers = _towers(base)
     if not towers or base.get_decoder() is base:
         raise PartitionError(
             f"{type(base).__name__} has no image, video or audio encoder; CoMMIT balances one with the LLM"
         )
+    module_of = part_of_parameter(model)
     modules: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in (LANGUAGE_MODEL, *towers)}
+    if projector != "encoder":
+        place = LANGUAGE_MODEL if projector == "language_model" else PROJECTOR
+        module_of.update(dict.fromkeys(_projector(model, module_of, towers), place))
+        modules.setdefault(place, [])
     for name, parameter in model.named_parameters():
-        module = LANGUAGE_MODEL if id(parameter) in language else _encoder_of(name, parameter, towers)
-        modules[module].append((name, parameter))
+        modules[module_of[id(parameter)]].append((name, parameter))
     return ModulePartition(modules)
+
+
+def part_of_parameter(model: nn.Module) -> dict[int, str]:
+    """`id` of a transformers model's parameter to where it acts: `language_model`, or the encoder it is on the way of.
+
+    Projectors count to the encoders here: an encoder's features are what comes out of its projector.
+    """
+    base = unwrap(model)
+    language = _parameter_ids(base.get_decoder(), base.get_output_embeddings(), base.get_input_embeddings())
+    towers = _towers(base)
+    return {
+        id(parameter): LANGUAGE_MODEL if id(parameter) in language else _encoder_of(name, parameter, towers)
+        for name, parameter in model.named_parameters()
+    }
+
+
+def _projector(model: nn.Module, part_of: Mapping[int, str], towers: Mapping[str, set[int]]) -> set[int]:
+    """The ids of the projector's parameters, frozen ones included."""
+    inside = set().union(*towers.values())
+    found = {
+        id(parameter)
+        for name, parameter in model.named_parameters()
+        if part_of[id(parameter)] != LANGUAGE_MODEL and id(parameter) not in inside and not _QFORMER_NAME.search(name)
+    }
+    if not found:
+        raise PartitionError(
+            f"{type(unwrap(model)).__name__} has no projector outside its encoder; use projector='encoder', or name "
+            "its modules with ModulePartition({...})"
+        )
+    return found
 
 
 def _parameter_ids(*modules: nn.Module | None) -> set[int]:

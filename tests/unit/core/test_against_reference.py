@@ -7,7 +7,9 @@ import torch
 from conftest import build, make_batch
 
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
+from commit_tuning.config import PROJECTOR_PLACES
 from commit_tuning.core import reference
+from commit_tuning.core.forward import undisturbed
 from commit_tuning.core.probe import DriftProbe, Snapshot
 from commit_tuning.core.regularizer import previous_step_gradients
 from commit_tuning.data.collate import VisionCollator
@@ -49,8 +51,9 @@ def test_drifts_and_kappa(kind, lr):
     assert all(value > 0 for value in expected.values())
 
 
+@pytest.mark.parametrize("projector", PROJECTOR_PLACES)
 @pytest.mark.parametrize("name", NANO_MODELS)
-def test_drifts_and_kappa_of_the_nano_models_on_real_questions(name):
+def test_drifts_and_kappa_of_the_nano_models_on_real_questions(name, projector):
     model, processor = load_nano(name)
     questions = [make_question(0, "train", number) for number in range(0, 12, 3)]  # every third chooses among words
     samples = [
@@ -58,16 +61,38 @@ def test_drifts_and_kappa_of_the_nano_models_on_real_questions(name):
     ]
     batch = VisionCollator(processor)(samples)
     model, batch = model.double(), {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
-    partition = partition_model(model)
+    partition = partition_model(model, projector)
     config = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
     coordinator = Coordinator(model, torch.optim.AdamW(partition.param_groups(lr=1e-3)), config, partition)
     model(**batch).loss.backward()
     before = copy.deepcopy(model)
     coordinator.step(batch)
     expected = reference.module_drifts(before, model, names_of(partition), batch)
-    kappa = reference.balance_coefficient(expected["language_model"], expected["vision"])
+    kappas = {
+        name: reference.balance_coefficient(expected["language_model"], expected[name]) for name in partition.encoders
+    }
     assert coordinator.drift == pytest.approx(expected, rel=1e-6)
-    assert coordinator.kappa == pytest.approx(kappa, rel=1e-6)
+    assert coordinator.kappas == pytest.approx(kappas, rel=1e-6)
+    assert all(value > 0 for value in expected.values())
+
+
+@pytest.mark.parametrize("projector", ["language_model", "own"])
+@pytest.mark.parametrize("kind", ["llava", "blip2"], indirect=True)
+def test_gradients_and_limit_wherever_the_projector_is(kind, projector):
+    """Regularisers and forward mode see what a projector does to the features, too."""
+    model, _ = build(kind, F64)
+    partition, batch = partition_model(model, projector), make_batch(kind, 5, F64)
+    before, snapshot = copy.deepcopy(model), Snapshot(partition, partition)
+    probe = DriftProbe(forward_pass(model), partition, [batch], shift=True)
+    take_step(model, partition, batch)
+    lookahead = reference.lookahead_gradients(before, model, names_of(partition), batch)
+    previous = reference.previous_step_gradients(before, model, names_of(partition), batch)
+    found = previous_step_gradients(forward_pass(model), partition, [batch], snapshot, shift=True)
+    for module in partition:
+        assert_same_and_not_zero(probe.gradients(module), lookahead[module])
+        assert_same_and_not_zero(found[module], previous[module])
+        with torch.no_grad(), undisturbed(model):
+            assert probe.limit(module) == pytest.approx(probe.drift_at(module, 1e-4) * 1e8, rel=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["llava", "blip2"], indirect=True)

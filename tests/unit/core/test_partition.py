@@ -87,6 +87,41 @@ def test_lora_on_the_language_model_and_a_frozen_tower(make):
     partition.check(model)
 
 
+PROJECTORS = {tiny_llava: "multi_modal_projector", tiny_blip2: "language_projection"}
+
+
+@pytest.mark.parametrize("make", [tiny_llava, tiny_blip2])
+def test_the_projector_goes_where_it_is_told(make):
+    model = make()
+    projector = {name for name, _ in model.named_parameters() if PROJECTORS[make] in name}
+    everywhere = {place: partition_model(model, projector=place) for place in ("encoder", "language_model", "own")}
+    encoder, language, own = ({m: set(p.named_parameters(m)) for m in p} for p in everywhere.values())
+    assert projector
+    assert own == {
+        "language_model": encoder["language_model"], "vision": encoder["vision"] - projector, "projector": projector
+    }  # fmt: skip
+    assert language == {"language_model": encoder["language_model"] | projector, "vision": own["vision"]}
+    assert everywhere["own"].encoders == ("vision", "projector")
+
+
+def test_query_tokens_and_qformer_are_no_projector():
+    names = partition_model(tiny_blip2(), projector="own").named_parameters("vision")
+    assert "query_tokens" in names
+    assert any(name.startswith("qformer.") for name in names)
+
+
+def test_a_projector_that_cannot_be_placed():
+    model = tiny_llava()
+    with pytest.raises(PartitionError, match=r"projector='llm' is not one of encoder, language_model, own"):
+        partition_model(model, projector="llm")
+    model.model.multi_modal_projector.requires_grad_(False)
+    with pytest.raises(PartitionError, match="'projector' has no trainable parameter"):
+        partition_model(model, projector="own")
+    model.model.multi_modal_projector = nn.Identity()
+    with pytest.raises(PartitionError, match="no projector outside its encoder"):
+        partition_model(model, projector="language_model")
+
+
 def test_what_is_not_multimodal_is_refused():
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from commit_tuning.errors import UserError
@@ -46,6 +48,47 @@ def test_an_axis_varies_only_the_methods_it_matters_to() -> None:
     assert (
         len(variations("hypergradient", (("commit.lr_update_interval", (5, 10)), ("commit.kappa_window", (1, 2))))) == 2
     )
+
+
+AXES = {
+    "model.lora.r": (2, 8, 32, None),
+    "model.lora": (None,),
+    "model.projector": ("encoder", "language_model", "own"),
+    "train.optimizer": ("adamw", "sgd"),
+    "commit.probe_samples": (1, 4, None),
+    "commit.probe_interval": (1, 5, 20),
+    "commit.kappa_estimator": ("arithmetic", "geometric", "ratio"),
+    "commit.controller": ("literal", "bounded", "compensated"),
+    "commit.drift_scale": ("auto", 1.0),
+}
+
+
+@pytest.mark.parametrize("key", AXES)
+def test_nested_keys_and_null_make_valid_runs_in_folders_of_their_own(key: str) -> None:
+    base = load_recipe("iconqa-nano-blip2", [*PLAN, "commit.rate_normalization=sum"])
+    arms = screening_arms(base, ((key, AXES[key]),))
+    varied = [arm for arm in arms if arm.variation]
+    assert {arm.variation for arm in varied} == {((key, value),) for value in AXES[key]}
+    assert all(re.fullmatch(r"[\w.+-]+", arm.slug) for arm in arms)
+    assert len({arm.slug for arm in arms}) == len({arm.family + arm.rates for arm in arms}) == len(arms)
+    for arm in varied:
+        arm.recipe(base, seed=0)
+
+
+def test_a_rank_of_null_is_full_fine_tuning_and_the_other_ranks_keep_the_recipes_adapter() -> None:
+    base = load_recipe("iconqa-nano-blip2")
+    full, low = (Arm("commit-clr", 1e-3, 1e-3, (("model.lora.r", rank),)) for rank in (None, 2))
+    assert full.recipe(base, 0).model.lora is None
+    assert full.recipe(base, 0).for_record()["model"]["lora"] is None
+    lora = low.recipe(base, 0).model.lora
+    assert lora is not None
+    assert (lora.r, lora.target_modules) == (2, ("q_proj", "v_proj"))
+    assert (full.family, low.family) == ("CoMMIT-CLR (lora r null)", "CoMMIT-CLR (lora r 2)")
+
+
+def test_a_value_given_twice_is_refused() -> None:
+    with pytest.raises(UserError, match=r"commit-clr_lr-0\.001_commit\.kappa_window-10; give every rate"):
+        screening_arms(load_recipe("iconqa-nano-llava", PLAN), (("commit.kappa_window", (10, 10)),))
 
 
 @pytest.mark.parametrize("key", ["commit.kapa", "train.seed", "commit.method", "compare.seeds"])

@@ -54,7 +54,8 @@ def test_every_optimizer_runs_under_control_and_a_schedule(name: str, method: st
     before = {module: [p.detach().clone() for p in partition[module]] for module in partition}
     train = settings(name, scheduler="linear", warmup_steps=2)
     optimizer = build_optimizer(partition, train)
-    config = CoMMITConfig(method=method, probe_interval=1, switch_latest=3, lr_update_interval=1)  # type: ignore[arg-type]
+    settled = {"probe_interval": 1, "switch_latest": 3, "lr_update_interval": 1}
+    config = CoMMITConfig(method=method, controller="compensated", **settled)  # type: ignore[arg-type]
     coordinator = Coordinator(model, optimizer, config, partition)
     scheduler = build_scheduler(optimizer, train)
     for step in range(6):
