@@ -35,7 +35,9 @@ class RunRecord:
         status: `"running"` until the very end; a run that was interrupted keeps it.
         metrics: Final numbers: `train_loss` (mean of the last 20 steps), `val` and `test` (each `accuracy`, `by_kind`
             and `questions`), `lowest_multiplier` (smallest non-zero learning rate of a module / its base rate),
-            `starving` (modules that starve at the end: the step since which they do).
+            `starving` (modules that starve at the end: the step since which they do), `val_loss` and `seen_loss` (of
+            the tuned model in evaluation mode, nats per answer token, on up to 600 validation questions and on at most
+            as many questions that it was tuned on; runs from before these were recorded have neither).
         error: Why it failed, one line.
         seconds: Wall time of training and of evaluation.
         parameters: Trainable parameters per module.
