@@ -7,6 +7,7 @@ its markers.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -26,11 +27,14 @@ def main() -> None:
     try:
         arms = read_arms(arguments.runs)
         tables = f"{accuracy_table(arms)}\n{effect_table(arms)}"
-        if arguments.page:
-            write_text(arguments.page, into_page(arguments.page.read_text(encoding="utf-8"), tables))
+        figures = tables
         if arguments.picture:
             writable_folder(arguments.picture.parent)
             draw(arms).savefig(arguments.picture, dpi=150)
+            link = os.path.relpath(arguments.picture, (arguments.page or Path()).parent)
+            figures = f"![Difference of test accuracy over the weight of the regulariser]({link})\n\n{tables}"
+        if arguments.page:
+            write_text(arguments.page, into_page(arguments.page.read_text(encoding="utf-8"), figures))
     except (UserError, OSError) as error:
         sys.exit(f"regularizer.py: error: {error}")
     print(tables, end="")

@@ -143,7 +143,7 @@ def draw(arms: Sequence[Arm]) -> Figure:
         for axes in grid[-1]:
             axes.set_xlabel("weight: below 0 a penalty, above 0 the paper's reward")
         named = {label: h for axes in grid.flat for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(named.values(), named, loc="outside lower center", ncols=min(3, len(named)), frameon=False)
+        figure.legend(named.values(), named, loc="outside lower center", ncols=min(2, len(named)), frameon=False)
     return figure
 
 

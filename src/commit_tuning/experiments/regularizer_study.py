@@ -188,9 +188,13 @@ def _run(record: RunRecord, config: CoMMITConfig) -> Run:
         grad_norm={m: _median(_unclipped(row, m, train["max_grad_norm"]) for row in measured) for m in modules},
         predicted_gain={m: _median(_gain(row, m, weight) for row in measured) for m in modules},
         kappa_noise=jumps(settled) if len(settled) > 1 else math.nan,
-        gap=metrics["val_loss"] - metrics["seen_loss"] if "val_loss" in metrics else math.nan,
+        gap=_number(metrics.get("val_loss")) - _number(metrics.get("seen_loss")),
         step_seconds=record.seconds["training"] / train["steps"],
     )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _median(values: Iterable[float | None]) -> float:
