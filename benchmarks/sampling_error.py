@@ -2,7 +2,8 @@
 
 A nano model is trained on nano IconQA, and at every step the drift is taken on 1, 2, 4, 8 and all 16 samples of the
 batch. Against all samples at every step: how far off is one measurement, and how far off is the geometric mean over the
-last 100 steps if only every m-th step is measured? Prints a Markdown table of standard deviations of log kappa.
+last 100 steps if only every m-th step is measured? Prints a Markdown table of standard deviations of log kappa. With
+`--regularizer` the model is trained under that, to see whether it makes kappa easier to estimate.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import statistics
 import torch
 from nano_trial import BATCH, Trial
 
+from commit_tuning import CoMMITConfig, Coordinator
+from commit_tuning.config import REGULARIZER_STEPS, REGULARIZERS
 from commit_tuning.core.balance import balance_coefficient
 from commit_tuning.core.forward import Batch
 from commit_tuning.core.probe import DriftProbe
@@ -29,13 +32,25 @@ def main() -> None:
     parser.add_argument("--model", default="nano-llava", choices=["nano-llava", "nano-blip2"])
     parser.add_argument("--rate", type=float, default=3e-4, help="learning rate of both modules")
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--regularizer", choices=REGULARIZERS)
+    parser.add_argument("--weight", type=float, default=1.0, help="of the regulariser")
+    parser.add_argument("--regularizer-step", default="raw", choices=REGULARIZER_STEPS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     trial = Trial(arguments.model)
     trial.train(arguments.rate, 20)
-    history = [measured_step(trial, arguments.rate) for _ in range(arguments.steps)]
+    config = CoMMITConfig(
+        method="constant",
+        probe_interval=None,
+        regularizer=arguments.regularizer,
+        regularizer_weight=arguments.weight,
+        regularizer_step=arguments.regularizer_step,
+    )
+    coordinator = Coordinator(trial.model, trial.optimizer, config, trial.partition)
+    history = [measured_step(trial, arguments.rate, coordinator) for _ in range(arguments.steps)]
     logs = {n: [step[n] for step in history] for n in SAMPLES}
-    print(f"{arguments.model}, lr {arguments.rate:g}, {arguments.steps} steps; log kappa itself has a standard")
+    trained = f"{arguments.model}, lr {arguments.rate:g}, {_regularizer(config)}, {arguments.steps} steps"
+    print(f"{trained}; log kappa itself has a standard")
     print(f"deviation of {statistics.stdev(logs[BATCH]):.2f} from step to step.\n")
     print("| samples | one measurement | " + " | ".join(f"every {m}" for m in INTERVALS) + " |")
     print("| --- | --- |" + " --- |" * len(INTERVALS))
@@ -45,7 +60,11 @@ def main() -> None:
         print(f"| {n} | {single:.2f} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
 
 
-def measured_step(trial: Trial, rate: float) -> dict[int, float]:
+def _regularizer(config: CoMMITConfig) -> str:
+    return f"{config.regularizer} {config.regularizer_weight:g}" if config.regularizer else "no regulariser"
+
+
+def measured_step(trial: Trial, rate: float, coordinator: Coordinator) -> dict[int, float]:
     """Train one step; log kappa of its update by number of samples."""
     batch = trial.backward()
     forward = forward_pass(trial.model)
@@ -54,7 +73,9 @@ def measured_step(trial: Trial, rate: float) -> dict[int, float]:
         DriftProbe(forward, trial.partition, [rows(batch, first, last)], shift=True)
         for first, last in itertools.pairwise(cuts)
     ]
+    coordinator.before_step(batch)
     trial.update(rate)
+    coordinator.after_step()
     totals, found = dict.fromkeys(trial.partition, 0.0), {}
     for number, probe in zip(SAMPLES, probes, strict=True):
         for module, drift in probe.measure().drift.items():

@@ -28,6 +28,7 @@ Estimator = Literal["arithmetic", "geometric", "ratio"]
 RegularizerName = Literal["lookahead", "previous-step", "drift-penalty"]
 RegularizerStep = Literal["raw", "optimizer"]
 ProjectorPlace = Literal["encoder", "language_model", "own"]
+RegularizerLabels = Literal["given", "sampled"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 CONTROLLERS: tuple[str, ...] = get_args(ControllerName)
@@ -36,6 +37,7 @@ ESTIMATORS: tuple[str, ...] = get_args(Estimator)
 REGULARIZERS: tuple[str, ...] = get_args(RegularizerName)
 REGULARIZER_STEPS: tuple[str, ...] = get_args(RegularizerStep)
 PROJECTOR_PLACES: tuple[str, ...] = get_args(ProjectorPlace)
+REGULARIZER_LABELS: tuple[str, ...] = get_args(RegularizerLabels)
 COORDINATED = ("commit-clr", "commit")
 
 
@@ -94,6 +96,8 @@ class CoMMITConfig:
         regularizer_weight: Weight of the drift's gradient; the paper's is 1.
         regularizer_step: `"raw"` adds learning rate x weight x gradient to the parameters as in Eq. 9-10;
             `"optimizer"` adds the gradient to the loss gradient before the optimizer's step (previous-step only).
+        regularizer_labels: The answers on which the regulariser takes the drift: `"given"` in the batch, or `"sampled"`
+            from the model at every step, so that it needs no labels. Kappa is always measured on the given ones.
         shift_labels: True when the logits at position j predict the label at j + 1, as in transformers' causal models.
         switch_window: Coordinate descent: optimizer steps between two looks at the weights of the first module.
         switch_tolerance: Coordinate descent: the first module counts as stable once it moves less over one window than
@@ -129,6 +133,7 @@ class CoMMITConfig:
     regularizer: RegularizerName | Literal["auto"] | None = "auto"
     regularizer_weight: float = 1.0
     regularizer_step: RegularizerStep = "raw"
+    regularizer_labels: RegularizerLabels = "given"
     shift_labels: bool = True
     switch_window: int = 25
     switch_tolerance: float = 0.5
@@ -160,6 +165,7 @@ class CoMMITConfig:
             "drift_scale": 1.0,
             "regularizer_weight": 1.0,
             "regularizer_step": "raw",
+            "regularizer_labels": "given",
         }
         return cls(**{**literal, **overrides})
 
@@ -208,6 +214,7 @@ class CoMMITConfig:
         accept("rate_normalization", NORMALIZATIONS)
         accept("regularizer", (None, *REGULARIZERS))
         accept("regularizer_step", REGULARIZER_STEPS)
+        accept("regularizer_labels", REGULARIZER_LABELS)
         accept("shift_labels", (True, False))
         for name in ("kappa_window", "lr_update_interval", "starvation_patience", "switch_window"):
             whole(name)

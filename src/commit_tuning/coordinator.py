@@ -16,6 +16,7 @@ from commit_tuning.core.partition import ModulePartition
 from commit_tuning.core.probe import DriftProbe, Snapshot
 from commit_tuning.core.regularizer import Gradients, previous_step_gradients
 from commit_tuning.core.stability import instability
+from commit_tuning.core.unlabelled import sample_answers
 from commit_tuning.models.partition import partition_model
 from commit_tuning.monitor import BalanceMonitor
 
@@ -49,6 +50,7 @@ class Coordinator(BalanceMonitor):
         super().__init__(model, optimizer, config, partition)
         self._controller = make_controller(self.config, self.partition)
         self._previous: Snapshot | None = None
+        self._lookahead: DriftProbe | None = None
         self._ascent: Gradients = {}
         self._factors: dict[str, float] = {}
         self._update_multipliers()
@@ -65,15 +67,16 @@ class Coordinator(BalanceMonitor):
         self._controller.before_step()
         self._regularize_before(batches)
         super()._before(batches)
-        if self.config.regularizer == "lookahead" and self._probe is None:
-            self._probe = DriftProbe(self._forward, self.partition, batches, self.config.shift_labels)
+        if self.config.regularizer == "lookahead":
+            self._lookahead = self._lookahead_probe(batches)
         schedule = self._groups.schedule()
         self._factors = {name: factor * schedule[name] for name, factor in self._multipliers.items()}
         self._groups.scale(self._multipliers)
 
     def _after(self) -> None:
-        if self.config.regularizer == "lookahead" and self._probe is not None:
-            self._ascent = {name: self._probe.gradients(name) for name in self.partition}
+        if self._lookahead is not None:
+            self._ascent = {name: self._lookahead.gradients(name) for name in self.partition}
+            self._lookahead = None
         self._ascend()
         self._groups.restore()
 
@@ -114,12 +117,24 @@ class Coordinator(BalanceMonitor):
         sign = -1.0 if self.config.regularizer == "drift-penalty" else 1.0
         return sign * self.config.regularizer_weight
 
+    def _regularizer_batches(self, batches: list[Batch]) -> list[Batch]:
+        if self.config.regularizer_labels == "given":
+            return batches
+        return sample_answers(self._forward, batches, self.config.shift_labels, seed=self._steps)
+
+    def _lookahead_probe(self, batches: list[Batch]) -> DriftProbe:
+        """The probe that the measurement uses too, if there is one and it looks at the same answers."""
+        if self._probe is not None and self.config.regularizer_labels == "given":
+            return self._probe
+        batches = self._regularizer_batches(batches)
+        return DriftProbe(self._forward, self.partition, batches, self.config.shift_labels)
+
     def _regularize_before(self, batches: list[Batch]) -> None:
         """The previous-step reading of Eq. 9-10, or its penalty: the gradient is known before the step."""
         if self.config.regularizer not in {"previous-step", "drift-penalty"}:
             return
         if self._previous is not None:
-            shift = self.config.shift_labels
+            batches, shift = self._regularizer_batches(batches), self.config.shift_labels
             self._ascent = previous_step_gradients(self._forward, self.partition, batches, self._previous, shift)
         self._previous = Snapshot(self.partition, self.partition)
         if self.config.regularizer_step == "optimizer":

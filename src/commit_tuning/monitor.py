@@ -173,6 +173,7 @@ class BalanceMonitor:
         self._after()
         if self._measured_now and self._probe is not None:
             self._measurement = self._probe.measure(self._displacement)
+            self._norms.update({f"step_norm/{name}": norm for name, norm in self._probe.step_norms().items()})
             for name, window in self._windows.items():
                 window.push(self._measurement.drift[LANGUAGE_MODEL], self._measurement.drift[name])
             self._report_stillness()
@@ -187,7 +188,15 @@ class BalanceMonitor:
         self.after_step()
 
     def metrics(self) -> dict[str, float | None]:
-        """One flat record of the last step, for a log; None where nothing was measured at this step."""
+        """One flat record of the last step, for a log; None where nothing was measured at this step.
+
+        Returns:
+            `kappa`, `smoothed_kappa` (with several encoders also `kappa/<encoder>`), and for every module `drift` and
+            `noise_floor` in nats, `drift_scale` (steps that the drift was taken over), `starving` (since which step),
+            `lr`, `h` (Eq. 6), and the L2 norms over all its parameters `grad_norm` (of the loss gradient that
+            `before_step` found, so clipped where the loop clips), `step_norm` (of theta_{t+1} - theta_t, regulariser
+            included) and `theta_norm` (before the step).
+        """
         measured = self._measurement if self._measured_now else None
         readings, h = (measured.readings, measured.h) if measured else ({}, {})
         record: dict[str, float | None] = {
@@ -205,6 +214,7 @@ class BalanceMonitor:
             record[f"starving/{name}"] = starving.get(name)
             record[f"lr/{name}"] = self._rates[name]
             record[f"grad_norm/{name}"] = self._norms.get(f"grad_norm/{name}")
+            record[f"step_norm/{name}"] = self._norms.get(f"step_norm/{name}")
             record[f"theta_norm/{name}"] = self._norms.get(f"theta_norm/{name}")
             record[f"h/{name}"] = h.get(name)
         return record

@@ -45,6 +45,7 @@ def test_a_run_leaves_a_full_record(finished: Path) -> None:
     assert record.data_checksum is not None
     assert len(record.data_checksum) == 64
     assert record.metrics["val"]["questions"] == 6
+    assert 0 < record.metrics["seen_loss"] != record.metrics["val_loss"] > 0
     assert set(record.metrics["test"]["by_kind"]) == {"choose_txt", "choose_img", "fill_in_blank"}
     assert record.metrics["overhead"] > 0
     assert record.versions["torch"]
@@ -54,10 +55,10 @@ def test_a_run_leaves_a_full_record(finished: Path) -> None:
 def test_the_history_is_flat_and_complete(finished: Path) -> None:
     history = RunRecord.read(finished).history()
     assert [row["step"] for row in history] == [1, 2, 3]
-    keys = ("drift", "drift_scale", "noise_floor", "lr", "grad_norm", "theta_norm", "h", "starving")
+    keys = ("drift", "drift_scale", "noise_floor", "lr", "grad_norm", "step_norm", "theta_norm", "h", "starving")
     per_module = {f"{key}/{m}" for key in keys for m in ("language_model", "vision")}
     for row in history:
-        assert {"step", "loss", "kappa", "smoothed_kappa"} | per_module == set(row)
+        assert {"step", "loss", "grad_norm", "kappa", "smoothed_kappa"} | per_module == set(row)
         assert all(value is None or isinstance(value, int | float) for value in row.values())
     assert history[0]["kappa"] is not None
     losses = [row["loss"] for row in history]

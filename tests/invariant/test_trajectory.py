@@ -48,6 +48,19 @@ def test_measuring_changes_not_one_bit(kind, wrap):
     assert all(torch.equal(state[name], measured_state[name]) for name in state)
 
 
+@pytest.mark.parametrize("regularizer", ["lookahead", "previous-step"])
+def test_sampling_answers_changes_neither_training_nor_kappa(kind, regularizer):
+    """At a weight that rounds away, a run on sampled answers is the plain one, bit for bit."""
+    losses, state, _, randomness = train(kind, None, steps=12)
+    settings = {"method": "constant", "starvation_patience": STEPS}
+    weightless = {"regularizer": regularizer, "regularizer_weight": 1e-30, "regularizer_labels": "sampled"}
+    for config in (CoMMITConfig(**settings, regularizer_labels="sampled"), CoMMITConfig(**settings, **weightless)):
+        found_losses, found_state, _, found_randomness = train(kind, Coordinator, steps=12, config=config)
+        assert losses == found_losses
+        assert randomness == found_randomness
+        assert all(torch.equal(state[name], found_state[name]) for name in state)
+
+
 def test_a_constant_run_follows_the_scheduler_and_nothing_compounds():
     config = CoMMITConfig(method="encoder-lr-up", probe_interval=None)
     _, _, rates, _ = train("plain", Coordinator, config=config)
@@ -88,6 +101,7 @@ def test_literal_control_is_equations_7_and_8():
         {"method": "commit-clr", "controller": "compensated"},
         {"method": "commit", "regularizer": "lookahead"},
         {"method": "commit", "regularizer": "previous-step"},
+        {"method": "commit", "regularizer": "lookahead", "regularizer_labels": "sampled"},
         {"method": "feature-cd"},
         {"method": "hypergradient"},
     ],

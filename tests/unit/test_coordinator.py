@@ -194,7 +194,7 @@ def test_a_frozen_step_is_reported_and_leaves_no_kappa():
     assert monitor.metrics()["drift/vision"] == 0.0
 
 
-MEASURED = ("drift", "drift_scale", "noise_floor", "lr", "grad_norm", "theta_norm", "h", "starving")
+MEASURED = ("drift", "drift_scale", "noise_floor", "lr", "grad_norm", "step_norm", "theta_norm", "h", "starving")
 
 
 def test_the_record_has_a_value_only_where_something_was_measured():

@@ -37,9 +37,17 @@ class InputNorms:
 
 
 class ForwardPass(Protocol):
-    """A model as the probe sees it. Features are encoder outputs by encoder name, passed on without a look inside."""
+    """A model as the probe sees it. Features are encoder outputs by encoder name, passed on without a look inside.
+
+    Attributes:
+        model: The model.
+        end_tokens: Ids of the tokens that end an answer; empty where that is not known.
+        placeholder_tokens: Ids of the tokens that stand for an encoder's output, so that no answer may hold them.
+    """
 
     model: nn.Module
+    end_tokens: tuple[int, ...]
+    placeholder_tokens: tuple[int, ...]
 
     def features(self, batch: Batch) -> dict[str, Any]:
         """Run every encoder on the batch; empty where features cannot be reused."""
@@ -63,6 +71,9 @@ class ForwardPass(Protocol):
 
 class PlainForward:
     """Any module with `model(**batch).logits` [batch, length, vocabulary]: a full forward pass, nothing reused."""
+
+    end_tokens: tuple[int, ...] = ()
+    placeholder_tokens: tuple[int, ...] = ()
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

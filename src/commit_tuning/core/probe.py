@@ -164,6 +164,14 @@ class DriftProbe:
             norms = [self._forward.input_norms(item.batch, item.features) for item in self._seen]
         return Measurement(readings, learning_steps(self._squared_logits, norms))
 
+    def step_norms(self) -> dict[str, float]:
+        """Module to the L2 norm of what the step did to its parameters, all of it: optimizer, decay, regulariser."""
+        norms = {}
+        for name in self._partition:
+            steps = torch._foreach_sub([p.detach() for p in self._partition[name]], self._snapshot.values(name))
+            norms[name] = float(torch.nn.utils.get_total_norm(steps))
+        return norms
+
     def drift_at(self, module: str, scale: float) -> float:
         """Drift in nats with a module moved by `scale` times its update."""
         with self._only(module, scale):

@@ -1,16 +1,18 @@
-"""Answering questions by greedy generation, and scoring the answers by exact match."""
+"""Answering questions by greedy generation, scoring the answers by exact match, and the loss on given answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from commit_tuning.core.divergence import AnswerPositions
 from commit_tuning.experiments.dataset import Questions, chunks
 from commit_tuning.experiments.schema import Eval
 from commit_tuning.metrics.iconqa import accuracy_by_kind
+from commit_tuning.models.forward import forward_pass
 
 
 def answer_questions(
@@ -50,6 +52,42 @@ def generate(model: Any, processor: Any, prompts: dict[str, torch.Tensor], setti
     output = model.generate(**prompts, do_sample=False, max_new_tokens=settings.max_new_tokens)
     answers = processor.batch_decode(output[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
     return [answer.strip() for answer in answers]
+
+
+@torch.no_grad()
+def answer_loss(model: Any, questions: Questions, indices: Sequence[int], batch_size: int) -> float:
+    """The loss of training, on the given answers to some questions.
+
+    Args:
+        model: A vision-language model; left in evaluation mode.
+        questions: A split.
+        indices: Positions in the split, at least one.
+        batch_size: Questions at a time; only the answers' logits exist.
+
+    Returns:
+        Nats per answer token, end of the sequence included.
+    """
+    model.eval()
+    forward, total, tokens = forward_pass(model), 0.0, 0
+    for part in chunks(list(indices), batch_size):
+        batch = questions.training(part)
+        mask = AnswerPositions.from_labels(batch["labels"]).mask
+        wanted = batch["labels"].roll(-1, dims=1)[mask]
+        logits = forward.logits(batch, mask, forward.features(batch)).float()
+        total += float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
+        tokens += len(wanted)
+    return total / tokens
+
+
+def evenly(items: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the items, as far apart as can be, in their order.
+
+    Example:
+        >>> evenly(range(10), 4), evenly([5, 7], 3)
+        ([0, 2, 5, 7], [5, 7])
+    """
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def score(rows: list[dict[str, Any]]) -> dict[str, Any]:

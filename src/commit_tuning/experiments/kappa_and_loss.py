@@ -102,8 +102,8 @@ def summarise(record: RunRecord) -> RunSummary:
     losses = np.array([_number(row.get("loss")) for row in history])
     if not np.isfinite(losses).all():
         raise UserError(f"{record.folder}: a loss in {HISTORY} is not a number; lower the rate and run it again")
-    log_kappas = _log_kappas(history[int(SETTLED * len(history)) :])
-    if len(log_kappas) < FEWEST:
+    settled = log_kappas(history[int(SETTLED * len(history)) :])
+    if len(settled) < FEWEST:
         raise UserError(
             f"{record.folder}: fewer than {FEWEST} measurements of kappa in the last {100 * (1 - SETTLED):.0f} % of "
             "the run; lower commit.probe_interval or train for longer"
@@ -118,14 +118,27 @@ def summarise(record: RunRecord) -> RunSummary:
         method=STATIC if method == CONSTANT and rates[0] != rates[1] else method,
         rates=rates,
         seed=record.seed,
-        spread=float(log_kappas.std(ddof=1)),
-        jumps=float(np.sqrt(np.square(np.diff(log_kappas)).mean() / 2)),
-        distance=abs(float(np.median(log_kappas))),
+        spread=float(settled.std(ddof=1)),
+        jumps=jumps(settled),
+        distance=abs(float(np.median(settled))),
         mean_loss=float(losses.mean()),
         half_loss=float(losses[max(0, half - _SMOOTH) : half].mean()),
         final_loss=float(losses[-_SMOOTH:].mean()),
         log_rates=_log_rates(history),
     )
+
+
+def jumps(values: Any) -> float:
+    """Standard deviation of a series around its trend: RMS difference of neighbours over sqrt(2) (von Neumann 1941).
+
+    Args:
+        values: Array [n], at least two.
+
+    Example:
+        >>> jumps(np.array([0.0, 2.0, 0.0, 2.0]))  # a change of 2 each time
+        1.4142135623730951
+    """
+    return float(np.sqrt(np.square(np.diff(values)).mean() / 2))
 
 
 def task_name(task: str) -> str:
@@ -150,7 +163,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _log_kappas(history: Sequence[Mapping[str, float | None]]) -> Any:
+def log_kappas(history: Sequence[Mapping[str, float | None]]) -> Any:
     """Log kappa at every step that has one, [measurements]."""
     kappas = [_number(row.get("kappa")) for row in history]
     return np.log([kappa for kappa in kappas if math.isfinite(kappa) and kappa > 0])

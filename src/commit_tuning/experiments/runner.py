@@ -6,7 +6,7 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import nn
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.dataset import Questions, chunks, data_checksum, data_order, ensure_data, open_splits
-from commit_tuning.experiments.evaluation import answer_questions, save_images, score
+from commit_tuning.experiments.evaluation import answer_loss, answer_questions, evenly, save_images, score
 from commit_tuning.experiments.model_setup import build_model, count_parameters, save_trainable
 from commit_tuning.experiments.optimizers import build_optimizer, found_rates, show_evaluated
 from commit_tuning.experiments.progress import Progress, Stopwatch, silent
@@ -37,12 +37,14 @@ from commit_tuning.experiments.schema import Recipe, Train
 from commit_tuning.models.partition import partition_model
 
 _FINAL_STEPS = 20
+_LOSS_QUESTIONS = 600
 
 
 def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent) -> RunRecord:
     """Tune a model as the recipe says, evaluate it, and leave everything in `output`.
 
-    `output` holds then: `run.json` (the `RunRecord`), `history.jsonl` (one flat object per optimizer step),
+    `output` holds then: `run.json` (the `RunRecord`), `history.jsonl` (one flat object per optimizer step: `step`,
+    `loss`, `grad_norm` of all gradients before clipping, and the columns of `BalanceMonitor.metrics`),
     `predictions.jsonl` (the test questions), `images/` (some of their pictures), and with `train.save_weights` the
     tuned parameters in `adapter/` and `tuned.safetensors`. Two runs with the same seed start from the same weights
     and see the same batches, whatever the method.
@@ -102,15 +104,18 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
             loss = accumulate_gradients(model, micro_batches)
             if not math.isfinite(loss):
                 raise RunFailedError(_not_finite(step, loss, settings, record.folder))
-            if settings.max_grad_norm is not None:
-                nn.utils.clip_grad_norm_(trainable, settings.max_grad_norm)
+            norm = clip_gradients(trainable, settings.max_grad_norm)
             lowest = min([lowest, *filter(None, coordinator.multipliers.values())])  # zero: a module at rest
             with measuring:
                 coordinator.before_step(micro_batches)
             optimizer.step()
             with measuring:
                 coordinator.after_step()
-            history.write(json_line({"step": step, "loss": loss, **coordinator.metrics(), **found_rates(optimizer)}))
+            history.write(
+                json_line(
+                    {"step": step, "loss": loss, "grad_norm": norm, **coordinator.metrics(), **found_rates(optimizer)}
+                )
+            )
             scheduler.step()
             optimizer.zero_grad()
             losses.append(loss)
@@ -154,8 +159,20 @@ def _evaluate(
             on_batch=partial(_tell, progress, task, asked),
         )
         record.metrics[split] = score(answers)
+    record.metrics |= _losses(model, questions, recipe)
     record.seconds["evaluation"] = round(time.perf_counter() - started, 2)
     return answers
+
+
+def _losses(model: Any, questions: dict[str, Questions], recipe: Recipe) -> dict[str, float]:
+    """The loss on validation questions, and on as many that the model was tuned on: the train-validation gap."""
+    unseen = evenly(range(len(questions["val"])), _LOSS_QUESTIONS)
+    seen = evenly(questions_seen(len(questions["train"]), recipe.train), len(unseen))
+    size = recipe.eval.batch_size
+    return {
+        "val_loss": answer_loss(model, questions["val"], unseen, size),
+        "seen_loss": answer_loss(model, questions["train"], seen, size),
+    }
 
 
 def _tell(progress: Progress, task: str, asked: Questions, done: int) -> None:
@@ -180,6 +197,19 @@ def step_batches(questions: Questions, settings: Train) -> Iterator[list[dict[st
     size = settings.micro_batch_size or settings.batch_size
     for indices in data_order(len(questions), settings.batch_size, settings.seed):
         yield [questions.training(part) for part in chunks(indices, size)]
+
+
+def questions_seen(samples: int, settings: Train) -> list[int]:
+    """Positions of the training questions that a run sees, each once, in the order of their first appearance."""
+    order = data_order(samples, settings.batch_size, settings.seed)
+    return list(dict.fromkeys(index for _ in range(settings.steps) for index in next(order)))
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], limit: float | None) -> float:
+    """Scale the gradients down to an L2 norm of `limit` together, if there is a limit; returns the norm they had."""
+    if limit is None:
+        return float(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    return float(nn.utils.clip_grad_norm_(parameters, limit))
 
 
 def accumulate_gradients(model: nn.Module, micro_batches: list[dict[str, torch.Tensor]]) -> float:

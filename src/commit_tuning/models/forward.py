@@ -43,6 +43,8 @@ class TransformersForward:
         self._parameters = inspect.signature(self._base.forward).parameters
         self._reuses_features = reuse_features and "mm_encoder_outputs" in self._parameters
         self._part_of = part_of_parameter(self._base) if self._reuses_features else {}
+        self.placeholder_tokens = _placeholder_tokens(self._base.config)
+        self.end_tokens = _end_tokens(self._base)
 
     def features(self, batch: Batch) -> dict[str, Any]:
         """Run the encoders whose raw inputs are in the batch.
@@ -107,12 +109,20 @@ class TransformersForward:
         keep = torch.ones_like(ids, dtype=torch.bool)
         if batch.get("attention_mask") is not None:
             keep &= batch["attention_mask"].bool()
-        for modality in ENCODER_OF_MODALITY:
-            for attribute in (f"{modality}_token_id", f"{modality}_token_index"):
-                placeholder = getattr(self._base.config, attribute, None)
-                if placeholder is not None:
-                    keep &= ids != placeholder
+        for placeholder in self.placeholder_tokens:
+            keep &= ids != placeholder
         return _squared_norm(self._base.get_input_embeddings()(ids[keep]))
+
+
+def _end_tokens(model: Any) -> tuple[int, ...]:
+    """Where the model's `generate` stops."""
+    end = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return () if end is None else (end,) if isinstance(end, int) else tuple(end)
+
+
+def _placeholder_tokens(config: Any) -> tuple[int, ...]:
+    names = [f"{modality}_token_{suffix}" for modality in ENCODER_OF_MODALITY for suffix in ("id", "index")]
+    return tuple({token for name in names if (token := getattr(config, name, None)) is not None})
 
 
 def _squared_norm(value: Any) -> float:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import build, make_batch
 
+from commit_tuning import CoMMITConfig, Coordinator
 from commit_tuning.core.forward import InputNorms, take_samples, undisturbed
-from commit_tuning.core.probe import Snapshot, learning_steps
+from commit_tuning.core.probe import DriftProbe, Snapshot, learning_steps
 from commit_tuning.models.forward import forward_pass
 
 
@@ -33,6 +34,36 @@ def test_input_norms_are_those_of_the_real_inputs(kind):
     assert norms.text == pytest.approx(float(embeddings.square().sum()), rel=1e-5)
     assert norms.raw["vision"] == pytest.approx(float(batch["pixel_values"].square().sum()), rel=1e-5)
     assert norms.features["vision"] > 0
+
+
+def test_the_norm_of_a_step_is_that_of_all_that_moved_a_module():
+    model, partition = build("plain")
+    optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-2, weight_decay=0.1))
+    config = CoMMITConfig(method="constant", regularizer="lookahead", regularizer_weight=100.0, probe_interval=2)
+    coordinator = Coordinator(model, optimizer, config, partition)
+    for step in range(2):
+        before = {name: [p.detach().clone() for p in partition[name]] for name in partition}
+        model(**(batch := make_batch("plain", 3, torch.float32))).loss.backward()
+        coordinator.step(batch)
+        optimizer.zero_grad()
+        for name in partition:
+            moved = torch.cat([(p - old).flatten() for p, old in zip(partition[name], before[name], strict=True)])
+            expected = None if step == 1 else pytest.approx(float(moved.detach().norm()), rel=1e-6)
+            assert coordinator.metrics()[f"step_norm/{name}"] == expected
+
+
+def test_the_gradient_of_a_drift_is_twice_the_drift_along_the_step(kind):
+    """D = v'Fv / 2 to second order in a step v, so its gradient after the step is Fv, and v'Fv is 2 d."""
+    model, partition = build(kind, torch.float64)
+    probe = DriftProbe(forward_pass(model), partition, [make_batch(kind, 4, torch.float64)], shift=True)
+    steps = {name: [1e-6 * torch.randn_like(p) for p in partition[name]] for name in partition}
+    with torch.no_grad():
+        for name in partition:
+            torch._foreach_add_(partition[name], steps[name])
+    drift = probe.measure().drift
+    for name in partition:
+        along = sum(float((g * v).sum()) for g, v in zip(probe.gradients(name), steps[name], strict=True))
+        assert along == pytest.approx(2 * drift[name], rel=5e-3)
 
 
 def test_samples_come_from_the_front_and_odd_batches_are_taken_whole():
