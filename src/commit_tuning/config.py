@@ -126,7 +126,7 @@ class CoMMITConfig:
     drift_scale: float | Literal["auto"] = "auto"
     kappa_target: float = 1.0
     kappa_bound: float = 100.0
-    drift_target: float = 3e-4
+    drift_target: float = 2e-4
     rate_normalization: Normalization = "sum"
     warmup_measurements: int | None = None
     starvation_patience: int = 10

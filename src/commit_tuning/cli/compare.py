@@ -22,6 +22,7 @@ def compare(  # noqa: PLR0917 - typer calls it, by name
     ] = None,
     seeds: Annotated[int | None, typer.Option(metavar="N", min=1, help="Seeds of what the screening chose.")] = None,
     screen_seeds: Annotated[int | None, typer.Option(metavar="N", min=1, help="Seeds of the screening.")] = None,
+    first_seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Seeds count from here.")] = None,
     rates: Annotated[str | None, typer.Option(metavar="R1,R2,...", help="Base learning rates of the sweep.")] = None,
     axis: Annotated[
         list[str] | None, typer.Option(metavar="KEY=V1,V2", help="Vary a setting; each value makes its own arms.")
@@ -43,11 +44,12 @@ def compare(  # noqa: PLR0917 - typer calls it, by name
     """
     from commit_tuning.experiments.recipe import load_recipe
 
+    numbers = {"seeds": seeds, "screen_seeds": screen_seeds, "first_seed": first_seed}
     changes = [
         *(settings or []),
         *listed("compare.methods", methods),
         *listed("compare.rates", rates),
-        *(f"compare.{key}={value}" for key, value in (("seeds", seeds), ("screen_seeds", screen_seeds)) if value),
+        *(f"compare.{key}={value}" for key, value in numbers.items() if value is not None),
     ]
     loaded = load_recipe(recipe, changes)
     if static_grid is False:

@@ -96,7 +96,7 @@ def adopt_finished_runs(plan: Plan, output: Path) -> int:
     comparison = Comparison(plan.load(), output / plan.name, plan.axes)
     arms = screening_arms(comparison.recipe, plan.axes)
     adopted = 0
-    for job in (comparison.job(arm, seed) for arm in arms for seed in range(plan.seeds)):
+    for job in (comparison.job(arm, seed) for arm in arms for seed in comparison.recipe.compare.confirmation):
         source = finished.get(_identity(job.recipe.for_record()))
         if source is not None and not job.folder.exists():
             unfinished = job.folder.with_name(f"{job.folder.name}.copy")

@@ -70,13 +70,13 @@ class Comparison:
         self.progress("data", 0, 1, "built on first use")
         ensure_data(self.recipe.data, self.workers)
         self.progress("data", 1, 1)
-        self._run_arms("screening", arms, range(plan.screen_seeds))
+        self._run_arms("screening", arms, plan.screening)
         chosen = choose(arms, {arm: self._validation(arm) for arm in arms})
         confirmed = [arm for arm in arms if arm in chosen or arm.method == CONSTANT]
-        self._run_arms("confirmation", confirmed, range(plan.seeds))
+        self._run_arms("confirmation", confirmed, plan.confirmation)
         self._check_same_data()
-        self.rows = self._rows(confirmed, chosen, plan.seeds)
-        self.screening = self._rows(arms, chosen, plan.screen_seeds)
+        self.rows = self._rows(confirmed, chosen, plan.confirmation)
+        self.screening = self._rows(arms, chosen, plan.screening)
         self._write()
 
     def job(self, arm: Arm, seed: int) -> Job:
@@ -105,12 +105,12 @@ class Comparison:
 
     def _validation(self, arm: Arm) -> float:
         """Mean validation accuracy over the seeds of the screening; a run that failed counts as 0."""
-        screened = [self.results[arm][seed] for seed in range(self.recipe.compare.screen_seeds)]
+        screened = [self.results[arm][seed] for seed in self.recipe.compare.screening]
         return mean([record.accuracy("val") for record in screened]) or 0.0
 
-    def _rows(self, arms: Sequence[Arm], chosen: list[Arm], seeds: int) -> list[Row]:
-        """The rows of some arms, on the first `seeds` seeds."""
-        results = {arm: [self.results[arm][seed] for seed in range(seeds)] for arm in arms}
+    def _rows(self, arms: Sequence[Arm], chosen: list[Arm], seeds: range) -> list[Row]:
+        """The rows of some arms, on some seeds."""
+        results = {arm: [self.results[arm][seed] for seed in seeds] for arm in arms}
         folders = {
             arm: [record.folder.relative_to(self.folder).as_posix() for record in records if record.complete]
             for arm, records in results.items()

@@ -126,11 +126,15 @@ class StaticGrid(Section):
 
 
 class Compare(Section):
-    """What `commit-tuning compare` runs; see `experiments.compare` for the protocol."""
+    """What `commit-tuning compare` runs; see `experiments.compare` for the protocol.
+
+    Seeds count from `first_seed`: seeds that no choice was made on confirm one that was made before.
+    """
 
     methods: tuple[str, ...] = ("constant", "commit-clr")
     seeds: int = Field(default=3, ge=1)
     screen_seeds: int = Field(default=1, ge=1)
+    first_seed: int = Field(default=0, ge=0)
     rates: tuple[float, ...] = Field(default=(1e-3,), min_length=1)
     static_grid: StaticGrid | None = None
 
@@ -144,6 +148,16 @@ class Compare(Section):
         if min(self.rates) <= 0:
             raise ValueError(f"compare.rates: {min(self.rates):g} is not above 0")
         return self
+
+    @property
+    def screening(self) -> range:
+        """The seeds of the screening."""
+        return range(self.first_seed, self.first_seed + self.screen_seeds)
+
+    @property
+    def confirmation(self) -> range:
+        """The seeds of what the screening chose."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
 
 class Recipe(Section):

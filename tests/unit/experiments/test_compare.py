@@ -76,6 +76,14 @@ def test_screening_then_confirmation(ran: list[str], tmp_path: Path) -> None:
     assert json.loads((tmp_path / "compare.json").read_text())["status"] == "failed"
 
 
+def test_a_choice_is_confirmed_on_seeds_that_it_was_not_made_on(ran: list[str], tmp_path: Path) -> None:
+    plan = ("compare.rates=[1e-3]", "compare.static_grid=null", "compare.first_seed=7", "compare.seeds=2")
+    comparison = Comparison(load_recipe("iconqa-nano-llava", ("compare.methods=[commit-clr]", *plan)), tmp_path)
+    comparison.run()
+    assert ran == [f"{arm}_lr-0.001/{seed}" for seed in (7, 8) for arm in ("constant", "commit-clr")]
+    assert [row.seeds for row in comparison.rows] == [2, 2]
+
+
 def test_a_failed_run_is_never_chosen(ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = (*PLAN[:2], "compare.static_grid=null", "compare.seeds=3", "compare.screen_seeds=3")
     monkeypatch.setitem(VALIDATION, "commit-clr_lr-0.01", 0.31)  # the best of two seeds of three: 0.21 in the mean
