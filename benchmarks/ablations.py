@@ -24,6 +24,14 @@ def on_blip2(study: str, key: str, *values: object) -> tuple[Plan, ...]:
     return (Plan(name=f"{study}-nano-blip2", **BLIP2, axes=((key, values),)),)
 
 
+def on_both(study: str, key: str, *values: object) -> tuple[Plan, ...]:
+    """The same on nano LLaVA, too."""
+    return (
+        *on_blip2(study, key, *values),
+        Plan(name=f"{study}-nano-llava", **LLAVA, axes=((key, values),)),
+    )
+
+
 STUDIES = {
     "window": Study(
         question="How many measurements should smoothed kappa average (the paper's N_kappa)?",
@@ -46,14 +54,14 @@ STUDIES = {
         plans=on_blip2("estimator", "commit.kappa_estimator", "arithmetic", "geometric", "ratio"),
     ),
     "controller": Study(
-        question="Which controller turns smoothed kappa into rates: Eq. 8 as printed, bounded, or compensated? With "
-        "the rates' sum kept, as in Eq. 8, or their product; on the default moving average.",
+        question="Which controller turns kappa into rates: Eq. 8 as printed, bounded, compensated, or a trust region? "
+        "With the rates' sum kept, as in Eq. 8, or their product; on the default moving average.",
         plans=(
             Plan(
                 name="controller-sum-nano-blip2",
                 **BLIP2,
                 settings=("commit.rate_normalization=sum",),
-                axes=(("commit.controller", ("literal", "bounded", "compensated")),),
+                axes=(("commit.controller", ("trust-region", "literal", "bounded", "compensated")),),
             ),
             Plan(
                 name="controller-product-nano-blip2",
@@ -63,6 +71,26 @@ STUDIES = {
                     ("commit.rate_normalization", ("product",)),
                 ),
             ),
+        ),
+    ),
+    "drift-target": Study(
+        question="How far should one step of a module move the output distribution, in nats per answer token?",
+        plans=on_both("drift-target", "commit.drift_target", 3e-5, 1e-4, 2e-4, 5e-4, 2e-3),
+    ),
+    "kappa-target": Study(
+        question="Which kappa should the trust region aim at: balance, as the paper says, or another one?",
+        plans=on_both("kappa-target", "commit.kappa_target", 0.1, 0.3, 1, 3, 10),
+    ),
+    "batch-size": Study(
+        question="Does the drift target have to change with the batch size?",
+        plans=tuple(
+            Plan(
+                name=f"batch-size-{size}-nano-blip2",
+                **BLIP2,
+                settings=(f"train.batch_size={size}",),
+                axes=(("commit.drift_target", (5e-5, 2e-4, 8e-4)),),
+            )
+            for size in (4, 64)
         ),
     ),
     "optimizer": Study(
@@ -84,14 +112,7 @@ STUDIES = {
     ),
     "projector": Study(
         question="Whose is the projector: the encoder's, the language model's, or a third module of its own?",
-        plans=tuple(
-            Plan(
-                name=f"projector-{base['recipe'].removeprefix('iconqa-')}",
-                **base,
-                axes=(("model.projector", ("encoder", "language_model", "own")),),
-            )
-            for base in (BLIP2, LLAVA)
-        ),
+        plans=on_both("projector", "model.projector", "encoder", "language_model", "own"),
     ),
     "learning-rates": Study(
         question="The paper's Table 2: one rate for both modules (Constant LR, the paper's Synced LR), ten times the "

@@ -89,8 +89,8 @@ def test_each_arm_is_paired_with_the_same_setting_without(tmp_path: Path) -> Non
     write_run(tmp_path / "fewer-questions", CONSTANT, "data.test_limit=10", test=0.2)
     arms = read_arms([tmp_path])
     assert [(arm.setting.method, arm.setting.rates, arm.regularizer) for arm in arms] == [
-        ("CoMMIT-CLR, bounded", "0.001", NONE),
-        ("CoMMIT-CLR, bounded", "0.001", Regularizer("lookahead", "raw", "given", 1.0)),
+        ("CoMMIT-CLR, trust-region", "0.001", NONE),
+        ("CoMMIT-CLR, trust-region", "0.001", Regularizer("lookahead", "raw", "given", 1.0)),
         ("Constant LR", "0.001", NONE),
         ("Constant LR", "0.001", Regularizer("previous-step", "optimizer", "given", -0.3)),
     ]
