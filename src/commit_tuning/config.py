@@ -60,9 +60,9 @@ class CoMMITConfig:
               goes on along its last step and lowers it where it turns. Keeps a copy of the trainable parameters.
         controller: What turns smoothed kappa into learning rates (`docs/stability.md`).
 
-            - `"trust-region"`: every module's rate is the one at which its drift is on a budget: `drift_target`, shared
-              out by `kappa_target`. What base rate it starts from does not matter; a schedule of the base rates scales
-              the rates as ever. Not in the paper.
+            - `"trust-region"`: every module's rate is the one at which its drift is on a budget: `drift_target` of the
+              loss, shared out by `kappa_target`. What base rate it starts from does not matter; a schedule of the base
+              rates scales the rates as ever. Not in the paper.
             - `"compensated"`: takes the rates in force out of every measurement, and sets the ratio of rates at which
               kappa is at its target; no residual error and no delay. Not in the paper.
             - `"bounded"`: Eq. 8 on kappa / target, clamped, after a warm-up. It settles where kappa / target is the
@@ -81,8 +81,9 @@ class CoMMITConfig:
         kappa_target: The smoothed kappa that the controller aims at. Not used by `"literal"`, which aims at 1.
         kappa_bound: The language model's multiplier over an encoder's stays in [1/bound, bound]; with method
             `"hypergradient"` each multiplier does. Not used by `"literal"`.
-        drift_target: What one step of a module may move the output distribution, in nats per answer token (Eq. 2-3).
-            `"trust-region"` holds the geometric mean of the language model's and an encoder's drift there.
+        drift_target: What one step of a module may move the output distribution, as a share of the present loss (nats
+            of Eq. 2-3 per nat). `"trust-region"` holds the geometric mean of the language model's and an encoder's
+            drift there.
         rate_normalization: `"sum"` as in Eq. 8: the multipliers of M modules sum to M, so none exceeds M; `"product"`:
             their product is 1, so a rate rises by what the others fall. `"literal"` always takes the sum;
             `"trust-region"` needs neither.
@@ -126,7 +127,7 @@ class CoMMITConfig:
     drift_scale: float | Literal["auto"] = "auto"
     kappa_target: float = 1.0
     kappa_bound: float = 100.0
-    drift_target: float = 2e-4
+    drift_target: float = 1e-3
     rate_normalization: Normalization = "sum"
     warmup_measurements: int | None = None
     starvation_patience: int = 10

@@ -84,8 +84,8 @@ class Coordinator(BalanceMonitor):
         """Measure what the step did and, every `lr_update_interval` steps, take the next learning rates from it."""
         super().after_step()
         waiting = self._controller.starting
-        if self._measured_now:
-            self._controller.observe(self.drift, self._factors)
+        if self._measured_now and self._measurement:
+            self._controller.observe(self.drift, self._factors, self._measurement.loss)
         if waiting or self._steps % self.config.lr_update_interval == 0:
             self._update_multipliers()
 

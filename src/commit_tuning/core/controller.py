@@ -17,8 +17,14 @@ class Controller:
     def before_step(self) -> None:
         """Look at the gradients and the parameters before an optimizer step."""
 
-    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float]) -> None:
-        """Take note of a measurement: drift by module, and what its learning rate was over its initial base rate."""
+    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float], loss: float) -> None:
+        """Take note of a measurement.
+
+        Args:
+            drift: Module to its drift in nats.
+            factors: Module to what its learning rate was over its initial base rate.
+            loss: Of the samples measured, in nats.
+        """
 
     def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
         """One multiplier per module; zero leaves the module untouched by the optimizer.

@@ -109,8 +109,9 @@ class CompensatedController(BoundedController):
         super().__init__(config, encoders)
         self._windows = {name: KappaWindow(config.kappa_window, config.kappa_estimator) for name in encoders}
 
-    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float]) -> None:
+    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float], loss: float) -> None:
         """Keep the drifts as they would be at the base rates."""
+        del loss
         at_base_rate = _at_base_rate(drift, factors)
         for name, window in self._windows.items():
             window.push(at_base_rate[LANGUAGE_MODEL], at_base_rate[name])
@@ -131,11 +132,11 @@ class CompensatedController(BoundedController):
 class TrustRegionController(Controller):
     """The rates at which every module's step moves the output distribution by its budget, and kappa is at its target.
 
-    The budgets are `drift_target` x sqrt(target) for the language model and `drift_target` / sqrt(target) for an
-    encoder. A module's drift grows with the square of its learning rate, so its rate is its base rate over the square
-    root of how many times over its budget its drift is at the base rate, smoothed. That product does not depend on the
-    base rate. A KL divergence as the measure of a step is the trust region of natural gradient methods (Schulman et al.
-    2015, arXiv 1502.05477), here one for each module.
+    The budget is a share of the present loss: `drift_target` x sqrt(target) of it for the language model and
+    `drift_target` / sqrt(target) for an encoder. A module's drift grows with the square of its learning rate, so its
+    rate is its base rate over the square root of how many times over its budget its drift is at the base rate,
+    smoothed. That product does not depend on the base rate. A KL divergence as the measure of a step is the trust
+    region of natural gradient methods (Schulman et al. 2015, arXiv 1502.05477), here one for each module.
 
     The first step is taken at a hundredth of the base rate and measured, for what the base rate does is not known yet.
     A module whose drift was never measured keeps that; one whose inputs say little would be driven up for ever, so no
@@ -148,7 +149,7 @@ class TrustRegionController(Controller):
 
     def __init__(self, config: CoMMITConfig, encoders: Sequence[str]) -> None:
         share = math.sqrt(config.kappa_target)
-        self._budgets = {LANGUAGE_MODEL: config.drift_target * share}
+        self._budgets = {LANGUAGE_MODEL: config.drift_target * share}  # of the loss
         self._budgets.update(dict.fromkeys(encoders, config.drift_target / share))
         self._bound = config.kappa_bound
         self._windows = {name: KappaWindow(config.kappa_window, config.kappa_estimator) for name in self._budgets}
@@ -158,10 +159,10 @@ class TrustRegionController(Controller):
         """Whether nothing was measured yet."""
         return not any(map(len, self._windows.values()))
 
-    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float]) -> None:
+    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float], loss: float) -> None:
         """Keep how many times over its budget each drift would be at the base rate."""
         for name, value in _at_base_rate(drift, factors).items():
-            self._windows[name].push(value, self._budgets[name])
+            self._windows[name].push(value, self._budgets[name] * loss)
 
     def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
         """A hundredth before the first measurement, then what is on budget."""

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-CLEAR = 25.0  # a drift this many times the floor is taken as it is: it errs by 4 % at most
+CLEAR = 25.0  # a drift below so many times the floor is never taken as it is
+EVEN = 0.5  # nor one below so many times the root of the floor: there forward mode errs less
 AIM, AIM_LIMIT = 30.0, 0.03  # a displaced drift should be so many times the floor, and so many nats at most
 TOO_FAR = 3.0  # times the aim: out of the quadratic range
 FLOOR_LIMIT = 10.0  # times the rounding of the logits; what exceeds that is a step out of the quadratic range
@@ -130,6 +131,15 @@ def _displaced(state: _State, drift_at: Callable[[float], float]) -> Reading:
     return Reading(math.nan, state.floor, scale)
 
 
+def _clear(floor: float) -> float:
+    """The drift from which a whole step is measured as it is.
+
+    Rounding and step add as vectors, so rounding errs by about the root of floor / drift; forward mode leaves out the
+    curvature and errs by about the root of the drift. The two are even at some drift near the root of the floor.
+    """
+    return min(max(CLEAR * floor, EVEN * math.sqrt(floor)), AIM_LIMIT)
+
+
 def _aim(floor: float) -> float:
     return min(AIM * floor, AIM_LIMIT)
 
@@ -138,6 +148,6 @@ def _next_scale(scale: float, drift: float, floor: float) -> float:
     """The displacement for the next reading, from a drift measured at this one; 1 where a whole step is clear."""
     risen = max(drift - floor, 0.1 * floor)  # what the step itself did, or little
     whole = risen / scale**2
-    if whole >= min(CLEAR * floor, AIM_LIMIT):
+    if whole >= _clear(floor):
         return 1.0
     return max(1.0, scale * min(GROWTH, math.sqrt(_aim(floor) / risen)))

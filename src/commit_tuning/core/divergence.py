@@ -20,11 +20,13 @@ class AnswerPositions:
 
     Attributes:
         mask: Bool [batch, length]; True where the logits predict a label that is not -100.
-        tokens: Int [answers]; K of the token's sample, in the row-major order of `mask`.
+        targets: Int [answers]; the labels that are predicted there, in the row-major order of `mask`.
+        tokens: Int [answers]; K of the token's sample, in the same order.
         samples: How many samples have at least one answer token.
     """
 
     mask: Tensor
+    targets: Tensor
     tokens: Tensor
     samples: int
 
@@ -41,11 +43,11 @@ class AnswerPositions:
         """
         if labels.ndim != 2:
             raise BatchError(f"labels have shape {tuple(labels.shape)}; [batch, length] is needed")
-        answers = labels != IGNORE_INDEX
         if shift:
-            answers = torch.nn.functional.pad(answers[:, 1:], (0, 1), value=False)
+            labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        answers = labels != IGNORE_INDEX
         counts = answers.sum(dim=1)
-        return cls(answers, counts.repeat_interleave(counts), int((counts > 0).sum()))
+        return cls(answers, labels[answers], counts.repeat_interleave(counts), int((counts > 0).sum()))
 
     def total(self, values: Tensor) -> Tensor:
         """Sum over samples of each sample's mean over its answer tokens; `values` is [answers]."""

@@ -88,10 +88,12 @@ class Measurement:
         h: Module to the individual learning step H of Eq. 6; empty where the model does not show its inputs. The paper
             leaves the norms open; ours are L2 norms over all answer logits, embeddings, features and raw inputs of the
             samples measured. A module measured at a displacement has the logits of that.
+        loss: Of the samples measured, before the step, in nats: the mean over samples of the mean over their tokens.
     """
 
     readings: dict[str, Reading]
     h: dict[str, float]
+    loss: float
 
     @property
     def drift(self) -> dict[str, float]:
@@ -162,7 +164,7 @@ class DriftProbe:
                 for name in self._partition
             }
             norms = [self._forward.input_norms(item.batch, item.features) for item in self._seen]
-        return Measurement(readings, learning_steps(self._squared_logits, norms))
+        return Measurement(readings, learning_steps(self._squared_logits, norms), self._loss())
 
     def step_norms(self) -> dict[str, float]:
         """Module to the L2 norm of what the step did to its parameters, all of it: optimizer, decay, regulariser."""
@@ -194,6 +196,14 @@ class DriftProbe:
                     total += float(item.positions.total(drift))
         except RuntimeError:  # a kernel without a forward-mode derivative
             return None
+        return total / self.samples
+
+    def _loss(self) -> float:
+        """Mean over samples of the mean cross-entropy over their answer tokens, in nats."""
+        total = 0.0
+        for item in self._seen:
+            losses = nn.functional.cross_entropy(item.logits.float(), item.positions.targets, reduction="none")
+            total += float(item.positions.total(losses))
         return total / self.samples
 
     def _rounding(self) -> float:

@@ -32,14 +32,14 @@ class Plant:
 
     Attributes:
         rho: Kappa at equal learning rates, at the first step.
-        drift: The encoder's drift at its base rate, in nats.
+        drift: The encoder's drift at its base rate, in nats; the loss is one nat.
         log_sd: Standard deviation of log kappa; half of its variance comes from either drift.
         exponent: How a drift grows with the learning rate: 2 in the quadratic range of KL.
         change: What log rho changes by over the whole run, evenly.
     """
 
     rho: float = 4.0
-    drift: float = 3e-4
+    drift: float = 1e-3
     log_sd: float = LOG_SD
     exponent: float = 2.0
     change: float = 0.0
@@ -107,7 +107,7 @@ def simulate(
             drift = {name: plant.drift * _drift(multipliers[name], plant, noise) for name in multipliers}
             drift[LANGUAGE_MODEL] *= math.exp(log_rho)
             window.push(drift[LANGUAGE_MODEL], drift[_ENCODER])
-            controller.observe(drift, multipliers)
+            controller.observe(drift, multipliers, loss=1.0)
         if waiting or step % config.lr_update_interval == 0:
             run.smoothed_kappas.append(window.value)
             run.log_kappas.append(log_rho + plant.exponent * _log_ratio(multipliers))

@@ -45,15 +45,21 @@ def read_control(folders: Iterable[str | Path]) -> list[Control]:
     Raises:
         UserError: There is none.
     """
-    records = [RunRecord.read(path) for path in run_folders(folders)]
-    runs = [control_of(record) for record in records if record.complete and _method(record) in {CONSTANT, *COORDINATED}]
-    if not runs:
+    return [control_of(record) for record in steered_runs(folders)]
+
+
+def steered_runs(folders: Iterable[str | Path]) -> list[RunRecord]:
+    """The records of those runs.
+
+    Raises:
+        UserError: There is none.
+    """
+    methods = {CONSTANT, *COORDINATED}
+    records = [record for record in map(RunRecord.read, run_folders(folders)) if record.complete]
+    records = [record for record in records if record.recipe["commit"]["method"] in methods]
+    if not records:
         raise UserError("no complete run of constant, commit-clr or commit there; give output folders of 'compare'")
-    return runs
-
-
-def _method(record: RunRecord) -> str:
-    return str(record.recipe["commit"]["method"])
+    return records
 
 
 def control_of(record: RunRecord) -> Control:

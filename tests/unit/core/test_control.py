@@ -36,9 +36,9 @@ def test_the_compensated_controller_by_hand(estimator):
         controller="compensated", kappa_estimator=estimator, warmup_measurements=2, rate_normalization="product"
     )
     controller = CompensatedController(config, ("vision",))
-    controller.observe({"language_model": 8.0, "vision": 1.0}, ONES)
+    controller.observe({"language_model": 8.0, "vision": 1.0}, ONES, 1.0)
     assert controller.multipliers(0, {"vision": 8.0}, 1) == ONES
-    controller.observe({"language_model": 2.0, "vision": 4.0}, {"language_model": 0.5, "vision": 2.0})
+    controller.observe({"language_model": 2.0, "vision": 4.0}, {"language_model": 0.5, "vision": 2.0}, 1.0)
     found = controller.multipliers(0, {"vision": math.nan}, 2)
     assert found["vision"] / found["language_model"] == pytest.approx(math.sqrt(8.0))
     assert found["vision"] * found["language_model"] == pytest.approx(1.0)
@@ -47,19 +47,19 @@ def test_the_compensated_controller_by_hand(estimator):
 @pytest.mark.parametrize("drift", [0.0, math.nan])
 def test_a_drift_that_says_nothing_leaves_the_compensated_controller_as_it_was(drift):
     controller = CompensatedController(CoMMITConfig(warmup_measurements=1), ("vision",))
-    controller.observe({"language_model": 4.0, "vision": 1.0}, ONES)
+    controller.observe({"language_model": 4.0, "vision": 1.0}, ONES, 1.0)
     before = controller.multipliers(0, {}, 1)
-    controller.observe({"language_model": 4.0, "vision": drift}, ONES)
+    controller.observe({"language_model": 4.0, "vision": drift}, ONES, 1.0)
     assert controller.multipliers(0, {}, 1) == before == pytest.approx({"language_model": 2 / 3, "vision": 4 / 3})
 
 
 def test_the_trust_region_by_hand():
-    """Budgets 2e-4 and 5e-5: the drifts at the base rates are 8 times and a quarter of them, measured twice."""
+    """Budgets 2e-4 and 5e-5: of a nat, the drifts at the base rates are 8 times and a quarter of them, twice."""
     controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_target=4.0), ("vision",))
     assert controller.starting
     assert controller.multipliers(0, {}, 0) == {"language_model": FIRST_STEP, "vision": FIRST_STEP}
-    controller.observe({"language_model": 1.6e-3, "vision": 1.25e-5}, ONES)
-    controller.observe({"language_model": 0.4e-3, "vision": 5e-5}, {"language_model": 0.5, "vision": 2.0})
+    controller.observe({"language_model": 1.6e-3, "vision": 1.25e-5}, ONES, 1.0)
+    controller.observe({"language_model": 1.2e-3, "vision": 1.5e-4}, {"language_model": 0.5, "vision": 2.0}, 3.0)
     assert not controller.starting
     expected = {"language_model": 8**-0.5, "vision": 2.0}
     assert controller.multipliers(0, {}, 2) == pytest.approx(expected)
@@ -68,10 +68,10 @@ def test_the_trust_region_by_hand():
 def test_a_module_that_says_nothing_is_not_driven_up_by_the_trust_region():
     controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_bound=50.0), ("vision", "audio"))
     ones = {**ONES, "audio": 1.0}
-    controller.observe({"language_model": 1e-4, "vision": 1e-30, "audio": 0.0}, ones)
+    controller.observe({"language_model": 1e-4, "vision": 1e-30, "audio": 0.0}, ones, 1.0)
     expected = {"language_model": 1.0, "vision": 50.0, "audio": FIRST_STEP}
     assert controller.multipliers(0, {}, 0) == pytest.approx(expected)
-    controller.observe({"language_model": 1e-4, "vision": 1e-30, "audio": 1e-4}, {**ones, "audio": 0.0})  # at rest
+    controller.observe({"language_model": 1e-4, "vision": 1e-30, "audio": 1e-4}, {**ones, "audio": 0.0}, 1.0)  # at rest
     assert controller.multipliers(0, {}, 0) == pytest.approx(expected)
 
 
@@ -80,7 +80,7 @@ def test_the_trust_region_ends_at_the_same_rates_whatever_it_starts_from(rate):
     plant = Plant(rho=0.02, drift=3e-2 * rate**2, log_sd=0.0)
     run = simulate(CoMMITConfig(kappa_target=2.0), plant, steps=50)
     assert run.log_kappas[-1] == pytest.approx(math.log(2.0))
-    assert run.lowest[-1] * rate == pytest.approx(math.sqrt(2e-4 / math.sqrt(2) / 3e-2))
+    assert run.lowest[-1] * rate == pytest.approx(math.sqrt(1e-3 / math.sqrt(2) / 3e-2))
 
 
 @pytest.mark.parametrize("normalization", ["sum", "product"])
@@ -100,7 +100,7 @@ def test_two_encoders_are_two_loops(controller, normalization):
         drift = {name: value * multipliers[name] ** 2 for name, value in drift.items()}
         for name, window in windows.items():
             window.push(drift["language_model"], drift[name])
-        loop.observe(drift, multipliers)
+        loop.observe(drift, multipliers, 1.0)
         kappas = {name: window.value for name, window in windows.items()}
         multipliers = loop.multipliers(step, kappas, len(windows["vision"]))
     expected = {name: 2.0 if controller == "compensated" else 2 * (rho[name] / 2) ** (1 / 3) for name in rho}
@@ -115,7 +115,7 @@ def test_resuming_a_controller_with_a_memory(name):
     first, second = (coordinating_controller(config, ("vision", "audio")) for _ in range(2))
     multipliers = {"language_model": 1.1, "vision": 0.3, "audio": 1.6}
     for scale in (1.0, 0.3, 7.0, 2.0):
-        first.observe({"language_model": scale, "vision": 0.1, "audio": 0.7 * scale**2}, multipliers)
+        first.observe({"language_model": scale, "vision": 0.1, "audio": 0.7 * scale**2}, multipliers, 1.0)
     second.load_state_dict(first.state_dict())
     assert second.multipliers(0, {}, 3) == first.multipliers(0, {}, 3) != {}
 
