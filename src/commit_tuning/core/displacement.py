@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 CLEAR = 25.0  # a drift below so many times the floor is never taken as it is
-EVEN = 0.5  # nor one below so many times the root of the floor: there forward mode errs less
+EVEN = 0.2  # nor one below so many times the root of the floor: there forward mode errs less
+LEAST = 1.25  # displacement of a drift that is not clear, in steps
 AIM, AIM_LIMIT = 30.0, 0.03  # a displaced drift should be so many times the floor, and so many nats at most
 TOO_FAR = 3.0  # times the aim: out of the quadratic range
 FLOOR_LIMIT = 10.0  # times the rounding of the logits; what exceeds that is a step out of the quadratic range
@@ -126,7 +127,7 @@ def _displaced(state: _State, drift_at: Callable[[float], float]) -> Reading:
         if not math.isfinite(drift):
             break
         state.scale = _next_scale(scale, drift, state.floor)
-        if low <= drift and (drift <= high or scale == 1.0):
+        if low <= drift and (drift <= high or scale == LEAST):
             return Reading((drift - state.floor) / scale**2, state.floor, scale)
     return Reading(math.nan, state.floor, scale)
 
@@ -150,4 +151,4 @@ def _next_scale(scale: float, drift: float, floor: float) -> float:
     whole = risen / scale**2
     if whole >= _clear(floor):
         return 1.0
-    return max(1.0, scale * min(GROWTH, math.sqrt(_aim(floor) / risen)))
+    return max(LEAST, scale * min(GROWTH, math.sqrt(_aim(floor) / risen)))
