@@ -127,7 +127,7 @@ class CoMMITConfig:
     drift_scale: float | Literal["auto"] = "auto"
     kappa_target: float = 1.0
     kappa_bound: float = 100.0
-    drift_target: float = 1e-3
+    drift_target: float = 5e-4
     rate_normalization: Normalization = "sum"
     warmup_measurements: int | None = None
     starvation_patience: int = 10

@@ -80,7 +80,7 @@ def test_the_trust_region_ends_at_the_same_rates_whatever_it_starts_from(rate):
     plant = Plant(rho=0.02, drift=3e-2 * rate**2, log_sd=0.0)
     run = simulate(CoMMITConfig(kappa_target=2.0), plant, steps=50)
     assert run.log_kappas[-1] == pytest.approx(math.log(2.0))
-    assert run.lowest[-1] * rate == pytest.approx(math.sqrt(1e-3 / math.sqrt(2) / 3e-2))
+    assert run.lowest[-1] * rate == pytest.approx(math.sqrt(5e-4 / math.sqrt(2) / 3e-2))
 
 
 @pytest.mark.parametrize("normalization", ["sum", "product"])
