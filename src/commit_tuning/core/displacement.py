@@ -127,7 +127,7 @@ def _displaced(state: _State, drift_at: Callable[[float], float]) -> Reading:
         if not math.isfinite(drift):
             break
         state.scale = _next_scale(scale, drift, state.floor)
-        if low <= drift and (drift <= high or scale == LEAST):
+        if low <= drift and (drift <= high or scale <= LEAST):
             return Reading((drift - state.floor) / scale**2, state.floor, scale)
     return Reading(math.nan, state.floor, scale)
 

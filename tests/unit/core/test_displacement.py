@@ -232,3 +232,14 @@ def test_weights_that_lose_their_updates_are_named():
 )
 def test_what_is_wrong_with_a_reading(reading, fault):
     assert reading.fault == fault
+
+
+def test_a_drift_between_clear_and_lifted_is_read_where_no_forward_mode_is():
+    """Clear in terms of the floor, and not in terms of its root: displaced a little, never refused."""
+    displacement = Displacement("auto")
+    for _ in range(3):
+        reading = displacement.read("vision", noisy(1e-8, 1e-13), rounding=1e-13)
+        assert reading.drift == pytest.approx(1e-8, rel=1e-4)
+        assert reading.scale in (1.0, LEAST)
+    forward = displacement.read("language_model", noisy(1e-8, 1e-13), rounding=1e-13, limit=lambda: 1.01e-8)
+    assert (forward.drift, forward.scale) == (1.01e-8, 0.0)
