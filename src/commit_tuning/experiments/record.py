@@ -35,11 +35,11 @@ class RunRecord:
         recipe: The recipe as resolved (`Recipe.for_record()`).
         status: `"running"` until the very end; a run that was interrupted keeps it.
         metrics: Final numbers: `train_loss` (mean of the last 20 steps), `val` and `test` (each `accuracy`, `by_kind`
-            and `questions`), `lowest_multiplier` (smallest non-zero learning rate of a module / its base rate),
-            `starving` (modules that starve at the end: the step since which they do), `overhead` (wall time of
-            measuring, control and regulariser over that of the rest of the training loop), `val_loss` and `seen_loss`
-            (of the tuned model in evaluation mode, nats per answer token, on up to 600 validation questions and on at
-            most as many that it was tuned on). Older runs lack some of these.
+            and `questions`), `lowest_multiplier` (smallest non-zero learning rate of a module / its base rate; None
+            where drifts set the rates), `starving` (modules that starve at the end: the step since which they do),
+            `overhead` (wall time of measuring, control and regulariser over that of the rest of the training loop),
+            `val_loss` and `seen_loss` (of the tuned model in evaluation mode, nats per answer token, on up to 600
+            validation questions and on at most as many that it was tuned on). Older runs lack some of these.
         error: Why it failed, one line.
         seconds: Wall time of training and of evaluation.
         parameters: Trainable parameters per module.

@@ -123,7 +123,8 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     record.seconds["training"] = round(time.perf_counter() - started, 2)
 
     record.metrics["train_loss"] = sum(losses[-_FINAL_STEPS:]) / len(losses[-_FINAL_STEPS:])
-    record.metrics["lowest_multiplier"] = None if math.isinf(lowest) else lowest
+    meaningless = math.isinf(lowest) or coordinator.config.sets_drift
+    record.metrics["lowest_multiplier"] = None if meaningless else lowest
     record.metrics["starving"] = coordinator.starving
     record.metrics["overhead"] = measuring.seconds / (time.perf_counter() - loop_started - measuring.seconds)
 
