@@ -96,6 +96,7 @@ class Coordinator(BalanceMonitor):
             **super().state_dict(),
             "multipliers": dict(self._multipliers),
             "controller": self._controller.state_dict(),
+            "full_rates": self._groups.full_rates,
             "previous": previous,
         }
 
@@ -104,8 +105,12 @@ class Coordinator(BalanceMonitor):
         super().load_state_dict(state)
         self._multipliers = dict(state["multipliers"])
         self._controller.load_state_dict(state["controller"])
+        self._groups.full_rates = list(state["full_rates"])
         if state["previous"] is not None:
             self._previous = Snapshot.of(self.partition, state["previous"])
+
+    def _waiting(self) -> bool:
+        return self._controller.starting
 
     def _update_multipliers(self) -> None:
         measurements = min(len(window) for window in self._windows.values())

@@ -78,7 +78,7 @@ class BalanceMonitor:
         self._multipliers = dict.fromkeys(self.partition, 1.0)
         self._starvation = StarvationDetector(
             self.config.starvation_patience,
-            bound=self.config.kappa_bound if self.config.bounded else None,
+            bound=self.config.kappa_bound if self.config.bounded and not self.config.sets_drift else None,
             lowest=0.0 if self.config.sets_drift else STARVED,
         )
         if coarse := coarse_modules(self.partition):
@@ -134,8 +134,9 @@ class BalanceMonitor:
     def starving(self) -> dict[str, int]:
         """Module that learns next to nothing, to the optimizer step (counted from 1) since which it does.
 
-        Its learning rate is at the controller's bound or below a fiftieth (which `"trust-region"` may well mean), or
-        its drift below 1/2500 of another's, for `starvation_patience` measurements or more.
+        Its drift is below 1/2500 of another's, or its learning rate below a fiftieth or held back by the controller's
+        bound, for `starvation_patience` measurements or more. Under `"trust-region"`, which sets rates by drift, its
+        rate says nothing.
         """
         return self._starvation.starving
 
@@ -153,7 +154,7 @@ class BalanceMonitor:
             raise RuntimeError("before_step() was called twice; call after_step() once optimizer.step() is done")
         batches = take_samples(check_batches(micro_batches), self.config.probe_samples)
         interval = self.config.probe_interval
-        self._measured_now = interval is not None and self._steps % interval == 0
+        self._measured_now = interval is not None and (self._steps % interval == 0 or self._waiting())
         self._norms = {}
         if self._measured_now:
             self._norms = self._parameter_norms()
@@ -243,6 +244,10 @@ class BalanceMonitor:
 
     def _after(self) -> None:
         """What happens after the step and before the measurement."""
+
+    def _waiting(self) -> bool:
+        """Whether a measurement is wanted out of turn."""
+        return False
 
     def _parameter_norms(self) -> dict[str, float]:
         norms = {}

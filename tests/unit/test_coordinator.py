@@ -60,6 +60,44 @@ def test_multipliers_sit_on_top_of_any_scheduler(name, tensor_lr):
         assert raised["language_model"] == pytest.approx(10 * constant["language_model"], rel=1e-5)
 
 
+def by_hand(optimizer):
+    """A schedule without a scheduler: half of the rate from the fourth step on."""
+
+    class Halved:
+        steps = 0
+
+        def step(self):
+            self.steps += 1
+            if self.steps == 3:
+                for group in optimizer.param_groups:
+                    group["lr"] /= 2
+
+    return Halved()
+
+
+def from_zero(optimizer):
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(step / 3, 1.0))
+
+
+@pytest.mark.parametrize("name", ["cosine", "one-cycle", "warm-up", "plateau", "by hand", "from zero"])
+def test_a_trust_region_leaves_a_schedule_its_shape(name):
+    """Where the drift at a rate does not change, the rate is what the drift allows times what the schedule says."""
+    model, partition = build("plain")
+    optimizer = torch.optim.SGD(partition.param_groups(lr=1e-3))
+    settings = {"probe_interval": 20, "lr_update_interval": 1, "kappa_window": 1, "probe_samples": None}
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(**settings, drift_target=1e-9), partition)
+    scheduler = {**SCHEDULERS, "by hand": by_hand, "from zero": from_zero}[name](optimizer)
+    rates, batch = [], make_batch("plain", 3, torch.float32)
+    for _ in range(8):
+        backward(model, batch)
+        scheduled = optimizer.param_groups[0]["lr"]
+        coordinator.step(batch)
+        rates.append(coordinator.learning_rates["vision"] / scheduled if scheduled else None)
+        scheduler.step(*([1.0] if name == "plateau" else []))
+    assert rates[2:] == pytest.approx([rates[-1]] * 6, rel=1e-6)
+    assert rates[-1] > 0.02  # not the hundredth of the first step: measured at the first chance
+
+
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adafactor])
 def test_any_optimizer(make):
     model, partition = build("plain")
@@ -69,6 +107,39 @@ def test_any_optimizer(make):
     backward(model, batch := make_batch("plain", 4, torch.float32))
     coordinator.step(batch)
     assert coordinator.kappa > 0
+
+
+def test_a_trust_region_forgets_the_base_rate():
+    ends = []
+    for rate in (1e-6, 1e-3, 1.0):
+        model, partition = build("plain")
+        optimizer = torch.optim.Adam(partition.param_groups(lr=rate))
+        config = CoMMITConfig(probe_interval=1, lr_update_interval=1, kappa_window=10)
+        coordinator = Coordinator(model, optimizer, config, partition)
+        for step in range(30):
+            backward(model, batch := make_batch("plain", 8, torch.float32, seed=step))
+            coordinator.step(batch)
+        ends.append(coordinator.learning_rates)
+    assert ends[1] == pytest.approx(ends[0], rel=0.1)
+    assert ends[2] == pytest.approx(ends[0], rel=0.5)  # its first step is a hundredth of 1, and is felt
+
+
+def test_the_loss_that_a_measurement_reports():
+    model, partition = build("plain", torch.float64)
+    optimizer = torch.optim.SGD(partition.param_groups(lr=1e-3))
+    config = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
+    monitor = BalanceMonitor(model, optimizer, config, partition)
+    batches = [make_batch("plain", 3, torch.float64, seed=seed) for seed in (1, 2)]
+    expected = []
+    model.eval()
+    for batch in batches:
+        for row in range(3):
+            one = {key: value[row : row + 1] for key, value in batch.items()}
+            expected.append(float(model(**one).loss))
+    model.train()
+    backward(model, batches[0])
+    monitor.step(batches)
+    assert monitor._measurement.loss == pytest.approx(sum(expected) / 6)
 
 
 def test_a_mixed_group_is_split_and_trains_the_same():

@@ -1,4 +1,4 @@
-"""From smoothed kappa to learning-rate multipliers (Eq. 8), and the paper's baselines in the same form.
+"""From measurements to learning-rate multipliers: Eq. 8, what goes beyond it, and the paper's baselines.
 
 A controller is asked every N_lr optimizer steps and answers with one multiplier per module: the module's learning rate
 is its base rate times that. A new strategy is one class with the methods of `Controller`, listed in `make_controller`
@@ -139,8 +139,8 @@ class TrustRegionController(Controller):
     region of natural gradient methods (Schulman et al. 2015, arXiv 1502.05477), here one for each module.
 
     The first step is taken at a hundredth of the base rate and measured, for what the base rate does is not known yet.
-    A module whose drift was never measured keeps that; one whose inputs say little would be driven up for ever, so no
-    multiplier exceeds `kappa_bound` times the smallest.
+    A module whose drift was never measured keeps that. One with little effect on the outputs would be driven up for
+    ever, so no multiplier exceeds `kappa_bound` times the smallest that was measured, nor times its own first.
 
     Args:
         config: Gives drift target, kappa target, window, estimator and bound.
@@ -153,6 +153,7 @@ class TrustRegionController(Controller):
         self._budgets.update(dict.fromkeys(encoders, config.drift_target / share))
         self._bound = config.kappa_bound
         self._windows = {name: KappaWindow(config.kappa_window, config.kappa_estimator) for name in self._budgets}
+        self._first: dict[str, float] = {}
 
     @property
     def starting(self) -> bool:
@@ -168,16 +169,18 @@ class TrustRegionController(Controller):
         """A hundredth before the first measurement, then what is on budget."""
         del step, kappas, measurements
         wanted = {name: window.value**-0.5 for name, window in self._windows.items() if len(window)}
-        limit = self._bound * min(wanted.values(), default=1.0)
-        return {name: min(wanted.get(name, FIRST_STEP), limit) for name in self._windows}
+        self._first = {**wanted, **self._first}
+        limits = {name: self._bound * min(self._first[name], *wanted.values()) for name in wanted}
+        return {name: min(wanted[name], limits[name]) if name in wanted else FIRST_STEP for name in self._windows}
 
     def state_dict(self) -> dict[str, Any]:
-        """The measurements."""
-        return _state_of(self._windows)
+        """The measurements, and the first multipliers that followed from one."""
+        return {**_state_of(self._windows), "first": dict(self._first)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
         _load_state(self._windows, state)
+        self._first = dict(state["first"])
 
 
 def _at_base_rate(drift: Mapping[str, float], factors: Mapping[str, float]) -> dict[str, float]:

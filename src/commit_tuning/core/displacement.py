@@ -92,7 +92,6 @@ class Displacement:
             return Reading(drift_at(self._fixed) / self._fixed**2, math.nan, self._fixed)
         state = self._states.setdefault(module, _State())
         calibrate = state.measurements % CALIBRATION_INTERVAL == 0
-        state.measurements += 1
         if calibrate or state.scale == 1.0:
             whole = drift_at(1.0)
             if not (math.isfinite(whole) and whole > 0):
@@ -101,8 +100,9 @@ class Displacement:
                 excess = (4 * drift_at(0.5) - whole) / 3
                 state.floor = min(max(excess, rounding), FLOOR_LIMIT * rounding)
             state.scale = _next_scale(1.0, whole, state.floor)
-            if state.scale == 1.0:
-                return Reading(whole, state.floor, 1.0)
+        state.measurements += 1
+        if state.scale == 1.0:
+            return Reading(whole, state.floor, 1.0)
         drift = limit()
         if drift is None:
             return _displaced(state, drift_at)

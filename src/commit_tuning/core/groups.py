@@ -24,6 +24,9 @@ class GroupRates:
         optimizer: Any optimizer with `param_groups`.
         partition: Which parameters are whose.
 
+    Attributes:
+        full_rates: The rate of every group as it was found, before any schedule changed it.
+
     Raises:
         PartitionError: A module has no parameter in the optimizer.
     """
@@ -31,6 +34,7 @@ class GroupRates:
     def __init__(self, optimizer: torch.optim.Optimizer, partition: ModulePartition) -> None:
         self._optimizer, self._partition = optimizer, partition
         self._unscaled: list[float | Tensor] = []
+        self.full_rates = [float(group["lr"]) for group in optimizer.param_groups]
         missing = [name for name in partition if name not in self.by_module()]
         if missing:
             raise PartitionError(f"no parameter of module {missing[0]!r} is in the optimizer; add its parameter group")
@@ -48,13 +52,15 @@ class GroupRates:
         return {id(p): float(group["lr"]) for group in self._optimizer.param_groups for p in group["params"]}
 
     def schedule(self) -> dict[str, float]:
-        """Module to what a learning-rate scheduler makes of its first group's initial rate; 1 without a scheduler."""
+        """Module to what a schedule makes of the full rate of its groups, the largest of them; 1 without a schedule.
+
+        A group's full rate is what a scheduler keeps as `max_lr` or `initial_lr`, or else `full_rates`.
+        """
         factors: dict[str, float] = {}
-        for group in self._optimizer.param_groups:
-            initial = float(group.get("initial_lr", group["lr"]))
-            factors.setdefault(
-                _module_of(group, self._partition) or "", float(group["lr"]) / initial if initial else 1.0
-            )
+        for group, found in zip(self._optimizer.param_groups, self.full_rates, strict=True):
+            module = _module_of(group, self._partition) or ""
+            full = float(group.get("max_lr", group.get("initial_lr", found)))
+            factors[module] = max(factors.get(module, 0.0), float(group["lr"]) / full if full else 0.0)
         return {module: factors[module] for module in self._partition}
 
     def scale(self, multipliers: Mapping[str, float]) -> None:

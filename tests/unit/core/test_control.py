@@ -75,6 +75,18 @@ def test_a_module_that_says_nothing_is_not_driven_up_by_the_trust_region():
     assert controller.multipliers(0, {}, 0) == pytest.approx(expected)
 
 
+def test_the_trust_region_lets_no_rate_run_away():
+    """All drifts fade, as where nothing is left to learn: each rate ends at its bound times its own first."""
+    controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_bound=50.0, kappa_window=1), ("vision",))
+    for drift in (1e-4, 1e-6, 1e-12):
+        controller.observe({"language_model": drift, "vision": 4 * drift}, ONES, 1.0)
+        found = controller.multipliers(0, {}, 0)
+    assert found == pytest.approx({"language_model": 50.0, "vision": 25.0})
+    for loss in (0.0, math.nan):
+        controller.observe({"language_model": 1.0, "vision": 1.0}, ONES, loss)
+        assert controller.multipliers(0, {}, 0) == found
+
+
 @pytest.mark.parametrize("rate", [1e-4, 1.0, 1e4])
 def test_the_trust_region_ends_at_the_same_rates_whatever_it_starts_from(rate):
     plant = Plant(rho=0.02, drift=3e-2 * rate**2, log_sd=0.0)

@@ -243,3 +243,15 @@ def test_a_drift_between_clear_and_lifted_is_read_where_no_forward_mode_is():
         assert reading.scale == LEAST
     forward = displacement.read("language_model", noisy(1e-8, 1e-13), rounding=1e-13, limit=lambda: 1.01e-8)
     assert (forward.drift, forward.scale) == (1.01e-8, 0.0)
+
+
+@pytest.mark.parametrize("limit", [None, 1e-4])
+@pytest.mark.parametrize("nothing", [0.0, float("nan")])
+def test_a_step_that_moves_nothing_teaches_nothing(nothing, limit):
+    """A warm-up from zero, a module at rest, a skipped step: the floor is taken at the first drift there is."""
+    displacement = Displacement("auto")
+    still = displacement.read("vision", lambda s: nothing, rounding=1e-10, limit=lambda: limit)
+    assert not still.drift > 0
+    reading = displacement.read("vision", noisy(1e-4, 1e-9), rounding=1e-10, limit=lambda: limit)
+    assert (reading.drift, reading.scale) == (1e-4 + 1e-9, 1.0)
+    assert reading.floor == pytest.approx(1e-9)
