@@ -21,6 +21,7 @@ from commit_tuning.core.forward import Batch, check_batches, take_samples
 from commit_tuning.core.groups import GroupRates
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.probe import DriftProbe, Measurement, coarse_modules
+from commit_tuning.core.ranks import across_ranks
 from commit_tuning.core.starvation import STARVED, StarvationDetector
 from commit_tuning.models.forward import forward_pass
 from commit_tuning.models.partition import partition_model
@@ -173,7 +174,8 @@ class BalanceMonitor:
         self._in_step = False
         self._after()
         if self._measured_now and self._probe is not None:
-            self._measurement = self._probe.measure(self._displacement)
+            device = self.partition[LANGUAGE_MODEL][0].device
+            self._measurement = across_ranks(self._probe.measure(self._displacement), self._probe.samples, device)
             self._norms.update({f"step_norm/{name}": norm for name, norm in self._probe.step_norms().items()})
             for name, window in self._windows.items():
                 window.push(self._measurement.drift[LANGUAGE_MODEL], self._measurement.drift[name])

@@ -130,14 +130,13 @@ def test_the_loss_that_a_measurement_reports():
     config = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
     monitor = BalanceMonitor(model, optimizer, config, partition)
     batches = [make_batch("plain", 3, torch.float64, seed=seed) for seed in (1, 2)]
+    backward(model, batches[0])
     expected = []
     model.eval()
     for batch in batches:
         for row in range(3):
             one = {key: value[row : row + 1] for key, value in batch.items()}
-            expected.append(float(model(**one).loss))
-    model.train()
-    backward(model, batches[0])
+            expected.append(float(model(**one).loss.detach()))
     monitor.step(batches)
     assert monitor._measurement.loss == pytest.approx(sum(expected) / 6)
 

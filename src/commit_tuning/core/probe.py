@@ -202,7 +202,8 @@ class DriftProbe:
         """Mean over samples of the mean cross-entropy over their answer tokens, in nats."""
         total = 0.0
         for item in self._seen:
-            losses = nn.functional.cross_entropy(item.logits.float(), item.positions.targets, reduction="none")
+            logits = item.logits.to(torch.promote_types(item.logits.dtype, torch.float32))
+            losses = nn.functional.cross_entropy(logits, item.positions.targets, reduction="none")
             total += float(item.positions.total(losses))
         return total / self.samples
 
