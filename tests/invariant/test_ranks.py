@@ -58,9 +58,10 @@ def lonely_drift(rank: int) -> dict[str, float]:
     optimizer = torch.optim.Adam(partition.param_groups(lr=1e-3))
     config = CoMMITConfig(probe_interval=1, lr_update_interval=1, probe_samples=None)
     coordinator = Coordinator(model, optimizer, config, partition)
-    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    for other in (1 - rank, rank):
-        model.load_state_dict(statistics, strict=False)  # those of batch normalisation are of the own batch alone
+    statistics, random = {name: buffer.clone() for name, buffer in model.named_buffers()}, torch.get_rng_state()
+    for other in (1 - rank, rank):  # each as on its own rank: batch normalisation, dropout
+        model.load_state_dict(statistics, strict=False)
+        torch.set_rng_state(random)
         model(**make_batch("plain", SAMPLES[other], torch.float32, seed=other)).loss.backward()
     coordinator.step(make_batch("plain", SAMPLES[rank], torch.float32, seed=rank))
     return coordinator.drift
