@@ -1,0 +1,54 @@
+"""One arm against all others, seed by seed: `python benchmarks/paired_differences.py COMPARISON... [--of TEXT]`.
+
+COMPARISON are output folders of `commit-tuning compare`, or the committed records in `docs/results/`. The arm is the
+first chosen row whose label contains TEXT. Prints Markdown: test accuracy in percent and the difference in points, with
+the 95 % interval of Student's t over the seeds that both arms have.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from commit_tuning.errors import UserError
+from commit_tuning.experiments.compare import TABLE
+from commit_tuning.experiments.record import RunRecord
+from commit_tuning.experiments.table import by_seed, markdown_table, mean, paired_difference, percent
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparisons", nargs="+", type=Path)
+    parser.add_argument("--of", default="trust-region", metavar="TEXT", help="label of the arm; %(default)s by default")
+    arguments = parser.parse_args()
+    head = ("comparison", "against", "base rate", "test accuracy", "difference [95 % CI]", "seeds")
+    try:
+        lines = [line for folder in arguments.comparisons for line in differences(folder, arguments.of)]
+    except (UserError, OSError) as error:
+        sys.exit(f"paired_differences.py: error: {error}")
+    print(markdown_table(head, lines), end="")
+
+
+def differences(folder: Path, text: str) -> list[tuple[str, ...]]:
+    """A line for every other arm of a comparison."""
+    rows = json.loads((folder / TABLE).read_text(encoding="utf-8"))["rows"]
+    ours = next((row for row in rows if row["chosen"] and text in row["label"]), None)
+    if ours is None:
+        raise UserError(f"{folder} has no chosen row with {text!r} in its label; see its table.md, and --of")
+    return [line(folder, ours, row) for row in rows if row is not ours]
+
+
+def line(folder: Path, ours: dict, theirs: dict) -> tuple[str, ...]:
+    """What one arm is ahead of another."""
+    [mine, other] = [by_seed([RunRecord.read(folder / run) for run in row["runs"]]) for row in (ours, theirs)]
+    found = paired_difference(mine, other)
+    gap = "none in common" if found is None else f"{100 * found.mean:+.1f}"
+    if found and found.low is not None and found.high is not None:
+        gap += f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    accuracy = percent(mean(list(other.values())))
+    return (folder.name, theirs["label"], theirs["rates"], accuracy, gap, str(found.seeds if found else 0))
+
+
+if __name__ == "__main__":
+    main()
