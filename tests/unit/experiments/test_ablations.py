@@ -144,7 +144,7 @@ def test_the_exit_code_tells_of_a_comparison_that_failed(
     left = list(codes)
     monkeypatch.setattr(subprocess, "run", lambda line, check: subprocess.CompletedProcess(line, left.pop(0)))
     monkeypatch.setattr(sys, "argv", ["ablations.py", "run", "window", "estimator", "--output", str(tmp_path)])
-    ends = pytest.raises(SystemExit, match="1 of 2 .*: window-nano-blip2$") if any(codes) else nullcontext()
+    ends = pytest.raises(SystemExit, match=r"1 of 2 .*: window-nano-blip2$") if any(codes) else nullcontext()
     with ends:
         runpy.run_path(str(SCRIPT), run_name="__main__")
     assert left == []  # the other comparison was made all the same
