@@ -59,8 +59,7 @@ class Arm:
     @property
     def rates(self) -> str:
         """The base rates as text: one number, or language model / encoder."""
-        one = self.learning_rate == self.encoder_learning_rate
-        return f"{self.learning_rate:g}" + ("" if one else f" / {self.encoder_learning_rate:g}")
+        return rates_text(self.learning_rate, self.encoder_learning_rate)
 
     @property
     def slug(self) -> str:
@@ -84,6 +83,16 @@ class Arm:
             "train.save_weights": save_weights,
         }
         return override(base, {**changes, **dict(self.variation)})
+
+
+def rates_text(rate: float, encoder_rate: float) -> str:
+    """Two base rates as text.
+
+    Example:
+        >>> rates_text(1e-3, 1e-3), rates_text(1e-3, 1e-4)
+        ('0.001', '0.001 / 0.0001')
+    """
+    return f"{rate:g}" if rate == encoder_rate else f"{rate:g} / {encoder_rate:g}"
 
 
 def screening_arms(recipe: Recipe, axes: Axes = ()) -> list[Arm]:
