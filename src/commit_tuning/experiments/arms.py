@@ -74,15 +74,18 @@ class Arm:
             UserError: The settings of the axes do not make a valid recipe.
         """
         regularizer = base.commit.get("regularizer") if self.method == "commit" else None
-        changes = {
+        changes: dict[str, Any] = {
             "commit.method": CONSTANT if self.method == STATIC else self.method,
             "commit.regularizer": regularizer or "auto",
             "train.learning_rate": self.learning_rate,
             "train.encoder_learning_rate": self.encoder_learning_rate,
             "train.seed": seed,
             "train.save_weights": save_weights,
+            **dict(self.variation),
         }
-        return override(base, {**changes, **dict(self.variation)})
+        if self.method != "commit" and _REGULARIZER not in dict(self.variation):
+            changes["commit.regularizer_labels"] = "given"  # without a regulariser, only that is valid
+        return override(base, changes)
 
 
 def rates_text(rate: float, encoder_rate: float) -> str:
