@@ -51,14 +51,14 @@ class CoMMITConfig:
     Args:
         method: What sets the learning rates.
 
-            - `"commit-clr"`: the coordinated learning rates (Eq. 7-8), no regulariser.
+            - `"commit-clr"`: coordinated learning rates, set by the controller (Eq. 7-8 in the paper), no regulariser.
             - `"commit"`: the same and the drift regulariser (Eq. 9-10).
             - `"constant"` (in Section 5 of the paper `"synced"`): no control, measurement only.
             - `"feature-cd"`, `"language-cd"`: coordinate descent, the encoders first or the language model first.
             - `"language-lr-up"`, `"encoder-lr-up"`: ten times the rate for that module.
             - `"hypergradient"`: a rival, not in the paper and not CoMMIT. Raises a module's rate while its gradient
               goes on along its last step and lowers it where it turns. Keeps a copy of the trainable parameters.
-        controller: What turns smoothed kappa into learning rates (`docs/stability.md`).
+        controller: What turns the measured drifts, or smoothed kappa, into learning rates (`docs/stability.md`).
 
             - `"trust-region"`: every module's rate is the one at which its drift is on a budget: `drift_target` of the
               loss, shared out by `kappa_target`. What base rate it starts from does not matter; a schedule of the base
@@ -69,9 +69,10 @@ class CoMMITConfig:
               cube root of what it is at equal rates.
             - `"literal"`: Eq. 8 as printed, unbounded.
         kappa_estimator: The moving average of Eq. 7: `"arithmetic"` as printed, `"geometric"` mean, or `"ratio"` of
-            the summed drifts.
-        kappa_window: Measurements in the moving average (the paper's N_kappa). While it fills, the mean is of what
-            there is.
+            the summed drifts. `"trust-region"` averages every module's drift over its budget in the same way, and
+            kappa only to report it.
+        kappa_window: Measurements in the moving average (the paper's N_kappa), of kappa or of drift over budget. While
+            it fills, the mean is of what there is.
         lr_update_interval: Optimizer steps between two updates of the learning rates (the paper's N_lr).
         probe_interval: Optimizer steps between two measurements; `None` never measures.
         probe_samples: Samples that a measurement looks at, taken from the front of the step's batch; `None` for all.
@@ -172,7 +173,7 @@ class CoMMITConfig:
 
     @property
     def coordinated(self) -> bool:
-        """Whether kappa sets the learning rates."""
+        """Whether what is measured, kappa or the drifts themselves, sets the learning rates."""
         return self.method in COORDINATED
 
     @property
@@ -242,6 +243,10 @@ class CoMMITConfig:
             faults.append("method='commit' rewards drift (Eq. 9-10); with 'drift-penalty' the method is 'commit-clr'")
         if self.method == "commit-clr" and self.regularizer not in {None, "drift-penalty"}:
             faults.append("method='commit-clr' has no regularizer; with one the method is 'commit'")
+        if self.regularizer is None and self.regularizer_labels == "sampled":
+            faults.append(
+                "regularizer_labels='sampled' does nothing without a regularizer; set one, or leave it 'given'"
+            )
         if self.regularizer == "lookahead" and self.regularizer_step == "optimizer":
             faults.append("regularizer='lookahead' acts after the optimizer's step, so regularizer_step must be 'raw'")
         if self.controller == "literal" and self.rate_normalization != "sum":

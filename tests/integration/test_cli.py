@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from small_experiment import make_experiment, run
 
+from commit_tuning import CoMMITConfig
 from commit_tuning.experiments import runner
 from commit_tuning.experiments.record import RunRecord
 
@@ -40,7 +41,7 @@ def test_a_run_leaves_a_full_record(finished: Path) -> None:
     record = RunRecord.read(finished)
     assert (record.status, record.seed, record.error) == ("complete", 0, None)
     assert record.recipe["commit"]["method"] == "commit-clr"
-    assert record.recipe["commit"]["kappa_bound"] == 10.0  # resolved, not only what the file says
+    assert record.recipe["commit"]["kappa_bound"] == CoMMITConfig().kappa_bound  # resolved, not only what the file says
     assert set(record.parameters) == {"language_model", "vision"}
     assert record.data_checksum is not None
     assert len(record.data_checksum) == 64

@@ -27,6 +27,7 @@ def test_all_faults_are_named_at_once():
         ({"method": "commit", "regularizer_step": "optimizer"}, "must be 'raw'"),
         ({"kappa_window": True}, "kappa_window=True"),
         ({"regularizer_labels": "none"}, "is not one of given, sampled"),
+        ({"method": "constant", "regularizer_labels": "sampled"}, "does nothing without a regularizer"),
         ({"regularizer_weight": -1.0}, "regularizer_weight=-1.0"),
     ],
 )

@@ -60,6 +60,8 @@ class CoordinateDescent(Controller):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a `state_dict()`."""
-        self._switched, self._weights = state["switched"], state["weights"]
+        """Take over a `state_dict()`, whatever device it was loaded on."""
+        self._switched, weights = state["switched"], state["weights"]
         self._initial_movement, self._looked_at = state["initial_movement"], state["looked_at"]
+        live = (p for name in self._first for p in self._partition[name])
+        self._weights = None if weights is None else [value.to(p) for value, p in zip(weights, live, strict=True)]

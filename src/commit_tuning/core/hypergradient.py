@@ -67,10 +67,13 @@ class HypergradientController(Controller):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a `state_dict()`."""
+        """Take over a `state_dict()`, whatever device it was loaded on."""
         self._multipliers = dict(state["multipliers"])
         self._signs = {name: list(signs) for name, signs in state["signs"].items()}
-        self._last = {name: [value.clone() for value in values] for name, values in state["last"].items()}
+        self._last = {
+            name: [value.to(p, copy=True) for value, p in zip(values, self._partition[name], strict=True)]
+            for name, values in state["last"].items()
+        }
 
 
 def _sign_along(parameters: list[nn.Parameter], last: list[Tensor]) -> int:

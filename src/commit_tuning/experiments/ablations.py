@@ -139,11 +139,19 @@ def condense(study: str, question: str, plan: Plan, output: Path) -> dict[str, A
 
 
 def _check_plan(plan: Plan, folder: Path) -> None:
-    """Refuse a folder whose comparison is not this plan any more."""
-    manifest = read_manifest(folder)
-    axes = {key: list(values) for key, values in plan.axes}
-    if manifest["compare"] != plan.load().compare.model_dump(mode="json") or manifest["axes"] != axes:
-        raise UserError(f"{folder} holds another plan of {plan.name}; run it again: ablations.py run")
+    """Refuse a folder whose comparison is not this plan any more, or was made when a default was another."""
+    manifest, recipe = read_manifest(folder), plan.load()
+    wanted = {
+        "compare": recipe.compare.model_dump(mode="json"),
+        "axes": {key: list(values) for key, values in plan.axes},
+        "recipe": recipe.for_record(),
+    }
+    differing = [key for key, value in wanted.items() if manifest.get(key) != value]
+    if differing:
+        raise UserError(
+            f"{folder} holds another plan of {plan.name} (it differs in {', '.join(differing)}); "
+            "remove it or choose another --output, and run it again: ablations.py run"
+        )
 
 
 def _condensed(row: dict[str, Any], records: Sequence[RunRecord]) -> dict[str, Any]:

@@ -59,8 +59,7 @@ class Arm:
     @property
     def rates(self) -> str:
         """The base rates as text: one number, or language model / encoder."""
-        one = self.learning_rate == self.encoder_learning_rate
-        return f"{self.learning_rate:g}" + ("" if one else f" / {self.encoder_learning_rate:g}")
+        return rates_text(self.learning_rate, self.encoder_learning_rate)
 
     @property
     def slug(self) -> str:
@@ -75,15 +74,28 @@ class Arm:
             UserError: The settings of the axes do not make a valid recipe.
         """
         regularizer = base.commit.get("regularizer") if self.method == "commit" else None
-        changes = {
+        changes: dict[str, Any] = {
             "commit.method": CONSTANT if self.method == STATIC else self.method,
             "commit.regularizer": regularizer or "auto",
             "train.learning_rate": self.learning_rate,
             "train.encoder_learning_rate": self.encoder_learning_rate,
             "train.seed": seed,
             "train.save_weights": save_weights,
+            **dict(self.variation),
         }
-        return override(base, {**changes, **dict(self.variation)})
+        if self.method != "commit" and _REGULARIZER not in dict(self.variation):
+            changes["commit.regularizer_labels"] = "given"  # without a regulariser, only that is valid
+        return override(base, changes)
+
+
+def rates_text(rate: float, encoder_rate: float) -> str:
+    """Two base rates as text.
+
+    Example:
+        >>> rates_text(1e-3, 1e-3), rates_text(1e-3, 1e-4)
+        ('0.001', '0.001 / 0.0001')
+    """
+    return f"{rate:g}" if rate == encoder_rate else f"{rate:g} / {encoder_rate:g}"
 
 
 def screening_arms(recipe: Recipe, axes: Axes = ()) -> list[Arm]:

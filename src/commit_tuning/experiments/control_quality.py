@@ -13,7 +13,7 @@ from commit_tuning.config import COORDINATED, CoMMITConfig
 from commit_tuning.core.partition import LANGUAGE_MODEL
 from commit_tuning.core.starvation import STARVED
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.arms import CONSTANT, METHOD_LABELS
+from commit_tuning.experiments.arms import CONSTANT, METHOD_LABELS, rates_text
 from commit_tuning.experiments.kappa_and_loss import SETTLED
 from commit_tuning.experiments.record import RunRecord, run_folders
 from commit_tuning.experiments.table import fixed, markdown_table, percent
@@ -83,10 +83,9 @@ def control_of(record: RunRecord) -> Control:
     if config.bounded:
         scale = f"drift {config.drift_target:g}" if config.sets_drift else config.rate_normalization
         label += f", target {config.kappa_target:g}, {scale}"
-    rates = f"{rate:g}" if rate == encoder_rate else f"{rate:g} / {encoder_rate:g}"
     target = config.kappa_target if config.coordinated else 1.0
     return Control(
-        (Path(record.recipe["model"]["name"]).name, label, rates),
+        (Path(record.recipe["model"]["name"]).name, label, rates_text(rate, encoder_rate)),
         fmean(held),
         abs(fmean(log_kappas) - math.log(target)) if log_kappas else math.nan,
         pstdev(log_kappas) if log_kappas else math.nan,

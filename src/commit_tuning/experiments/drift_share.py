@@ -1,4 +1,8 @@
-"""How far a step moves the output distribution for what is left to learn: a module's drift over the loss."""
+"""How far a step moves the output distribution for what is left to learn: a module's drift over the loss.
+
+The loss is the training loss of the step, on its whole batch; the controller `"trust-region"` takes that of the
+measured samples in evaluation mode, which a record does not hold.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from commit_tuning.core.partition import LANGUAGE_MODEL
 from commit_tuning.experiments.control_quality import control_of, steered_runs
 from commit_tuning.experiments.table import NOTHING, markdown_table, percent
 
@@ -40,6 +45,8 @@ def _share(rows: Sequence[Mapping[str, float | None]], module: str) -> float:
 def share_table(folders: Iterable[str | Path]) -> str:
     """A Markdown table of finished runs: an arm's validation accuracy, and its shares by quarter, means over seeds.
 
+    Every module that any run has is a column, with a dash for a model without it.
+
     Raises:
         UserError: No run that moves both modules is there.
     """
@@ -48,14 +55,18 @@ def share_table(folders: Iterable[str | Path]) -> str:
         run = control_of(record)
         arms[run.arm].append((run.accuracy, drift_shares(record.history())))
     ordered = sorted(arms.items(), key=lambda item: (item[0][0], -fmean(accuracy for accuracy, _ in item[1])))
-    head = ("model", "method", "base rate", "seeds", "validation", "language model", "encoder")
-    return markdown_table(head, [_cells(arm, runs) for arm, runs in ordered])
+    modules = list(dict.fromkeys(name for _, runs in ordered for _, shares in runs for name in shares))
+    modules.sort(key=lambda name: name != LANGUAGE_MODEL)
+    head = ("model", "method", "base rate", "seeds", "validation", *(name.replace("_", " ") for name in modules))
+    return markdown_table(head, [_cells(arm, runs, modules) for arm, runs in ordered])
 
 
-def _cells(arm: tuple[str, str, str], runs: Sequence[tuple[float, dict[str, list[float]]]]) -> tuple[str, ...]:
+def _cells(
+    arm: tuple[str, str, str], runs: Sequence[tuple[float, dict[str, list[float]]]], modules: Sequence[str]
+) -> tuple[str, ...]:
     accuracy = percent(fmean(accuracy for accuracy, _ in runs))
-    modules = runs[0][1]
-    return (*arm, str(len(runs)), accuracy, *(_quarters([shares[name] for _, shares in runs]) for name in modules))
+    shares = [[found[name] for _, found in runs if name in found] for name in modules]
+    return (*arm, str(len(runs)), accuracy, *(_quarters(group) if group else NOTHING for group in shares))
 
 
 def _quarters(shares: Sequence[Sequence[float]]) -> str:

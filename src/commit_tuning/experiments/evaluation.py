@@ -71,11 +71,10 @@ def answer_loss(model: Any, questions: Questions, indices: Sequence[int], batch_
     forward, total, tokens = forward_pass(model), 0.0, 0
     for part in chunks(list(indices), batch_size):
         batch = questions.training(part)
-        mask = AnswerPositions.from_labels(batch["labels"]).mask
-        wanted = batch["labels"].roll(-1, dims=1)[mask]
-        logits = forward.logits(batch, mask, forward.features(batch)).float()
-        total += float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
-        tokens += len(wanted)
+        answers = AnswerPositions.from_labels(batch["labels"])
+        logits = forward.logits(batch, answers.mask, forward.features(batch)).float()
+        total += float(torch.nn.functional.cross_entropy(logits, answers.targets, reduction="sum"))
+        tokens += len(answers.targets)
     return total / tokens
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.arms import CONSTANT, STATIC
-from commit_tuning.experiments.record import HISTORY, RECORD, RunRecord, run_folders
+from commit_tuning.experiments.record import HISTORY, RECORD, RunRecord, run_folders, with_nan
 
 SETTLED = 0.25  # kappa is looked at after this part of a run: at first it reflects the start, not the method
 FEWEST = 8  # measurements of kappa in that time; fewer say nothing of their spread
@@ -99,7 +99,7 @@ def summarise(record: RunRecord) -> RunSummary:
     history = record.history()
     if not history:
         raise UserError(f"{record.folder}: no {HISTORY}; keep it beside {RECORD}")
-    losses = np.array([_number(row.get("loss")) for row in history])
+    losses = np.array([with_nan(row.get("loss")) for row in history])
     if not np.isfinite(losses).all():
         raise UserError(f"{record.folder}: a loss in {HISTORY} is not a number; lower the rate and run it again")
     settled = log_kappas(history[int(SETTLED * len(history)) :])
@@ -159,13 +159,9 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
 def log_kappas(history: Sequence[Mapping[str, float | None]]) -> Any:
     """Log kappa at every step that has one, [measurements]."""
-    kappas = [_number(row.get("kappa")) for row in history]
+    kappas = [with_nan(row.get("kappa")) for row in history]
     return np.log([kappa for kappa in kappas if math.isfinite(kappa) and kappa > 0])
 
 

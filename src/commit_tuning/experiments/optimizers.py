@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -86,15 +86,24 @@ def show_evaluated(optimizer: Optimizer) -> None:
     getattr(optimizer, "eval", lambda: None)()
 
 
-def found_rates(optimizer: Optimizer) -> dict[str, float]:
-    """`found_lr/<module>`: the rate that Prodigy or DoG made of the base rate in its last step; empty for others."""
-    rates = {}
+def found_rates(optimizer: Optimizer, rates: Mapping[str, float]) -> dict[str, float]:
+    """`found_lr/<module>`: the step size that Prodigy or DoG has found times the rate of the last step.
+
+    Args:
+        optimizer: After its step. Prodigy's is the step size that its next step will take.
+        rates: Module to the learning rate that was in force, the controller's multiplier included; 0 is at rest.
+
+    Returns:
+        Empty for optimizers that find none.
+    """
+    found = {}
     for group in optimizer.param_groups:
+        module = group["module"]
         if "d" in group:  # Prodigy
-            rates[f"found_lr/{group['module']}"] = float(group["lr"] * group["d"])
+            found[f"found_lr/{module}"] = float(rates[module] * group["d"])
         elif "rbar" in group:  # DoG
-            rates[f"found_lr/{group['module']}"] = float(group["lr"] * group["rbar"] / group["G"].sqrt())
-    return rates
+            found[f"found_lr/{module}"] = float(rates[module] * group["rbar"] / group["G"].sqrt())
+    return found
 
 
 def _package(name: str, optimizer: str) -> Any:

@@ -142,6 +142,11 @@ def without_nan(value: Any) -> Any:
     return [without_nan(part) for part in value] if isinstance(value, list | tuple) else value
 
 
+def with_nan(value: float | None) -> float:
+    """A number of a record; NaN where it holds null."""
+    return math.nan if value is None else value
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name and rename it, so that it is there whole or not at all."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.figure_style import COLOURS, DASHES, STYLE
-from commit_tuning.experiments.regularizer_study import NONE, Arm, Regularizer, Setting
-from commit_tuning.experiments.table import NOTHING, difference_text, fixed, percent
+from commit_tuning.experiments.regularizer_study import NONE, Arm, Regularizer, Setting, known_median
+from commit_tuning.experiments.table import NOTHING, difference_text, fixed, markdown_table, percent
 
 BEGIN = "<!-- figures: begin -->"
 END = "<!-- figures: end -->"
@@ -41,7 +41,7 @@ def regularizer_name(regularizer: Regularizer) -> str:
 
 def accuracy_table(arms: Sequence[Arm]) -> str:
     """Accuracy in percent, mean ± standard deviation over seeds, and differences in points to the arm without."""
-    return _table(_ACCURACY, (_accuracy_cells(arm) for arm in arms))
+    return markdown_table(_ACCURACY, [_accuracy_cells(arm) for arm in arms])
 
 
 def effect_table(arms: Sequence[Arm]) -> str:
@@ -50,12 +50,7 @@ def effect_table(arms: Sequence[Arm]) -> str:
     The factor is a median over the seeds that both have. The loss gap is a mean with its standard deviation.
     """
     without = {arm.setting: arm for arm in arms if arm.regularizer == NONE}
-    return _table(_EFFECT, (_effect_cells(arm, without.get(arm.setting)) for arm in arms))
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(_EFFECT, [_effect_cells(arm, without.get(arm.setting)) for arm in arms])
 
 
 def _arm_cells(arm: Arm) -> list[str]:
@@ -71,28 +66,28 @@ def _accuracy_cells(arm: Arm) -> list[str]:
 
 
 def _effect_cells(arm: Arm, without: Arm | None) -> list[str]:
-    gains = {m: median(run.predicted_gain[m] for run in arm.runs) for m in arm.runs[0].predicted_gain}
+    gains = {m: known_median(run.predicted_gain[m] for run in arm.runs) for m in arm.runs[0].predicted_gain}
     return [
         *_arm_cells(arm),
         _norms(arm, without, "step_norm"),
         _each(gains.values(), lambda gain: f"{100 * gain:+.2g} %"),
         _norms(arm, without, "grad_norm"),
-        _number(median(run.kappa_noise for run in arm.runs), "{:.2f}"),
+        _number(known_median(run.kappa_noise for run in arm.runs), "{:.2f}"),
         _mean([run.gap for run in arm.runs], lambda gap: fixed(gap, 3)),
         _number(1000 * median(run.step_seconds for run in arm.runs), "{:.0f}"),
     ]
 
 
 def _norms(arm: Arm, without: Arm | None, name: str) -> str:
-    """Median norm of each module, with its factor to the arm without the regulariser."""
-    theirs = {run.seed: getattr(run, name) for run in without.runs} if without else {}
+    """Median norm of each module, with its factor to the arm without the regulariser, where that is not zero."""
     cells = []
     for module in getattr(arm.runs[0], name):
         norms = {run.seed: getattr(run, name)[module] for run in arm.runs}
-        factors = [norm / theirs[seed][module] for seed, norm in norms.items() if seed in theirs]
-        cell = _number(median(norms.values()), "{:.3g}")
-        show = factors and arm.regularizer != NONE and not math.isnan(median(factors))
-        cells.append(f"{cell} (x{median(factors):.3g})" if show else cell)
+        theirs = {run.seed: getattr(run, name)[module] for run in without.runs} if without else {}
+        factor = known_median(norm / theirs[seed] for seed, norm in norms.items() if theirs.get(seed))
+        cell = _number(known_median(norms.values()), "{:.3g}")
+        show = arm.regularizer != NONE and not math.isnan(factor)
+        cells.append(f"{cell} (x{factor:.3g})" if show else cell)
     return " / ".join(cells)
 
 

@@ -14,10 +14,10 @@ from typing import Any
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.core.partition import LANGUAGE_MODEL
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.arms import CONSTANT, METHOD_LABELS
+from commit_tuning.experiments.arms import CONSTANT, METHOD_LABELS, rates_text
 from commit_tuning.experiments.dataset import SPLITS
 from commit_tuning.experiments.kappa_and_loss import SETTLED, jumps, log_kappas
-from commit_tuning.experiments.record import RunRecord, run_folders
+from commit_tuning.experiments.record import RunRecord, run_folders, with_nan
 from commit_tuning.experiments.table import Difference, paired_difference
 
 _NOT_COMPARED = ("seed", "save_weights", "device")
@@ -170,8 +170,8 @@ def _setting(record: RunRecord, config: CoMMITConfig) -> Setting:
     }
     if method == CONSTANT:  # kappa is looked at and not used; the samples are the regulariser's too
         settings["commit"] = {"method": method, "probe_samples": config.probe_samples}
-    rates = f"{rate:g}" if rate == encoder_rate else f"{rate:g} / {encoder_rate:g}"
-    return Setting(Path(record.recipe["model"]["name"]).name, label, rates, json.dumps(settings, sort_keys=True))
+    name, rates = Path(record.recipe["model"]["name"]).name, rates_text(rate, encoder_rate)
+    return Setting(name, label, rates, json.dumps(settings, sort_keys=True))
 
 
 def _run(record: RunRecord, config: CoMMITConfig) -> Run:
@@ -184,20 +184,17 @@ def _run(record: RunRecord, config: CoMMITConfig) -> Run:
         seed=record.seed,
         validation=record.accuracy("val"),
         test=record.accuracy("test"),
-        step_norm={m: _median(row.get(f"step_norm/{m}") for row in measured) for m in modules},
-        grad_norm={m: _median(_unclipped(row, m, train["max_grad_norm"]) for row in measured) for m in modules},
-        predicted_gain={m: _median(_gain(row, m, weight) for row in measured) for m in modules},
+        step_norm={m: known_median(row.get(f"step_norm/{m}") for row in measured) for m in modules},
+        grad_norm={m: known_median(_unclipped(row, m, train["max_grad_norm"]) for row in measured) for m in modules},
+        predicted_gain={m: known_median(_gain(row, m, weight) for row in measured) for m in modules},
         kappa_noise=jumps(settled) if len(settled) > 1 else math.nan,
-        gap=_number(metrics.get("val_loss")) - _number(metrics.get("seen_loss")),
+        gap=with_nan(metrics.get("val_loss")) - with_nan(metrics.get("seen_loss")),
         step_seconds=record.seconds["training"] / train["steps"],
     )
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _median(values: Iterable[float | None]) -> float:
+def known_median(values: Iterable[float | None]) -> float:
+    """The median of the numbers among the values; NaN if there is none."""
     known = [value for value in values if value is not None and not math.isnan(value)]
     return median(known) if known else math.nan
 

@@ -103,7 +103,7 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
             micro_batches = next(batches)
             loss = accumulate_gradients(model, micro_batches)
             if not math.isfinite(loss):
-                raise RunFailedError(_not_finite(step, loss, settings, record.folder))
+                raise RunFailedError(_not_finite(step, loss, recipe, record.folder))
             norm = clip_gradients(trainable, settings.max_grad_norm)
             lowest = min([lowest, *filter(None, coordinator.multipliers.values())])  # zero: a module at rest
             with measuring:
@@ -113,7 +113,13 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
                 coordinator.after_step()
             history.write(
                 json_line(
-                    {"step": step, "loss": loss, "grad_norm": norm, **coordinator.metrics(), **found_rates(optimizer)}
+                    {
+                        "step": step,
+                        "loss": loss,
+                        "grad_norm": norm,
+                        **coordinator.metrics(),
+                        **found_rates(optimizer, coordinator.learning_rates),
+                    }
                 )
             )
             scheduler.step()
@@ -247,9 +253,10 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _not_finite(step: int, loss: float, settings: Train, folder: Path) -> str:
-    rates = " and ".join(f"{rate:g}" for rate in sorted(set(settings.rates.values())))
+def _not_finite(step: int, loss: float, recipe: Recipe, folder: Path) -> str:
+    rates = " and ".join(f"{rate:g}" for rate in sorted(set(recipe.train.rates.values())))
+    lower = "commit.drift_target" if recipe.commit_config().sets_drift else "train.learning_rate"
     return (
-        f"the loss is {loss} at step {step} of {settings.steps} (learning rate {rates}, {folder}); "
-        "lower train.learning_rate, or set train.max_grad_norm"
+        f"the loss is {loss} at step {step} of {recipe.train.steps} (learning rate {rates}, {folder}); "
+        f"lower {lower}, or set train.max_grad_norm"
     )

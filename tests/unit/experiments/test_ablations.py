@@ -6,7 +6,10 @@ import json
 import math
 import runpy
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,8 @@ from commit_tuning.experiments.compare import Comparison
 from commit_tuning.experiments.pool import Job
 from commit_tuning.experiments.record import RunRecord
 
-REPOSITORY = Path(__file__).parents[3]
-STUDIES: dict[str, Study] = runpy.run_path(str(REPOSITORY / "benchmarks" / "ablations.py"))["STUDIES"]
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "ablations.py"
+STUDIES: dict[str, Study] = runpy.run_path(str(SCRIPT))["STUDIES"]
 PLANS = [plan for study in STUDIES.values() for plan in study.plans]
 OTHER_DEFAULTS = ("commit.controller=compensated", "commit.rate_normalization=product", "commit.kappa_bound=100")
 WINDOW = Plan(
@@ -130,6 +133,21 @@ def test_a_folder_of_another_plan_is_refused(ran: list[str], tmp_path: Path) -> 
     finish(WINDOW, tmp_path)
     with pytest.raises(UserError, match="another plan of window-nano-blip2"):
         condense("window", "", replace(WINDOW, axes=(("commit.kappa_window", (20,)),)), tmp_path)
+    with pytest.raises(UserError, match=r"another plan .*differs in recipe"):  # as after a change of a default
+        condense("window", "", replace(WINDOW, settings=("commit.drift_target=1e-3",)), tmp_path)
+
+
+@pytest.mark.parametrize("codes", [(0, 0), (1, 0)], ids=["all-well", "one-failed"])
+def test_the_exit_code_tells_of_a_comparison_that_failed(
+    codes: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = list(codes)
+    monkeypatch.setattr(subprocess, "run", lambda line, check: subprocess.CompletedProcess(line, left.pop(0)))
+    monkeypatch.setattr(sys, "argv", ["ablations.py", "run", "window", "estimator", "--output", str(tmp_path)])
+    ends = pytest.raises(SystemExit, match=r"1 of 2 .*: window-nano-blip2$") if any(codes) else nullcontext()
+    with ends:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert left == []  # the other comparison was made all the same
 
 
 def test_a_run_that_two_studies_share_is_made_once(ran: list[str], tmp_path: Path) -> None:

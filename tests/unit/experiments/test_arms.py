@@ -104,6 +104,10 @@ def test_the_recipe_of_a_run() -> None:
     assert clr.commit_config().regularizer is None
     assert not clr.train.save_weights
     assert Arm("commit", 1e-3, 1e-3).recipe(base, 0).commit_config().regularizer == "previous-step"
+    sampling = load_recipe("iconqa-nano-llava", ["commit.regularizer_labels=sampled", "commit.method=commit"])
+    penalised = Arm("constant", 1e-3, 1e-3, (("commit.regularizer", "drift-penalty"),))
+    recipes = [arm.recipe(sampling, 0) for arm in (Arm("commit", 1e-3, 1e-3), penalised, Arm("constant", 1e-3, 1e-3))]
+    assert [recipe.commit["regularizer_labels"] for recipe in recipes] == ["sampled", "sampled", "given"]
     static = Arm("static", 1e-3, 1e-2).recipe(base, 0)
     assert static.commit_config().method == "constant"
     assert static.train.rates == {"language_model": 1e-3, "vision": 1e-2}

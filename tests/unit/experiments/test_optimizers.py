@@ -151,8 +151,22 @@ def test_the_rates_found_by_hand() -> None:
         optimizer = build_optimizer(partition, settings(name).model_copy(update={"learning_rate": 0.5}))
         gradient_of(partition, [0.6, 0.8])
         optimizer.step()
-        assert found_rates(optimizer)["found_lr/language_model"] == pytest.approx(0.5 * rate, rel=1e-6)
-    assert found_rates(build_optimizer(partition, settings("adamw"))) == {}
+        found = found_rates(optimizer, {"language_model": 0.5, "vision": 0.0})
+        assert found["found_lr/language_model"] == pytest.approx(0.5 * rate, rel=1e-6)
+    assert found_rates(build_optimizer(partition, settings("adamw")), {}) == {}
+
+
+@pytest.mark.parametrize("name", ["prodigy", "dog"])
+def test_the_rate_found_is_the_one_in_force(name: str) -> None:
+    """The controller rests the language model and leaves the encoder alone."""
+    model, partition = build("plain")
+    optimizer = build_optimizer(partition, settings(name))
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(method="feature-cd", probe_interval=None), partition)
+    model(**(batch := make_batch("plain", 4, torch.float32))).loss.backward()
+    coordinator.step(batch)
+    found = found_rates(optimizer, coordinator.learning_rates)
+    assert found["found_lr/language_model"] == 0.0
+    assert found["found_lr/vision"] > 0
 
 
 def test_dog_is_evaluated_at_its_average_and_trained_at_its_last_iterate() -> None:

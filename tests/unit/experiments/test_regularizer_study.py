@@ -116,6 +116,26 @@ def test_norms_come_with_the_factor_to_the_same_seed_without(tmp_path: Path) -> 
     assert lines[3].endswith(f"| 0.4 (x2) / 0.4 (x2) | {NOTHING} | 2.4 (x1) / 2.4 (x1) | 0.71 | 0.500 | 500 |")
 
 
+def with_step_norm(norm: float | None, columns: str = "step_norm") -> list[dict[str, Any]]:
+    return [{key: norm if key.startswith(columns) else value for key, value in line.items()} for line in ROWS]
+
+
+def test_seeds_without_a_factor_are_left_out_of_its_median(tmp_path: Path) -> None:
+    """Norms without: zero, unknown, 0.1, 0.1, 0.1; with: 0.4 each. The factors are 4 in the three that have one."""
+    for seed, norm in enumerate((0.0, None, 0.1, 0.1, 0.1)):
+        write_run(tmp_path / f"c{seed}", CONSTANT, seed=seed, rows=with_step_norm(norm))
+        write_run(tmp_path / f"p{seed}", CONSTANT, *PENALTY, seed=seed, rows=with_step_norm(0.4))
+    lines = effect_table(read_arms([tmp_path])).splitlines()
+    assert f"| none | 0.1 / 0.1 | {NOTHING} |" in lines[2]
+    assert f"| 0.4 (x4) / 0.4 (x4) | {NOTHING} |" in lines[3]
+
+
+def test_a_module_that_rested_in_the_runs_without_has_no_factor(tmp_path: Path) -> None:
+    write_run(tmp_path / "c", CONSTANT, rows=with_step_norm(0.0, "step_norm/vision"))
+    write_run(tmp_path / "p", CONSTANT, *PENALTY)
+    assert f"| 0.2 (x1) / 0.2 | {NOTHING} |" in effect_table(read_arms([tmp_path])).splitlines()[3]
+
+
 def test_the_figure_has_a_panel_for_each_reading(tmp_path: Path) -> None:
     write_run(tmp_path / "c", CONSTANT, test=0.5)
     write_run(tmp_path / "p", CONSTANT, *PENALTY, test=0.6)

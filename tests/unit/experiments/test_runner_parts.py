@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from conftest import PlainModel, tiny_blip2, tiny_llava
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.dataset import chunks, data_order
 from commit_tuning.experiments.model_setup import add_lora, freeze
-from commit_tuning.experiments.runner import accumulate_gradients, build_scheduler, starvation_note
+from commit_tuning.experiments.recipe import load_recipe
+from commit_tuning.experiments.runner import _not_finite, accumulate_gradients, build_scheduler, starvation_note
 from commit_tuning.experiments.schema import Lora, Train
 from commit_tuning.models.partition import partition_model
 
@@ -80,6 +83,21 @@ def test_the_progress_line_names_who_starves() -> None:
     assert starvation_note({}) == ""
     note = starvation_note({"vision": 120, "audio": 85})
     assert note == ", vision starves since step 120, audio starves since step 85"
+
+
+@pytest.mark.parametrize(
+    ("setting", "advice"),
+    [
+        ("commit.controller=trust-region", "commit.drift_target"),
+        ("commit.controller=bounded", "train.learning_rate"),
+        ("commit.method=constant", "train.learning_rate"),
+    ],
+)
+def test_a_loss_that_is_not_finite_names_the_setting_that_helps(setting: str, advice: str, tmp_path: Path) -> None:
+    recipe = load_recipe("iconqa-nano-blip2", ["train.learning_rate=1e-3", "train.steps=9", setting])
+    assert _not_finite(4, math.nan, recipe, tmp_path) == (
+        f"the loss is nan at step 4 of 9 (learning rate 0.001, {tmp_path}); lower {advice}, or set train.max_grad_norm"
+    )
 
 
 @pytest.mark.parametrize("make", [tiny_llava, tiny_blip2])
