@@ -177,7 +177,7 @@ class CoMMITConfig:
         return self.method in COORDINATED
 
     @property
-    def bounded(self) -> bool:
+    def has_bound(self) -> bool:
         """Whether `kappa_bound` limits the ratio of the learning rates."""
         return self.coordinated and self.controller != "literal"
 

@@ -79,7 +79,7 @@ class BalanceMonitor:
         self._multipliers = dict.fromkeys(self.partition, 1.0)
         self._starvation = StarvationDetector(
             self.config.starvation_patience,
-            bound=self.config.kappa_bound if self.config.bounded and not self.config.sets_drift else None,
+            bound=self.config.kappa_bound if self.config.has_bound and not self.config.sets_drift else None,
             lowest=0.0 if self.config.sets_drift else STARVED,
         )
         if coarse := coarse_modules(self.partition):

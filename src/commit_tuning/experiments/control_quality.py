@@ -74,13 +74,13 @@ def control_of(record: RunRecord) -> Control:
     config = CoMMITConfig(**record.recipe["commit"])
     rate, encoder_rate = train["learning_rate"], train["encoder_learning_rate"] or train["learning_rate"]
     base = {key: rate if key == f"lr/{LANGUAGE_MODEL}" else encoder_rate for key in history[0] if key.startswith("lr/")}
-    bound = config.kappa_bound if config.bounded else math.inf
+    bound = config.kappa_bound if config.has_bound else math.inf
     held = [_held({key: row[key] / base[key] for key in base}, bound) for row in history]
     log_kappas = [
         math.log(row["smoothed_kappa"]) for row in history[int(SETTLED * len(history)) :] if row["smoothed_kappa"]
     ]
     label = f"{config.method}, {config.controller}" if config.coordinated else METHOD_LABELS[CONSTANT]
-    if config.bounded:
+    if config.has_bound:
         scale = f"drift {config.drift_target:g}" if config.sets_drift else config.rate_normalization
         label += f", target {config.kappa_target:g}, {scale}"
     target = config.kappa_target if config.coordinated else 1.0
