@@ -46,15 +46,19 @@ def draw(folder: Path, accuracy, balance) -> None:
         found = sorted(
             (float(row["rates"]), row["validation"]) for row in table["screening"] if row["method"] == method
         )
+        if not found:
+            continue
+        ticks = [rate for rate, _ in found]
         label, dashes = METHOD_LABELS[method], "--" if method == "commit" else "-"
         accuracy.plot(*zip(*((rate, 100 * value) for rate, value in found), strict=True), dashes, marker="o",
                       color=COLOURS[method], label=label)  # fmt: skip
-    best = max(row["validation"] for row in table["screening"] if row["method"] == "static")
-    accuracy.axhline(100 * best, color=COLOURS["static"], linestyle=":", label="best static pair of rates")
+    static = [row["validation"] for row in table["screening"] if row["method"] == "static"]
+    if static:
+        accuracy.axhline(100 * max(static), color=COLOURS["static"], linestyle=":", label="best static pair of rates")
     accuracy.set(
         xscale="log", xlabel="base learning rate", ylabel="validation accuracy, %", title=MODELS.get(model, model)
     )
-    accuracy.set_xticks([rate for rate, _ in found], [f"{rate:g}" for rate, _ in found])
+    accuracy.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
     accuracy.minorticks_off()
     for row in table["rows"]:
         if row["chosen"] and row["method"] in FOLLOWED:
