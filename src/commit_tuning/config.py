@@ -80,9 +80,9 @@ class CoMMITConfig:
             drift is divided by the square). 1 is Eq. 2-3 to the letter; `"auto"` is 1 while that stands clear of the
             rounding noise, and farther where it does not.
         kappa_target: The smoothed kappa that the controller aims at. Not used by `"literal"`, which aims at 1.
-        kappa_bound: The language model's multiplier over an encoder's stays in [1/bound, bound]; with method
-            `"hypergradient"` each multiplier does, and `"trust-region"` lets none exceed bound times its first. Not used
-            by `"literal"`.
+        kappa_bound: The language model's multiplier over an encoder's stays in [1/bound, bound]. `"trust-region"` lets
+            none exceed bound times its first as well; with method `"hypergradient"` each multiplier stays in the range.
+            Not used by `"literal"`.
         drift_target: What one step of a module may move the output distribution, as a share of the present loss (nats
             of Eq. 2-3 per nat). `"trust-region"` holds the geometric mean of the language model's and an encoder's
             drift there.
