@@ -70,9 +70,9 @@ def draw_runs(axes: Any) -> None:
         "trust-region, W = 10": (ROSE, CoMMITConfig()),
     }
     for name, (colour, config) in runs.items():
-        log_kappas = simulate(config, PLANT, steps=600).log_kappas
-        steps = [config.lr_update_interval * (i + 1) for i in range(len(log_kappas))]
-        axes.step(steps, list(map(math.exp, log_kappas)), color=colour, label=name, linewidth=1.8, where="post")
+        run = simulate(config, PLANT, steps=600)
+        kappas = list(map(math.exp, run.log_kappas))
+        axes.step(run.steps, kappas, color=colour, label=name, linewidth=1.8, where="post")
     axes.axhline(1, color=SOFT, linewidth=0.8, linestyle=":")
     axes.set(title="One simulated run: κ without its noise", xlabel="optimizer step", yscale="log", ylim=(2e-3, 5e2))
     axes.legend(frameon=False, fontsize=9.5, loc="upper right")

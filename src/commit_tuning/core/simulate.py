@@ -50,12 +50,14 @@ class Trajectory:
     """A simulated run, one value per learning-rate update.
 
     Attributes:
+        steps: Optimizer step of the update.
         log_kappas: Log kappa without its noise, at the rates that the update found.
         smoothed_kappas: Smoothed kappa, noise included, that the update sees.
         log_ratios: Log of the language model's over the encoder's multiplier, as the update sets it.
         lowest: The smaller of the two multipliers.
     """
 
+    steps: list[int]
     log_kappas: list[float]
     smoothed_kappas: list[float]
     log_ratios: list[float]
@@ -96,7 +98,7 @@ def simulate(
         seed: Of the noise.
         controller: In place of the one that `config` names.
     """
-    plant, noise, run = plant or Plant(), random.Random(seed), Trajectory([], [], [], [])
+    plant, noise, run = plant or Plant(), random.Random(seed), Trajectory([], [], [], [], [])
     controller = controller or coordinating_controller(config, (_ENCODER,))
     window = KappaWindow(config.kappa_window, config.kappa_estimator)
     multipliers = controller.multipliers(0, {_ENCODER: math.nan}, 0)
@@ -109,6 +111,7 @@ def simulate(
             window.push(drift[LANGUAGE_MODEL], drift[_ENCODER])
             controller.observe(drift, multipliers, loss=1.0)
         if waiting or step % config.lr_update_interval == 0:
+            run.steps.append(step)
             run.smoothed_kappas.append(window.value)
             run.log_kappas.append(log_rho + plant.exponent * _log_ratio(multipliers))
             multipliers = controller.multipliers(step, {_ENCODER: window.value}, len(window))
