@@ -1,7 +1,7 @@
 """One arm against all others, seed by seed: `python benchmarks/paired_differences.py COMPARISON... [--of TEXT]`.
 
 COMPARISON are output folders of `commit-tuning compare`, or the committed records in `docs/results/`. The arm is the
-first chosen row whose label contains TEXT. Prints Markdown: test accuracy in percent and the difference in points, with
+first chosen row of any of them whose label contains TEXT. Prints Markdown: test accuracy in percent and the difference in points, with
 the 95 % interval of Student's t over the seeds that both arms have.
 """
 
@@ -24,30 +24,36 @@ def main() -> None:
     arguments = parser.parse_args()
     head = ("comparison", "against", "base rate", "test accuracy", "difference [95 % CI]", "seeds")
     try:
-        lines = [line for folder in arguments.comparisons for line in differences(folder, arguments.of)]
+        lines = differences(arguments.comparisons, arguments.of)
     except (UserError, OSError) as error:
         sys.exit(f"paired_differences.py: error: {error}")
     print(markdown_table(head, lines), end="")
 
 
-def differences(folder: Path, text: str) -> list[tuple[str, ...]]:
-    """A line for every other arm of a comparison."""
-    rows = json.loads((folder / TABLE).read_text(encoding="utf-8"))["rows"]
-    ours = next((row for row in rows if row["chosen"] and text in row["label"]), None)
+def differences(folders: list[Path], text: str) -> list[tuple[str, ...]]:
+    """A line for every other arm of the comparisons."""
+    rows = [(folder, row) for folder in folders for row in json.loads((folder / TABLE).read_text("utf-8"))["rows"]]
+    ours = next((found for found in rows if found[1]["chosen"] and text in found[1]["label"]), None)
     if ours is None:
-        raise UserError(f"{folder} has no chosen row with {text!r} in its label; see its table.md, and --of")
-    return [line(folder, ours, row) for row in rows if row is not ours]
+        raise UserError(f"no chosen row with {text!r} in its label in {folders[0]}; see its table.md, and --of")
+    mine = accuracies(*ours)
+    return [line(mine, folder, row) for folder, row in rows if row is not ours[1]]
 
 
-def line(folder: Path, ours: dict, theirs: dict) -> tuple[str, ...]:
-    """What one arm is ahead of another."""
-    [mine, other] = [by_seed([RunRecord.read(folder / run) for run in row["runs"]]) for row in (ours, theirs)]
+def accuracies(folder: Path, row: dict) -> dict[int, float]:
+    """Test accuracy of an arm by seed."""
+    return by_seed([RunRecord.read(folder / run) for run in row["runs"]])
+
+
+def line(mine: dict[int, float], folder: Path, row: dict) -> tuple[str, ...]:
+    """What the arm is ahead of another."""
+    other = accuracies(folder, row)
     found = paired_difference(mine, other)
     gap = "none in common" if found is None else f"{100 * found.mean:+.1f}"
     if found and found.low is not None and found.high is not None:
         gap += f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
     accuracy = percent(mean(list(other.values())))
-    return (folder.name, theirs["label"], theirs["rates"], accuracy, gap, str(found.seeds if found else 0))
+    return (folder.name, row["label"], row["rates"], accuracy, gap, str(found.seeds if found else 0))
 
 
 if __name__ == "__main__":
