@@ -1,8 +1,8 @@
 """One arm against all others, seed by seed: `python benchmarks/paired_differences.py COMPARISON... [--of TEXT]`.
 
 COMPARISON are output folders of `commit-tuning compare`, or the committed records in `docs/results/`. The arm is the
-first chosen row of any of them whose label contains TEXT. Prints Markdown: test accuracy in percent and the difference in points, with
-the 95 % interval of Student's t over the seeds that both arms have.
+first chosen row of any of them whose label contains TEXT. Prints Markdown: test accuracy in percent and the difference
+in points, with the 95 % interval of Student's t over the seeds that both arms have.
 """
 
 import argparse
