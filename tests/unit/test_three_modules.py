@@ -81,7 +81,8 @@ def test_control_brings_both_encoders_nearer_to_balance():
     distance = {}
     for name, settings in {
         "constant": {"method": "constant"}, "bounded": {"controller": "bounded", "kappa_bound": 1e3},
-        "compensated": {"controller": "compensated", "kappa_bound": 1e3}, "trust-region": {"kappa_bound": 1e4, "drift_target": 1e-6},
+        "compensated": {"controller": "compensated", "kappa_bound": 1e3},
+        "trust-region": {"kappa_bound": 1e4, "drift_target": 1e-6},
     }.items():  # fmt: skip
         seen = run(*start(**settings), 40)[20:]
         distance[name] = {e: abs(sum(row[e] for row in seen) / len(seen)) for e in ENCODERS}
