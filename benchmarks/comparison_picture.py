@@ -10,6 +10,7 @@ from pathlib import Path
 
 from matplotlib import pyplot as plt
 
+from commit_tuning.experiments.ablation_page import MODEL_TITLES
 from commit_tuning.experiments.arms import METHOD_LABELS
 from commit_tuning.experiments.compare import TABLE
 from commit_tuning.experiments.curves import Group, curve
@@ -18,7 +19,6 @@ from commit_tuning.experiments.record import RunRecord
 
 SWEPT = ("constant", "commit-clr", "commit")
 FOLLOWED = ("constant", "commit-clr", "static")
-MODELS = {"nano-blip2": "Nano BLIP-2", "nano-llava": "Nano LLaVA-1.5"}
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def draw(folder: Path, accuracy, balance) -> None:
     if static:
         accuracy.axhline(100 * max(static), color=COLOURS["static"], linestyle=":", label="best static pair of rates")
     accuracy.set(
-        xscale="log", xlabel="base learning rate", ylabel="validation accuracy, %", title=MODELS.get(model, model)
+        xscale="log", xlabel="base learning rate", ylabel="validation accuracy, %", title=MODEL_TITLES.get(model, model)
     )
     accuracy.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
     accuracy.minorticks_off()

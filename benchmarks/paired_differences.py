@@ -13,7 +13,7 @@ from pathlib import Path
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.compare import TABLE
 from commit_tuning.experiments.record import RunRecord
-from commit_tuning.experiments.table import by_seed, markdown_table, mean, paired_difference, percent
+from commit_tuning.experiments.table import by_seed, difference_text, markdown_table, mean, paired_difference, percent
 
 
 def main() -> None:
@@ -49,11 +49,9 @@ def line(mine: dict[int, float], folder: Path, row: dict) -> tuple[str, ...]:
     """What the arm is ahead of another."""
     other = accuracies(folder, row)
     found = paired_difference(mine, other)
-    gap = "none in common" if found is None else f"{100 * found.mean:+.1f}"
-    if found and found.low is not None and found.high is not None:
-        gap += f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
     accuracy = percent(mean(list(other.values())))
-    return (folder.name, row["label"], row["rates"], accuracy, gap, str(found.seeds if found else 0))
+    seeds = str(found.seeds if found else 0)
+    return (folder.name, row["label"], row["rates"], accuracy, difference_text(found), seeds)
 
 
 if __name__ == "__main__":

@@ -69,8 +69,9 @@ class Coordinator(BalanceMonitor):
         super()._before(batches)
         if self.config.regularizer == "lookahead":
             self._lookahead = self._lookahead_probe(batches)
-        schedule = self._groups.schedule()
-        self._factors = {name: factor * schedule[name] for name, factor in self._multipliers.items()}
+        if self._measured_now:
+            schedule = self._groups.schedule()
+            self._factors = {name: factor * schedule[name] for name, factor in self._multipliers.items()}
         self._groups.scale(self._multipliers)
 
     def _after(self) -> None:

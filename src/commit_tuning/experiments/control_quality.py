@@ -15,7 +15,7 @@ from commit_tuning.core.starvation import STARVED
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.arms import CONSTANT, METHOD_LABELS, rates_text
 from commit_tuning.experiments.kappa_and_loss import SETTLED
-from commit_tuning.experiments.record import RunRecord, run_folders
+from commit_tuning.experiments.record import RunRecord, run_folders, with_nan
 from commit_tuning.experiments.table import fixed, markdown_table, percent
 
 
@@ -72,10 +72,10 @@ def control_of(record: RunRecord) -> Control:
     if train["scheduler"] != "constant" or not history:
         raise UserError(f"{record.folder}: a complete history under a constant schedule is needed")
     config = CoMMITConfig(**record.recipe["commit"])
-    rate, encoder_rate = train["learning_rate"], train["encoder_learning_rate"] or train["learning_rate"]
+    rate, encoder_rate = record.base_rates
     base = {key: rate if key == f"lr/{LANGUAGE_MODEL}" else encoder_rate for key in history[0] if key.startswith("lr/")}
     bound = config.kappa_bound if config.has_bound else math.inf
-    held = [_held({key: row[key] / base[key] for key in base}, bound) for row in history]
+    held = [_held({key: with_nan(row[key]) / base[key] for key in base}, bound) for row in history]
     log_kappas = [
         math.log(row["smoothed_kappa"]) for row in history[int(SETTLED * len(history)) :] if row["smoothed_kappa"]
     ]

@@ -109,7 +109,7 @@ def summarise(record: RunRecord) -> RunSummary:
             "the run; lower commit.probe_interval or train for longer"
         )
     train = record.recipe["train"]
-    rates = (train["learning_rate"], train["encoder_learning_rate"] or train["learning_rate"])
+    rates = record.base_rates
     method = record.recipe["commit"]["method"]
     half = max(1, len(losses) // 2)
     return RunSummary(

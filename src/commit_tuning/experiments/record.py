@@ -89,6 +89,12 @@ class RunRecord:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not a run record ({error}); remove it or give another folder") from None
 
+    @property
+    def base_rates(self) -> tuple[float, float]:
+        """Base learning rate of the language model and of the encoders."""
+        train = self.recipe["train"]
+        return train["learning_rate"], train["encoder_learning_rate"] or train["learning_rate"]
+
     def history(self) -> list[dict[str, float | None]]:
         """One flat mapping per optimizer step, in order; see `experiments.runner`."""
         return read_lines(self.folder / HISTORY)

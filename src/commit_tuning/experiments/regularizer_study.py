@@ -159,7 +159,7 @@ def _arm(setting: Setting, regularizer: Regularizer, runs: Mapping[int, Run], wi
 
 def _setting(record: RunRecord, config: CoMMITConfig) -> Setting:
     train = record.recipe["train"]
-    rate, encoder_rate = train["learning_rate"], train["encoder_learning_rate"] or train["learning_rate"]
+    rate, encoder_rate = record.base_rates
     method = "commit-clr" if config.method == "commit" else config.method
     label = f"{METHOD_LABELS[method]}, {config.controller}" if config.coordinated else METHOD_LABELS[method]
     settings = {
