@@ -123,6 +123,7 @@ class DriftProbe:
         self._parts = {name: forward.parts(partition[name]) for name in partition}
         with torch.no_grad(), undisturbed(forward.model):
             self._seen = [self._observe(batch, shift) for batch in batches]
+        self._reused = set.intersection(*(set(item.features) for item in self._seen))
         self.samples = sum(item.positions.samples for item in self._seen)
         if self.samples == 0:
             raise BatchError("every label is -100: no answer token to measure; see how the labels are masked")
@@ -137,8 +138,8 @@ class DriftProbe:
     @contextlib.contextmanager
     def _only(self, module: str, scale: float = 1.0) -> Iterator[None]:
         """The model with `module` moved by `scale` times its update and the old values of every other."""
-        computed = self._parts[module] | {LANGUAGE_MODEL}
-        others = [name for name in self._partition if name != module and self._parts[name] & computed]
+        at_rest = self._reused - self._parts[module]  # encoders that do not run: their kept features are passed on
+        others = [name for name in self._partition if name != module and self._parts[name] - at_rest]
         with self._snapshot.swapped_in(others, module, scale):
             yield
 

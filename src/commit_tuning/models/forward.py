@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,23 +15,33 @@ from commit_tuning.core.forward import Batch, ForwardPass, InputNorms, PlainForw
 from commit_tuning.core.partition import LANGUAGE_MODEL
 from commit_tuning.models.partition import ENCODER_OF_MODALITY, part_of_parameter, unwrap
 
-_RAW_INPUTS = {"image": "pixel_values", "video": "pixel_values_videos", "audio": "input_features"}
+# Transformers takes encoder outputs of images and videos; sounds always run with the language model.
+_REUSED = ("image", "video")
+_RAW_PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches")
+_RAW_SOUNDS = ("input_features", "input_values", "audio_input_ids", "audio_input_features")
 
 
 def forward_pass(model: nn.Module) -> ForwardPass:
     """The fastest way to probe a model: `TransformersForward` where it has an output head to hook, else a plain one."""
-    base = unwrap(model)
-    is_transformers = hasattr(base, "get_output_embeddings") and hasattr(base, "get_decoder")
-    if is_transformers and isinstance(base.get_output_embeddings(), nn.Module):
-        return TransformersForward(model)
-    return PlainForward(model)
+    return TransformersForward(model) if _output_head(unwrap(model)) is not None else PlainForward(model)
+
+
+def _output_head(base: Any) -> nn.Module | None:
+    """What makes logits of hidden states: of the model, or of the decoder in it; None where neither has one."""
+    if not hasattr(base, "get_output_embeddings") or not hasattr(base, "get_decoder"):
+        return None
+    for owner in (base, base.get_decoder()):
+        head = owner.get_output_embeddings()
+        if isinstance(head, nn.Module):
+            return head
+    return None
 
 
 class TransformersForward:
     """A transformers model as the probe sees it.
 
     Only the answers' hidden states reach the output head, so logits of [batch, length, vocabulary] never exist. Where
-    the model's `forward` takes `mm_encoder_outputs`, the encoders run once per set of their values.
+    the model's `forward` takes `mm_encoder_outputs`, the image encoder runs once per set of its values.
 
     Args:
         model: A transformers model, wrapped or not.
@@ -40,28 +51,41 @@ class TransformersForward:
     def __init__(self, model: nn.Module, reuse_features: bool = True) -> None:
         self.model = model
         self._base = unwrap(model)
-        self._parameters = inspect.signature(self._base.forward).parameters
-        self._reuses_features = reuse_features and "mm_encoder_outputs" in self._parameters
+        self._head = _output_head(self._base)
+        self._reuses_features = reuse_features and "mm_encoder_outputs" in inspect.signature(self._base.forward).parameters
         self._part_of = part_of_parameter(self._base) if self._reuses_features else {}
         self.placeholder_tokens = _placeholder_tokens(self._base.config)
         self.end_tokens = _end_tokens(self._base)
 
     def features(self, batch: Batch) -> dict[str, Any]:
-        """Run the encoders whose raw inputs are in the batch.
+        """Run the encoders whose raw inputs are in the batch, if all images and videos in it can be taken so.
 
         Returns:
             Encoder name to `{modality: encoder output}`, in the form that `mm_encoder_outputs` takes.
         """
         features: dict[str, Any] = {}
-        if not self._reuses_features:
-            return features
-        for modality, module in ENCODER_OF_MODALITY.items():
-            if batch.get(_RAW_INPUTS[modality]) is not None:
-                encode = getattr(self._base, f"get_{modality}_features")
-                wanted = inspect.signature(encode).parameters
+        pixels = {name for name in _RAW_PIXELS if batch.get(name) is not None}
+        for modality, (encode, wanted) in self._encoders.items() if self._reuses_features else ():
+            if pixels & wanted:
                 arguments = {key: value for key, value in batch.items() if key in wanted}
-                features.setdefault(module, {})[modality] = encode(**arguments, return_dict=True)
-        return features
+                output = encode(**arguments, return_dict=True)
+                if getattr(output, "pooler_output", None) is None:  # a projector comes after it, in the model's forward
+                    self._reuses_features = False
+                    return {}
+                features.setdefault(ENCODER_OF_MODALITY[modality], {})[modality] = output
+                pixels -= wanted
+        return {} if pixels else features
+
+    @cached_property
+    def _encoders(self) -> dict[str, tuple[Any, set[str]]]:
+        """Modality to the function that runs its encoder, and the names of what that takes."""
+        owners = [getattr(self._base, "base_model", self._base), self._base]
+        found = {}
+        for modality in _REUSED:
+            function = next((f for o in owners if (f := getattr(o, f"get_{modality}_features", None)) is not None), None)
+            if function is not None:
+                found[modality] = function, set(inspect.signature(function).parameters)
+        return found
 
     def parts(self, parameters: Iterable[nn.Parameter]) -> set[str]:
         """The encoders whose features the parameters shape, and `language_model` for all others."""
@@ -70,9 +94,9 @@ class TransformersForward:
     def logits(self, batch: Batch, mask: Tensor, features: dict[str, Any]) -> Tensor:
         """Logits [answers, vocabulary] at the True positions of `mask` [batch, length], in row-major order."""
         arguments = {key: value for key, value in batch.items() if key != "labels"}
-        outputs = {modality: output for module in features.values() if module for modality, output in module.items()}
+        outputs = {modality: output for module in features.values() for modality, output in module.items()}
         if outputs:
-            arguments.update({_RAW_INPUTS[modality]: None for modality in outputs}, mm_encoder_outputs=outputs)
+            arguments.update({name: None for name in _RAW_PIXELS if name in batch}, mm_encoder_outputs=outputs)
         with self._answers_only(mask):
             logits: Tensor = self._base(**arguments, use_cache=False, return_dict=True).logits
         return logits.squeeze(0)
@@ -85,7 +109,7 @@ class TransformersForward:
             del module
             return (inputs[0][mask].unsqueeze(0), *inputs[1:])
 
-        handle = self._base.get_output_embeddings().register_forward_pre_hook(narrow)
+        handle = self._head.register_forward_pre_hook(narrow)
         try:
             yield
         finally:
@@ -93,14 +117,15 @@ class TransformersForward:
 
     def input_norms(self, batch: Batch, features: dict[str, Any]) -> InputNorms | None:
         """Squared norms of text embeddings, raw inputs and encoder outputs, for H of Eq. 6."""
-        if not features or "input_ids" not in batch:
+        sounds = any(batch.get(name) is not None for name in _RAW_SOUNDS)
+        if not features or sounds or "input_ids" not in batch:
             return None
         raw: dict[str, float] = {}
         encoded: dict[str, float] = {}
         for module, outputs in features.items():
-            for modality, output in outputs.items():
-                raw[module] = raw.get(module, 0.0) + _squared_norm(batch[_RAW_INPUTS[modality]])
-                encoded[module] = encoded.get(module, 0.0) + _squared_norm(output.pooler_output)
+            names = {name for modality in outputs for name in self._encoders[modality][1] if name in _RAW_PIXELS}
+            raw[module] = sum(_squared_norm(batch[name]) for name in names if batch.get(name) is not None)
+            encoded[module] = sum(_squared_norm(output.pooler_output) for output in outputs.values())
         return InputNorms(self._text_norm(batch), raw, encoded)
 
     def _text_norm(self, batch: Batch) -> float:

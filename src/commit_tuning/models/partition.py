@@ -16,6 +16,13 @@ ENCODER_OF_MODALITY = {"image": "vision", "video": "vision", "audio": "audio"}
 PROJECTOR = "projector"
 _QFORMER_NAME = re.compile(r"q_?former|query_tokens", re.IGNORECASE)
 _AUDIO_NAME = re.compile(r"audio|speech|sound|beats|whisper", re.IGNORECASE)
+# Encoders that `get_encoder(modality)` of transformers does not find, as paths inside the model.
+_OTHER_TOWERS = {
+    "vision": ("embed_vision", "vision_embed_tokens", "embed_tokens_extend.image_embed"),
+    "audio": ("embed_audio", "embed_tokens_extend.audio_embed"),
+}
+# Families whose images become the indices of the nearest codes, through which no gradient passes.
+_DISCRETE_IMAGES = ("chameleon", "emu3", "glm_image")
 
 
 def unwrap(model: nn.Module) -> Any:
@@ -58,6 +65,11 @@ def partition_model(model: nn.Module, projector: ProjectorPlace = "encoder") -> 
         raise PartitionError(
             f"{type(base).__name__} is not a transformers model; name its modules with ModulePartition({{...}}) instead"
         )
+    if getattr(base.config, "model_type", None) in _DISCRETE_IMAGES:
+        raise PartitionError(
+            f"{type(base).__name__} turns images into the indices of codes, so no gradient can reach its encoder: there "
+            "is nothing to balance"
+        )
     towers = _towers(base)
     if not towers or base.get_decoder() is base:
         raise PartitionError(
@@ -82,6 +94,7 @@ def part_of_parameter(model: nn.Module) -> dict[int, str]:
     base = unwrap(model)
     language = _parameter_ids(base.get_decoder(), base.get_output_embeddings(), base.get_input_embeddings())
     towers = _towers(base)
+    language -= set().union(*towers.values())  # a tower may sit inside the decoder's embeddings
     return {
         id(parameter): LANGUAGE_MODEL if id(parameter) in language else _encoder_of(name, parameter, towers)
         for name, parameter in model.named_parameters()
@@ -115,7 +128,20 @@ def _towers(base: Any) -> dict[str, set[int]]:
         tower = base.get_encoder(modality)
         if isinstance(tower, nn.Module) and tower is not base:
             towers.setdefault(name, set()).update(_parameter_ids(tower))
-    return towers
+    for name, paths in _OTHER_TOWERS.items():
+        for tower in filter(None, (_submodule(base.base_model, path) for path in paths)):
+            if name not in towers:
+                towers[name] = _parameter_ids(tower)
+    if not towers and hasattr(base.base_model, "get_audio_features"):
+        towers["audio"] = _parameter_ids(_submodule(base.base_model, "encoder"))  # of speech recognisers, such as Granite
+    return {name: ids for name, ids in towers.items() if ids}
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 def _encoder_of(name: str, parameter: nn.Parameter, towers: dict[str, set[int]]) -> str:

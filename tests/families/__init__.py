@@ -1,0 +1,1 @@
+"""Every multimodal family of transformers, tiny and random, and what must hold for each."""

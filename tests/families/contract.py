@@ -1,0 +1,63 @@
+"""What must hold for a family: one partition, the reference's kappa, features reused or not, and both modules move."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from commit_tuning import CoMMITConfig, Coordinator, ModulePartition, partition_model
+from commit_tuning.core import reference
+from commit_tuning.core.forward import PlainForward
+from commit_tuning.core.probe import DriftProbe
+from commit_tuning.models.forward import forward_pass
+from families.catalogue import build
+
+RATE = 1e-2
+
+
+def check(name: str) -> dict[str, Any]:
+    """Hold a family to the contract.
+
+    Returns:
+        Its modules, and whether its features are reused.
+    """
+    model, batch = build(name)
+    partition = partition_model(model)
+    partition.check(model)
+    reuses = check_drifts(model, partition, batch)
+    check_training(*build(name))
+    return {"modules": list(partition), "reuses_features": reuses}
+
+
+def check_drifts(model: nn.Module, partition: ModulePartition, batch: dict[str, Tensor]) -> bool:
+    """The probe against the reference, and against a probe that runs the whole model each time."""
+    optimizer = torch.optim.AdamW(partition.param_groups(lr=RATE))
+    model.eval()(**batch).loss.backward()
+    for module in partition:
+        assert any(p.grad is not None and p.grad.any() for p in partition[module]), f"no gradient reaches {module}"
+    before = copy.deepcopy(model)
+    fast = forward_pass(model)
+    probe = DriftProbe(fast, partition, [batch], shift=True)
+    whole = DriftProbe(PlainForward(model), partition, [batch], shift=True)
+    optimizer.step()
+    drift, names = probe.measure().drift, {module: list(partition.named_parameters(module)) for module in partition}
+    assert all(value > 0 for value in drift.values()), drift
+    assert drift == pytest.approx(whole.measure().drift, rel=1e-3)
+    assert drift == pytest.approx(reference.module_drifts(before, model, names, batch), rel=1e-3)
+    return bool(fast.features(batch))
+
+
+def check_training(model: nn.Module, batch: dict[str, Tensor]) -> None:
+    """One coordinated step changes every module."""
+    partition = partition_model(model)
+    coordinator = Coordinator(model, torch.optim.AdamW(partition.param_groups(lr=RATE)), CoMMITConfig(), partition)
+    before = {module: [p.detach().clone() for p in partition[module]] for module in partition}
+    model(**batch).loss.backward()
+    coordinator.step(batch)
+    for module, values in before.items():
+        assert any(not torch.equal(old, new) for old, new in zip(values, partition[module], strict=True)), module
+    assert all(0 < kappa < float("inf") for kappa in coordinator.kappas.values()), coordinator.kappas
