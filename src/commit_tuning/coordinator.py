@@ -74,16 +74,20 @@ class Coordinator(BalanceMonitor):
             self._factors = {name: factor * schedule[name] for name, factor in self._multipliers.items()}
         self._groups.scale(self._multipliers)
 
-    def _after(self) -> None:
-        if self._lookahead is not None:
+    def _after(self, skipped: bool) -> None:
+        if skipped:
+            self._ascent = {}
+        elif self._lookahead is not None:
             self._ascent = {name: self._lookahead.gradients(name) for name in self.partition}
-            self._lookahead = None
+        self._lookahead = None
         self._ascend()
         self._groups.restore()
 
-    def after_step(self) -> None:
+    def after_step(self, skipped: bool = False) -> None:
         """Measure what the step did and, every `lr_update_interval` steps, take the next learning rates from it."""
-        super().after_step()
+        super().after_step(skipped)
+        if skipped:
+            return
         waiting = self._controller.starting
         if self._measured_now and self._measurement:
             self._controller.observe(self.drift, self._factors, self._measurement.loss)

@@ -163,8 +163,12 @@ class BalanceMonitor:
         self._rates = self._groups.by_module()
         self._in_step = True
 
-    def after_step(self) -> None:
+    def after_step(self, skipped: bool = False) -> None:
         """Measure what the step did; call it after the optimizer's step.
+
+        Args:
+            skipped: The optimizer did not step after all, as under loss scaling when a gradient overflows. Nothing is
+                measured then, and the step does not count.
 
         Raises:
             RuntimeError: `before_step` was not called.
@@ -172,7 +176,10 @@ class BalanceMonitor:
         if not self._in_step:
             raise RuntimeError("after_step() was called without before_step()")
         self._in_step = False
-        self._after()
+        self._after(skipped)
+        if skipped:
+            self._probe = None
+            return
         if self._measured_now and self._probe is not None:
             device = self.partition[LANGUAGE_MODEL][0].device
             self._measurement = across_ranks(self._probe.measure(self._displacement), self._probe.samples, device)
@@ -185,10 +192,24 @@ class BalanceMonitor:
         self._steps += 1
 
     def step(self, batches: Batch | Sequence[Batch]) -> None:
-        """`before_step(batches)`, `optimizer.step()`, `after_step()`."""
+        """`before_step(batches)`, `optimizer.step()`, `after_step()`; sees when Accelerate's optimizer skips a step."""
         self.before_step(batches)
         self._optimizer.step()
-        self.after_step()
+        self.after_step(skipped=getattr(self._optimizer, "step_was_skipped", False))
+
+    def summary(self) -> dict[str, float]:
+        """The last measurement as one flat record, for a log or a progress line: only what there is, all finite.
+
+        Returns:
+            `kappa` and `smoothed_kappa` (with several encoders also `kappa/<encoder>`), and for every module `drift` in
+            nats, `lr`, and, while it starves, the step `starving` since which it does.
+        """
+        record = {"kappa": self.kappa, "smoothed_kappa": self.smoothed_kappa}
+        if len(self._windows) > 1:
+            record.update({f"kappa/{name}": kappa for name, kappa in self.kappas.items()})
+        for kind, values in (("drift", self.drift), ("lr", self._rates), ("starving", self.starving)):
+            record.update({f"{kind}/{name}": value for name, value in values.items()})
+        return {name: float(value) for name, value in record.items() if math.isfinite(value)}
 
     def metrics(self) -> dict[str, float | None]:
         """One flat record of the last step, for a log; None where nothing was measured at this step.
@@ -244,7 +265,7 @@ class BalanceMonitor:
         if self._measured_now:
             self._probe = DriftProbe(self._forward, self.partition, batches, self.config.shift_labels)
 
-    def _after(self) -> None:
+    def _after(self, skipped: bool) -> None:
         """What happens after the step and before the measurement."""
 
     def _waiting(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
@@ -88,12 +88,25 @@ def split_mixed_groups(optimizer: torch.optim.Optimizer, partition: ModulePartit
     Raises:
         PartitionError: A scheduler already knows the groups.
     """
+    split_groups(optimizer, partition.module_of)
+
+
+def split_groups(optimizer: torch.optim.Optimizer, kind_of: Callable[[nn.Parameter], Hashable | None]) -> None:
+    """Split every parameter group that holds several kinds of parameters, in place, options kept.
+
+    Args:
+        optimizer: Whose groups.
+        kind_of: The kind of a parameter; None where it does not matter, as for a frozen one.
+
+    Raises:
+        PartitionError: A scheduler already knows the groups.
+    """
     groups: list[Group] = []
     for group in optimizer.param_groups:
-        parts: dict[str, list[nn.Parameter]] = {}
+        parts: dict[Hashable | None, list[nn.Parameter]] = {}
         for parameter in group["params"]:
-            parts.setdefault(partition.module_of(parameter) or "frozen", []).append(parameter)
-        if len(parts.keys() - {"frozen"}) <= 1:
+            parts.setdefault(kind_of(parameter), []).append(parameter)
+        if len(parts.keys() - {None}) <= 1:
             groups.append(group)
             continue
         if "initial_lr" in group:
@@ -101,7 +114,7 @@ def split_mixed_groups(optimizer: torch.optim.Optimizer, partition: ModulePartit
                 "a parameter group holds several modules and a learning-rate scheduler already uses it; make the "
                 "Coordinator before the scheduler, or build the groups with partition.param_groups(lr=...)"
             )
-        groups.extend({**group, "params": parameters, "module": module} for module, parameters in parts.items())
+        groups.extend({**group, "params": parameters} for parameters in parts.values())
     optimizer.param_groups[:] = groups
 
 

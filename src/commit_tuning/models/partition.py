@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -79,7 +78,7 @@ def partition_model(model: nn.Module, projector: ProjectorPlace = "encoder") -> 
     modules: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in (LANGUAGE_MODEL, *towers)}
     if projector != "encoder":
         place = LANGUAGE_MODEL if projector == "language_model" else PROJECTOR
-        module_of.update(dict.fromkeys(_projector(model, module_of, towers), place))
+        module_of.update(dict.fromkeys(projector_parameters(model), place))
         modules.setdefault(place, [])
     for name, parameter in model.named_parameters():
         modules[module_of[id(parameter)]].append((name, parameter))
@@ -101,8 +100,13 @@ def part_of_parameter(model: nn.Module) -> dict[int, str]:
     }
 
 
-def _projector(model: nn.Module, part_of: Mapping[int, str], towers: Mapping[str, set[int]]) -> set[int]:
-    """The ids of the projector's parameters, frozen ones included."""
+def projector_parameters(model: nn.Module) -> set[int]:
+    """The ids of the projector's parameters, frozen ones included: see `partition_model`.
+
+    Raises:
+        PartitionError: There is no projector outside language model and towers.
+    """
+    part_of, towers = part_of_parameter(model), _towers(unwrap(model))
     inside = set().union(*towers.values())
     found = {
         id(parameter)

@@ -1,0 +1,1 @@
+"""CoMMIT in the trainers that people use: one thin file for each."""

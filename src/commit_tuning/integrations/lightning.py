@@ -1,0 +1,115 @@
+"""CoMMIT in Lightning: a callback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from commit_tuning.config import CoMMITConfig
+from commit_tuning.coordinator import Coordinator
+from commit_tuning.core.forward import Batch
+from commit_tuning.core.partition import ModulePartition
+from commit_tuning.errors import UserError
+from commit_tuning.integrations.micro_batches import MicroBatches
+from commit_tuning.models.partition import partition_model
+
+
+class CoMMITCallback(Callback):
+    """Measures, and coordinates the learning rates of, a model inside a `LightningModule` (automatic optimization).
+
+    `configure_optimizers` has to build its groups with `partition_model(model).param_groups(lr=...)` where it makes a
+    scheduler as well. The gradient norms that are logged are those before Lightning clips.
+
+    Args:
+        commit: Method and settings; `CoMMITConfig()` by default.
+        model: Finds the model in the `LightningModule`; its attribute `model` by default.
+        inputs: Makes the model's keyword arguments from what the data loader gives; they need `labels`.
+        partition: Makes the partition of a model; `partition_model` by default.
+
+    Raises:
+        UserError: There are several optimizers, or optimization is manual.
+
+    Example:
+        One line of a script changes::
+
+            trainer = Trainer(callbacks=[CoMMITCallback()])
+    """
+
+    def __init__(
+        self,
+        commit: CoMMITConfig | None = None,
+        model: Callable[[LightningModule], nn.Module] = lambda module: module.model,
+        inputs: Callable[[Any], Batch] = lambda batch: batch,
+        partition: Callable[[nn.Module], ModulePartition] = partition_model,
+    ) -> None:
+        self.config = commit or CoMMITConfig()
+        self.coordinator: Coordinator | None = None
+        self._model, self._inputs, self._partition = model, inputs, partition
+        self._micro_batches = MicroBatches(self.config.probe_samples)
+        self._resumed: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Everything is prepared: watch the optimizer."""
+        if len(trainer.optimizers) != 1 or not pl_module.automatic_optimization:
+            raise UserError(
+                f"CoMMITCallback needs one optimizer and automatic optimization, not {len(trainer.optimizers)} optimizers; "
+                "call Coordinator.step yourself in a loop with more"
+            )
+        model, optimizer = self._model(pl_module), trainer.optimizers[0]
+        self.coordinator = Coordinator(model, optimizer, self.config, self._partition(model))
+        if self._resumed is not None:
+            self.coordinator.load_state_dict(self._resumed)
+        self._context = trainer.precision_plugin.forward_context
+        self._handles = [optimizer.register_step_post_hook(self._after_step)]
+        if self._scales_loss(trainer):  # then a step may be skipped, and the optimizer is only called if it is not
+            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Keep the micro-batch."""
+        del trainer, pl_module, batch_idx
+        self._micro_batches.add(self._inputs(batch))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """The gradients are there: prepare the measurement, set the learning rates."""
+        del pl_module, optimizer
+        if not self._scales_loss(trainer):
+            self._before_step()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the last measurement."""
+        del trainer, outputs, batch, batch_idx
+        if self.coordinator is not None:
+            pl_module.log_dict(self.coordinator.summary())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the optimizer alone."""
+        del trainer, pl_module
+        for handle in self._handles:
+            handle.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume needs; Lightning keeps it in its checkpoints."""
+        return {} if self.coordinator is None else self.coordinator.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a `state_dict()`, once training starts."""
+        self._resumed = state_dict or None
+
+    @staticmethod
+    def _scales_loss(trainer: Trainer) -> bool:
+        return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+    def _before_step(self, *_: Any) -> None:
+        if self.coordinator is not None:
+            with self._context():
+                self.coordinator.before_step(self._micro_batches.take())
+
+    def _after_step(self, *_: Any) -> None:
+        if self.coordinator is not None:
+            with self._context():
+                self.coordinator.after_step()

@@ -1,0 +1,177 @@
+"""CoMMIT in transformers' `Trainer`, and in any subclass of it.
+
+The trainer's own loop stays as it is. Its loss is watched for the micro-batches, its optimizer for the step (so that a
+step skipped under loss scaling is not measured), its log for a place to write, and its checkpoints for a resume.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback
+
+from commit_tuning.config import CoMMITConfig
+from commit_tuning.coordinator import Coordinator
+from commit_tuning.core.partition import ModulePartition
+from commit_tuning.errors import ConfigError, UserError
+from commit_tuning.integrations.micro_batches import MicroBatches
+from commit_tuning.models.partition import partition_model, unwrap
+from commit_tuning.models.rates import set_base_rates
+
+STATE = "commit.pt"
+
+
+class CoMMITTrainerMixin:
+    """Puts CoMMIT into a subclass of transformers' `Trainer`: `class MyTrainer(CoMMITTrainerMixin, Trainer)`.
+
+    Args:
+        *args: The trainer's own.
+        commit: Method and settings; `CoMMITConfig()` by default. `CoMMITConfig(method="constant")` only measures, and
+            changes not one bit of the training.
+        learning_rates: Base learning rates beside `args.learning_rate`, by name (`vision_lr`, `projector_lr`, and their
+            aliases) or by a regular expression on parameter names: see `commit_tuning.models.rates.base_rates`.
+        partition: Makes the partition of a model; `partition_model` by default.
+        **kwargs: The trainer's own.
+
+    Attributes:
+        coordinator: What measures and coordinates, from the beginning of training on.
+
+    Raises:
+        UserError: On the first step: the model cannot be partitioned, or DeepSpeed owns the optimizer's step.
+
+    Example:
+        Two lines of a script change::
+
+            from commit_tuning.integrations.transformers import CoMMITTrainer
+            trainer = CoMMITTrainer(model=model, args=args, train_dataset=dataset)  # kappa is in the log
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        commit: CoMMITConfig | None = None,
+        learning_rates: Mapping[str, float] | None = None,
+        partition: Any = partition_model,
+        **kwargs: Any,
+    ) -> None:
+        self.commit_config = commit or CoMMITConfig()
+        self.coordinator: Coordinator | None = None
+        self._learning_rates = dict(learning_rates or {})
+        self._make_partition = partition
+        self._micro_batches = MicroBatches(self.commit_config.probe_samples)
+        self._resumed: dict[str, Any] | None = None
+        super().__init__(*args, **kwargs)
+        self.add_callback(_Start(self))  # type: ignore[attr-defined]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The trainer's own optimizer, with a group for every module and base learning rate."""
+        given = self.optimizer is not None  # type: ignore[has-type]
+        if given and self._learning_rates:
+            raise ConfigError("learning_rates has no effect on an optimizer of your own; set the rates in its groups")
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)  # type: ignore[misc]
+        if not given:
+            owner: nn.Module = self.model if model is None else model  # type: ignore[attr-defined]
+            learning_rate = self.args.learning_rate  # type: ignore[attr-defined]
+            set_base_rates(optimizer, owner, self._make_partition(owner), learning_rate, self._learning_rates)
+        return optimizer
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The trainer's own loss; keeps the micro-batch for the measurement."""
+        if model.training:
+            self._micro_batches.add(inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Write kappa, and every module's drift and learning rate, beside the training loss."""
+        if self.coordinator is not None and "loss" in logs:
+            logs.update(self.coordinator.summary())
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self._renamed = False
+        super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        if self._renamed:
+            owner: nn.Module = self.model if model is None else model  # type: ignore[attr-defined]
+            saved = type(unwrap(owner)).from_pretrained(resume_from_checkpoint)
+            owner.load_state_dict(saved.state_dict())
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Note that checkpoints hold older names than the model, which Trainer does not translate (transformers#43701)."""
+        self._renamed = bool(load_result.missing_keys and load_result.unexpected_keys)
+        if not self._renamed:
+            super()._issue_warnings_after_load(load_result)  # type: ignore[misc]
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
+        if self.coordinator is not None and self.args.should_save:  # type: ignore[attr-defined]
+            torch.save(self.coordinator.state_dict(), Path(output_dir, STATE))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        self._resumed = None
+        if checkpoint is None:
+            return
+        path = Path(checkpoint, STATE)
+        if path.is_file():
+            self._resumed = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            warnings.warn(f"{path} does not exist: CoMMIT starts anew, as if training began here", stacklevel=2)
+
+    def _begin(self) -> None:
+        """Model, optimizer and scheduler are what they will be: from here on the optimizer's steps are measured."""
+        if self.is_deepspeed_enabled:  # type: ignore[attr-defined]
+            raise UserError(
+                "CoMMIT cannot measure under DeepSpeed, which keeps parameters and step to itself; use DDP or FSDP2"
+            )
+        wrapped = self.optimizer  # type: ignore[attr-defined]
+        optimizer = getattr(wrapped, "optimizer", wrapped)
+        model: nn.Module = self.model  # type: ignore[attr-defined]
+        self.coordinator = Coordinator(model, optimizer, self.commit_config, self._make_partition(model))
+        if self._resumed is not None:
+            self.coordinator.load_state_dict(self._resumed)
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+
+    def _end(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _before_step(self, *_: Any) -> None:
+        if self.coordinator is not None:
+            with self.accelerator.autocast():  # type: ignore[attr-defined]
+                self.coordinator.before_step(self._micro_batches.take())
+
+    def _after_step(self, *_: Any) -> None:
+        if self.coordinator is not None:
+            with self.accelerator.autocast():  # type: ignore[attr-defined]
+                self.coordinator.after_step()
+
+
+class _Start(TrainerCallback):  # type: ignore[misc]
+    """Tells the trainer when everything is prepared, and when a new step begins."""
+
+    def __init__(self, trainer: CoMMITTrainerMixin) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        self._trainer._begin()
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        self._trainer._micro_batches.clear()  # what a skipped step left
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        self._trainer._end()
+
+
+class CoMMITTrainer(CoMMITTrainerMixin, Trainer):  # type: ignore[misc]
+    """transformers' `Trainer` with CoMMIT: see `CoMMITTrainerMixin`."""
