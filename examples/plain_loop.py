@@ -1,0 +1,52 @@
+"""A loop of your own in plain PyTorch, with gradient accumulation.
+
+    pip install 'commit-tuning[experiments]'
+    python examples/plain_loop.py --steps 20
+"""
+
+import argparse
+
+import torch
+from torch.utils.data import DataLoader
+
+from commit_tuning import CoMMITConfig, Coordinator, partition_model
+from commit_tuning.data.collate import VisionCollator
+from commit_tuning.data.iconqa import Sample
+from commit_tuning.data.nano_questions import make_question
+from commit_tuning.models.nano import load_nano
+
+ACCUMULATION = 2
+
+
+def questions(count: int) -> list[Sample]:
+    """Questions about real icons, answered by a word."""
+    drawn = (make_question(0, "train", 3 * number) for number in range(count))
+    return [Sample(q.question, q.kind, q.picture, q.question, q.choices, q.choices[q.answer]) for q in drawn]
+
+
+def main() -> None:
+    """Train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20)
+    steps = parser.parse_args().steps
+    model, processor = load_nano("nano-llava")  # or any vision-language model of transformers
+    partition = partition_model(model.train())
+    optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3, weight_decay=0.01))
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(), partition)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    loader = DataLoader(questions(8 * steps), 8 // ACCUMULATION, collate_fn=VisionCollator(processor))
+    micro_batches = []
+    for batch in loader:
+        (model(**batch).loss / ACCUMULATION).backward()
+        micro_batches.append(batch)
+        if len(micro_batches) == ACCUMULATION:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            coordinator.step(micro_batches)  # optimizer.step(), the measurement, the learning rates
+            scheduler.step()
+            optimizer.zero_grad()
+            micro_batches = []
+            print({name: f"{value:.3g}" for name, value in coordinator.summary().items()})
+
+
+if __name__ == "__main__":
+    main()
