@@ -15,8 +15,10 @@ from commit_tuning.core.groups import split_mixed_groups
 from commit_tuning.core.partition import ModulePartition
 from commit_tuning.core.probe import DriftProbe, Snapshot
 from commit_tuning.core.regularizer import Gradients, previous_step_gradients
+from commit_tuning.core.shards import is_sharded
 from commit_tuning.core.stability import instability
 from commit_tuning.core.unlabelled import sample_answers
+from commit_tuning.errors import ShardingError
 from commit_tuning.models.partition import partition_model
 from commit_tuning.monitor import BalanceMonitor
 
@@ -46,6 +48,11 @@ class Coordinator(BalanceMonitor):
         partition: ModulePartition | None = None,
     ) -> None:
         partition = partition or partition_model(model)
+        if config is not None and config.regularizer is not None and is_sharded(model):
+            raise ShardingError(
+                f"regularizer={config.regularizer!r} needs gradients of its own, which FSDP2 does not give; use DDP, or "
+                "method='commit-clr' without a regularizer"
+            )
         split_mixed_groups(optimizer, partition)
         super().__init__(model, optimizer, config, partition)
         self._controller = make_controller(self.config, self.partition)

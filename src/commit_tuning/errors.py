@@ -18,3 +18,7 @@ class PartitionError(UserError, ValueError):
 
 class BatchError(UserError, ValueError):
     """A batch that cannot be measured: no labels, no answer positions, or not a mapping of tensors."""
+
+
+class ShardingError(UserError, RuntimeError):
+    """A way to spread parameters over processes under which drift cannot be measured."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.core.balance import KappaWindow, balance_coefficient
@@ -21,7 +21,7 @@ from commit_tuning.core.forward import Batch, check_batches, take_samples
 from commit_tuning.core.groups import GroupRates
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.probe import DriftProbe, Measurement, coarse_modules
-from commit_tuning.core.ranks import across_ranks
+from commit_tuning.core.shards import refuse_unsupported, whole
 from commit_tuning.core.starvation import STARVED, StarvationDetector
 from commit_tuning.models.forward import forward_pass
 from commit_tuning.models.partition import partition_model
@@ -39,6 +39,7 @@ class BalanceMonitor:
 
     Raises:
         PartitionError: A trainable parameter is in no module, in two, or a module has none.
+        ShardingError: Parameters are sharded in a way that cannot be measured.
 
     Example:
         A loop with the monitor, or the coordinator, in it::
@@ -58,10 +59,14 @@ class BalanceMonitor:
         config: CoMMITConfig | None = None,
         partition: ModulePartition | None = None,
     ) -> None:
+        refuse_unsupported(model)
         self.config = config or CoMMITConfig()
         self.partition = partition or partition_model(model)
         self.partition.check(model)
         self._optimizer = optimizer
+        stepper = getattr(optimizer, "optimizer", optimizer)  # inside Accelerate's
+        if hasattr(stepper, "register_step_pre_hook"):
+            stepper.register_step_pre_hook(self._check_untouched)
         self._groups = GroupRates(optimizer, self.partition)
         self._forward = forward_pass(model)
         self._windows = {
@@ -161,6 +166,7 @@ class BalanceMonitor:
             self._norms = self._parameter_norms()
         self._before(batches)
         self._rates = self._groups.by_module()
+        self._versions = {id(p): p._version for name in self.partition for p in self.partition[name]}
         self._in_step = True
 
     def after_step(self, skipped: bool = False) -> None:
@@ -181,8 +187,7 @@ class BalanceMonitor:
             self._probe = None
             return
         if self._measured_now and self._probe is not None:
-            device = self.partition[LANGUAGE_MODEL][0].device
-            self._measurement = across_ranks(self._probe.measure(self._displacement), self._probe.samples, device)
+            self._measurement = self._probe.measure(self._displacement)
             self._norms.update({f"step_norm/{name}": norm for name, norm in self._probe.step_norms().items()})
             for name, window in self._windows.items():
                 window.push(self._measurement.drift[LANGUAGE_MODEL], self._measurement.drift[name])
@@ -260,6 +265,18 @@ class BalanceMonitor:
             window.load_state_dict(state["windows"][name])
         self._displacement.load_state_dict(state["displacement"])
 
+    def _check_untouched(self, *_: Any) -> None:
+        """Between `before_step` and the optimizer's step no parameter may change: its change would count as the step's."""
+        if not self._in_step or not self._measured_now:
+            return
+        for module in self.partition:
+            for name, parameter in self.partition.named_parameters(module).items():
+                if parameter._version != self._versions[id(parameter)]:
+                    raise RuntimeError(
+                        f"parameter {name!r} changed between before_step() and optimizer.step(); change it before "
+                        "before_step() or after after_step()"
+                    )
+
     def _before(self, batches: list[Batch]) -> None:
         """What happens before the step; last comes the probe, which keeps the values that the step overwrites."""
         if self._measured_now:
@@ -277,8 +294,8 @@ class BalanceMonitor:
         for name in self.partition:
             parameters = self.partition[name]
             gradients = [p.grad for p in parameters if p.grad is not None]
-            norms[f"grad_norm/{name}"] = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
-            norms[f"theta_norm/{name}"] = float(torch.nn.utils.get_total_norm([p.detach() for p in parameters]))
+            norms[f"grad_norm/{name}"] = _norm(gradients) if gradients else 0.0
+            norms[f"theta_norm/{name}"] = _norm([p.detach() for p in parameters])
         return norms
 
     def _report_stillness(self) -> None:
@@ -304,6 +321,10 @@ class BalanceMonitor:
                 f"{max(self.drift.values()):.3g} in the module that moves most; see docs/stability.md",
                 stacklevel=3,
             )
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return float(whole(torch.nn.utils.get_total_norm(tensors)))
 
 
 def _finite(value: float) -> float | None:

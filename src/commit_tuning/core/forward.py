@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning.core.partition import LANGUAGE_MODEL
+from commit_tuning.core.shards import gather_anew
 from commit_tuning.errors import BatchError
 
 Batch = Mapping[str, Any]
@@ -175,3 +176,4 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         random.setstate(python_state)
         for module, training in modes:
             module.training = training
+        gather_anew(model)

@@ -1,4 +1,7 @@
-"""From one optimizer step to the drift of each module (Eq. 2-3), without touching the training trajectory."""
+"""From one optimizer step to the drift of each module (Eq. 2-3), without touching the training trajectory.
+
+In a distributed run every sum over samples goes over all ranks, so that each decides and finds the same.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from commit_tuning.core.displacement import Displacement, Reading
 from commit_tuning.core.divergence import AnswerPositions, token_kl
 from commit_tuning.core.forward import Batch, ForwardPass, InputNorms, undisturbed
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
+from commit_tuning.core.ranks import sum_over_ranks, sum_tensors_over_ranks
+from commit_tuning.core.shards import gather_anew, is_sharded, local, whole
 from commit_tuning.core.tangent import moving, quadratic_drift
 from commit_tuning.errors import BatchError
 
@@ -55,7 +60,7 @@ class Snapshot:
             _copy(live, kept)
             if moved in names:
                 start = len(live) - len(self._live[moved])
-                torch._foreach_lerp_([*live[start:]], own[start:], scale)
+                torch._foreach_lerp_([*map(local, live[start:])], [*map(local, own[start:])], scale)
         try:
             yield
         finally:
@@ -65,7 +70,7 @@ class Snapshot:
 
 def _copy(targets: list[Any], sources: list[Tensor]) -> None:
     if targets:
-        torch._foreach_copy_(targets, sources)
+        torch._foreach_copy_([*map(local, targets)], [*map(local, sources)])
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,8 @@ class DriftProbe:
         with torch.no_grad(), undisturbed(forward.model):
             self._seen = [self._observe(batch, shift) for batch in batches]
         self._reused = set.intersection(*(set(item.features) for item in self._seen))
-        self.samples = sum(item.positions.samples for item in self._seen)
+        samples = sum(item.positions.samples for item in self._seen)
+        self.samples = self._over_ranks(samples)[0]
         if self.samples == 0:
             raise BatchError("every label is -100: no answer token to measure; see how the labels are masked")
         self._snapshot = Snapshot(partition, partition)
@@ -141,7 +147,11 @@ class DriftProbe:
         at_rest = self._reused - self._parts[module]  # encoders that do not run: their kept features are passed on
         others = [name for name in self._partition if name != module and self._parts[name] - at_rest]
         with self._snapshot.swapped_in(others, module, scale):
+            gather_anew(self._forward.model)
             yield
+
+    def _over_ranks(self, *values: float) -> list[float]:
+        return sum_over_ranks(values, next(self._forward.model.parameters()).device)
 
     def _moved_logits(self, item: _Observation, module: str) -> Tensor:
         """Logits [answers, vocabulary] of a micro-batch inside `_only(module)`."""
@@ -171,8 +181,9 @@ class DriftProbe:
         """Module to the L2 norm of what the step did to its parameters, all of it: optimizer, decay, regulariser."""
         norms = {}
         for name in self._partition:
-            steps = torch._foreach_sub([p.detach() for p in self._partition[name]], self._snapshot.values(name))
-            norms[name] = float(torch.nn.utils.get_total_norm(steps))
+            kept = self._snapshot.values(name)
+            steps = [p.detach() - old for p, old in zip(self._partition[name], kept, strict=True)]
+            norms[name] = float(whole(torch.nn.utils.get_total_norm(steps)))
         return norms
 
     def drift_at(self, module: str, scale: float) -> float:
@@ -181,23 +192,27 @@ class DriftProbe:
             logits = [self._moved_logits(item, module) for item in self._seen]
         self._squared_logits[module] = sum(float(new.float().square().sum()) for new in logits)
         totals = [i.positions.total(token_kl(i.logits, new)) for i, new in zip(self._seen, logits, strict=True)]
-        return float(sum(totals)) / self.samples
+        return self._over_ranks(float(sum(totals)))[0] / self.samples
 
     def limit(self, module: str) -> float | None:
         """Drift in nats to second order in the update; None where the model has no forward-mode derivative."""
+        if is_sharded(self._forward.model):
+            return None
         kept, now = self._snapshot.values(module), self._partition[module]
         velocities = {id(p): p.detach() - old for p, old in zip(now, kept, strict=True)}
-        total = 0.0
+        total, missing = 0.0, 0.0
         try:
             with self._snapshot.swapped_in(self._partition), moving(self._forward.model, velocities):
                 for item in self._seen:
                     drift = quadratic_drift(self._moved_logits(item, module))
                     if drift is None:
-                        return None
-                    total += float(item.positions.total(drift))
+                        missing = 1.0
+                    else:
+                        total += float(item.positions.total(drift))
         except RuntimeError:  # a kernel without a forward-mode derivative
-            return None
-        return total / self.samples
+            missing = 1.0
+        total, missing = self._over_ranks(total, missing)
+        return None if missing else total / self.samples
 
     def _loss(self) -> float:
         """Mean over samples of the mean cross-entropy over their answer tokens, in nats."""
@@ -206,7 +221,7 @@ class DriftProbe:
             logits = item.logits.to(torch.promote_types(item.logits.dtype, torch.float32))
             losses = nn.functional.cross_entropy(logits, item.positions.targets, reduction="none")
             total += float(item.positions.total(losses))
-        return total / self.samples
+        return self._over_ranks(total)[0] / self.samples
 
     def _rounding(self) -> float:
         """What rounding the logits alone adds to a drift in nats: half the variance under P of errors up to u |z|."""
@@ -215,7 +230,7 @@ class DriftProbe:
             logits = item.logits.float()
             p = logits.softmax(-1)
             total += float(item.positions.total((p * (1 - p) * logits.square()).sum(-1)))
-        return _unit_roundoff(self._forward.model, self._seen[0].logits) ** 2 / 6 * total / self.samples
+        return _unit_roundoff(self._forward.model, self._seen[0].logits) ** 2 / 6 * self._over_ranks(total)[0] / self.samples
 
     def gradients(self, module: str) -> list[Tensor]:
         """Gradient of a module's drift with respect to that module's new values (lookahead, Eq. 9-10)."""
@@ -226,6 +241,7 @@ class DriftProbe:
                 new = self._moved_logits(item, module)
                 drift = item.positions.total(token_kl(item.logits, new)) / self.samples
                 torch._foreach_add_(total, gradient_or_zeros(drift, parameters))
+        sum_tensors_over_ranks(total)
         return total
 
 

@@ -1,37 +1,35 @@
-"""One measurement for all processes of a distributed run, so that every rank sets the same learning rates."""
+"""Sums over the processes of a distributed run: every rank measures the same, and sets the same learning rates."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from commit_tuning.core.probe import Measurement
+
+def several_ranks() -> bool:
+    """Whether this process is one of several that train together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def across_ranks(measurement: Measurement, samples: int, device: torch.device) -> Measurement:
-    """Drifts and loss averaged over all ranks, each weighing as many samples as it measured.
-
-    Noise floors, displacements and H stay those of this rank. Every rank has to measure at the same step.
+def sum_over_ranks(values: Sequence[float], device: torch.device) -> list[float]:
+    """Every value summed over all ranks; every rank has to call it at the same place.
 
     Args:
-        measurement: Of this rank.
-        samples: That it was taken on.
+        values: Of this rank; as many on every rank.
         device: Where the process group can reduce a tensor, i.e. the model's.
-
-    Returns:
-        The measurement itself where there is one process.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return measurement
-    drifts = [reading.drift for reading in measurement.readings.values()]
-    sums = samples * torch.tensor([*drifts, measurement.loss, 1.0], dtype=torch.float64)
-    sums = sums.to(device)
+    if not several_ranks():
+        return list(values)
+    sums = torch.tensor(values, dtype=torch.float64).to(device)
     dist.all_reduce(sums)
-    *means, loss = (sums[:-1] / sums[-1]).tolist()
-    readings = {
-        name: dataclasses.replace(reading, drift=mean)
-        for (name, reading), mean in zip(measurement.readings.items(), means, strict=True)
-    }
-    return dataclasses.replace(measurement, readings=readings, loss=loss)
+    return [float(value) for value in sums.tolist()]
+
+
+def sum_tensors_over_ranks(tensors: Sequence[Tensor]) -> None:
+    """The same for tensors, in place."""
+    if several_ranks():
+        for tensor in tensors:
+            dist.all_reduce(tensor)

@@ -20,6 +20,7 @@ from commit_tuning.core.divergence import AnswerPositions, token_kl
 from commit_tuning.core.forward import Batch, ForwardPass, undisturbed
 from commit_tuning.core.partition import ModulePartition
 from commit_tuning.core.probe import Snapshot, gradient_or_zeros
+from commit_tuning.core.ranks import sum_over_ranks, sum_tensors_over_ranks
 
 Gradients = dict[str, list[Tensor]]
 
@@ -41,7 +42,8 @@ def previous_step_gradients(
     """
     total: Gradients = {name: [torch.zeros_like(p) for p in partition[name]] for name in partition}
     positions = [AnswerPositions.from_labels(batch["labels"], shift) for batch in batches]
-    samples = max(1, sum(p.samples for p in positions))
+    device = next(forward.model.parameters()).device
+    samples = max(1, *sum_over_ranks([sum(p.samples for p in positions)], device))
     for batch, where in zip(batches, positions, strict=True):
         before = {name: _logits_before(forward, batch, where.mask, previous, name) for name in partition}
         with torch.enable_grad(), undisturbed(forward.model):
@@ -50,6 +52,8 @@ def previous_step_gradients(
                 drift = where.total(token_kl(before[name], now)) / samples
                 gradients = gradient_or_zeros(drift, partition[name], retain_graph=index < len(partition.names))
                 torch._foreach_add_(total[name], gradients)
+    for gradients in total.values():
+        sum_tensors_over_ranks(gradients)
     return total
 
 

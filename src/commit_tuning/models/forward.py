@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from commit_tuning.core.forward import Batch, ForwardPass, InputNorms, PlainForward
 from commit_tuning.core.partition import LANGUAGE_MODEL
+from commit_tuning.core.shards import is_sharded
 from commit_tuning.models.partition import ENCODER_OF_MODALITY, part_of_parameter, unwrap
 
 # Transformers takes encoder outputs of images and videos; sounds always run with the language model.
@@ -41,7 +42,8 @@ class TransformersForward:
     """A transformers model as the probe sees it.
 
     Only the answers' hidden states reach the output head, so logits of [batch, length, vocabulary] never exist. Where
-    the model's `forward` takes `mm_encoder_outputs`, the image encoder runs once per set of its values.
+    the model's `forward` takes `mm_encoder_outputs`, the image encoder runs once per set of its values; not under FSDP2,
+    which gathers parameters for whole forward passes only.
 
     Args:
         model: A transformers model, wrapped or not.
@@ -52,7 +54,8 @@ class TransformersForward:
         self.model = model
         self._base = unwrap(model)
         self._head = _output_head(self._base)
-        self._reuses_features = reuse_features and "mm_encoder_outputs" in inspect.signature(self._base.forward).parameters
+        takes_features = "mm_encoder_outputs" in inspect.signature(self._base.forward).parameters
+        self._reuses_features = reuse_features and takes_features and not is_sharded(self._base)
         self._part_of = part_of_parameter(self._base) if self._reuses_features else {}
         self.placeholder_tokens = _placeholder_tokens(self._base.config)
         self.end_tokens = _end_tokens(self._base)
