@@ -1,7 +1,7 @@
 """An Accelerate loop: mixed precision, several processes, gradient accumulation.
 
-    pip install 'commit-tuning[experiments,accelerate]'
-    accelerate launch examples/accelerate_loop.py --steps 20
+pip install 'commit-tuning[experiments,accelerate]'
+accelerate launch examples/accelerate_loop.py --steps 20
 """
 
 import argparse

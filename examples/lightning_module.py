@@ -1,7 +1,7 @@
 """Lightning: one callback.
 
-    pip install 'commit-tuning[experiments,lightning]'
-    python examples/lightning_module.py --steps 20
+pip install 'commit-tuning[experiments,lightning]'
+python examples/lightning_module.py --steps 20
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """A loop of your own in plain PyTorch, with gradient accumulation.
 
-    pip install 'commit-tuning[experiments]'
-    python examples/plain_loop.py --steps 20
+pip install 'commit-tuning[experiments]'
+python examples/plain_loop.py --steps 20
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """transformers' Trainer. Two lines make it CoMMIT: the import of the trainer and its name.
 
-    pip install 'commit-tuning[experiments]'
-    python examples/trainer.py --steps 20 --output runs/trainer
+pip install 'commit-tuning[experiments]'
+python examples/trainer.py --steps 20 --output runs/trainer
 """
 
 import argparse

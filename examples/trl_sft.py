@@ -1,7 +1,7 @@
 """Vision SFT with TRL. Two lines make it CoMMIT: the import of the trainer and its name.
 
-    pip install 'commit-tuning[experiments,trl]'
-    python examples/trl_sft.py --output runs/trl --steps 20
+pip install 'commit-tuning[experiments,trl]'
+python examples/trl_sft.py --output runs/trl --steps 20
 """
 
 import argparse
@@ -14,7 +14,10 @@ from commit_tuning.data.nano_questions import make_question
 from commit_tuning.integrations.trl import CoMMITSFTTrainer  # instead of: from trl import SFTTrainer
 from commit_tuning.models.nano import load_nano
 
-CHAT = "{% for m in messages %}{% for c in m.content %}{{ '<image>' if c.type == 'image' else c.text }} {% endfor %}{% endfor %}"
+CHAT = (
+    "{% for m in messages %}{% for c in m.content %}{{ '<image>' if c.type == 'image' else c.text }} "
+    "{% endfor %}{% endfor %}"
+)
 
 
 def conversation(number: int) -> dict[str, object]:

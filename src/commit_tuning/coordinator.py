@@ -50,8 +50,8 @@ class Coordinator(BalanceMonitor):
         partition = partition or partition_model(model)
         if config is not None and config.regularizer is not None and is_sharded(model):
             raise ShardingError(
-                f"regularizer={config.regularizer!r} needs gradients of its own, which FSDP2 does not give; use DDP, or "
-                "method='commit-clr' without a regularizer"
+                f"regularizer={config.regularizer!r} needs gradients of its own, which FSDP2 does not give; use DDP, "
+                "or method='commit-clr' without a regularizer"
             )
         split_mixed_groups(optimizer, partition)
         super().__init__(model, optimizer, config, partition)

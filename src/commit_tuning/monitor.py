@@ -266,7 +266,7 @@ class BalanceMonitor:
         self._displacement.load_state_dict(state["displacement"])
 
     def _check_untouched(self, *_: Any) -> None:
-        """Between `before_step` and the optimizer's step no parameter may change: its change would count as the step's."""
+        """Between `before_step` and the optimizer's step no parameter may change: that would count as the step's."""
         if not self._in_step or not self._measured_now:
             return
         for module in self.partition:

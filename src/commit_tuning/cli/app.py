@@ -10,6 +10,7 @@ import typer
 
 from commit_tuning.cli.compare import compare
 from commit_tuning.cli.demo import demo
+from commit_tuning.cli.inspect import inspect
 from commit_tuning.cli.report import report
 from commit_tuning.cli.train import train
 from commit_tuning.errors import UserError
@@ -23,8 +24,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, compare, report, demo):
-    app.command(no_args_is_help=command in (train, compare, report))(command)
+for command in (train, compare, report, inspect, demo):
+    app.command(no_args_is_help=command is not demo)(command)
 
 
 def _show_version(wanted: bool) -> None:

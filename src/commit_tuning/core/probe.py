@@ -230,7 +230,12 @@ class DriftProbe:
             logits = item.logits.float()
             p = logits.softmax(-1)
             total += float(item.positions.total((p * (1 - p) * logits.square()).sum(-1)))
-        return _unit_roundoff(self._forward.model, self._seen[0].logits) ** 2 / 6 * self._over_ranks(total)[0] / self.samples
+        return (
+            _unit_roundoff(self._forward.model, self._seen[0].logits) ** 2
+            / 6
+            * self._over_ranks(total)[0]
+            / self.samples
+        )
 
     def gradients(self, module: str) -> list[Tensor]:
         """Gradient of a module's drift with respect to that module's new values (lookahead, Eq. 9-10)."""

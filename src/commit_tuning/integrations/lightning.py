@@ -17,7 +17,7 @@ from commit_tuning.integrations.micro_batches import MicroBatches
 from commit_tuning.models.partition import partition_model
 
 
-class CoMMITCallback(Callback):
+class CoMMITCallback(Callback):  # type: ignore[misc]
     """Measures, and coordinates the learning rates of, a model inside a `LightningModule` (automatic optimization).
 
     `configure_optimizers` has to build its groups with `partition_model(model).param_groups(lr=...)` where it makes a
@@ -55,7 +55,7 @@ class CoMMITCallback(Callback):
         """Everything is prepared: watch the optimizer."""
         if len(trainer.optimizers) != 1 or not pl_module.automatic_optimization:
             raise UserError(
-                f"CoMMITCallback needs one optimizer and automatic optimization, not {len(trainer.optimizers)} optimizers; "
+                f"CoMMITCallback needs automatic optimization with one optimizer, not {len(trainer.optimizers)}; "
                 "call Coordinator.step yourself in a loop with more"
             )
         model, optimizer = self._model(pl_module), trainer.optimizers[0]

@@ -17,7 +17,6 @@ from transformers import Trainer, TrainerCallback
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
-from commit_tuning.core.partition import ModulePartition
 from commit_tuning.errors import ConfigError, UserError
 from commit_tuning.integrations.micro_batches import MicroBatches
 from commit_tuning.models.partition import partition_model, unwrap
@@ -70,7 +69,7 @@ class CoMMITTrainerMixin:
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The trainer's own optimizer, with a group for every module and base learning rate."""
-        given = self.optimizer is not None  # type: ignore[has-type]
+        given = self.optimizer is not None  # type: ignore[attr-defined]
         if given and self._learning_rates:
             raise ConfigError("learning_rates has no effect on an optimizer of your own; set the rates in its groups")
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)  # type: ignore[misc]
@@ -101,7 +100,7 @@ class CoMMITTrainerMixin:
             owner.load_state_dict(saved.state_dict())
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Note that checkpoints hold older names than the model, which Trainer does not translate (transformers#43701)."""
+        """Note that a checkpoint holds older names than the model: Trainer does not translate (transformers#43701)."""
         self._renamed = bool(load_result.missing_keys and load_result.unexpected_keys)
         if not self._renamed:
             super()._issue_warnings_after_load(load_result)  # type: ignore[misc]

@@ -42,8 +42,8 @@ class TransformersForward:
     """A transformers model as the probe sees it.
 
     Only the answers' hidden states reach the output head, so logits of [batch, length, vocabulary] never exist. Where
-    the model's `forward` takes `mm_encoder_outputs`, the image encoder runs once per set of its values; not under FSDP2,
-    which gathers parameters for whole forward passes only.
+    the model's `forward` takes `mm_encoder_outputs`, the image encoder runs once per set of its values; not under
+    FSDP2, which gathers parameters for whole forward passes only.
 
     Args:
         model: A transformers model, wrapped or not.
@@ -53,7 +53,7 @@ class TransformersForward:
     def __init__(self, model: nn.Module, reuse_features: bool = True) -> None:
         self.model = model
         self._base = unwrap(model)
-        self._head = _output_head(self._base)
+        self._head: Any = _output_head(self._base)
         takes_features = "mm_encoder_outputs" in inspect.signature(self._base.forward).parameters
         self._reuses_features = reuse_features and takes_features and not is_sharded(self._base)
         self._part_of = part_of_parameter(self._base) if self._reuses_features else {}
@@ -85,7 +85,9 @@ class TransformersForward:
         owners = [getattr(self._base, "base_model", self._base), self._base]
         found = {}
         for modality in _REUSED:
-            function = next((f for o in owners if (f := getattr(o, f"get_{modality}_features", None)) is not None), None)
+            function = next(
+                (f for o in owners if (f := getattr(o, f"get_{modality}_features", None)) is not None), None
+            )
             if function is not None:
                 found[modality] = function, set(inspect.signature(function).parameters)
         return found

@@ -66,8 +66,8 @@ def partition_model(model: nn.Module, projector: ProjectorPlace = "encoder") -> 
         )
     if getattr(base.config, "model_type", None) in _DISCRETE_IMAGES:
         raise PartitionError(
-            f"{type(base).__name__} turns images into the indices of codes, so no gradient can reach its encoder: there "
-            "is nothing to balance"
+            f"{type(base).__name__} turns images into the indices of codes, so no gradient can reach its encoder: "
+            "there is nothing to balance"
         )
     towers = _towers(base)
     if not towers or base.get_decoder() is base:
@@ -137,7 +137,9 @@ def _towers(base: Any) -> dict[str, set[int]]:
             if name not in towers:
                 towers[name] = _parameter_ids(tower)
     if not towers and hasattr(base.base_model, "get_audio_features"):
-        towers["audio"] = _parameter_ids(_submodule(base.base_model, "encoder"))  # of speech recognisers, such as Granite
+        towers["audio"] = _parameter_ids(
+            _submodule(base.base_model, "encoder")
+        )  # of speech recognisers, such as Granite
     return {name: ids for name, ids in towers.items() if ids}
 
 

@@ -1,4 +1,4 @@
-"""Base learning rates by the names that other trainers use: of the encoder, the projector, or whatever a pattern finds."""
+"""Base learning rates by the names that other trainers use, of encoder and projector, or by a pattern."""
 
 from __future__ import annotations
 

@@ -1,0 +1,68 @@
+"""`commit-tuning inspect`: which parameters train, and which cannot."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from commit_tuning.cli.options import SettingsArgument
+
+
+def inspect(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A recipe (file or shipped name), a model folder or a hub name.")
+    ],
+    settings: SettingsArgument = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Count parameters by module, and find what is trainable and cannot learn. Exit code 1 if there is such a thing.
+
+    Of a recipe, its model as it would be trained, on a batch of its data; of a model, all of it, on a grey picture.
+
+    Examples:
+      commit-tuning inspect iconqa-nano-blip2
+
+      commit-tuning inspect ~/models/llava-1.5-7b-hf --json
+    """
+    from transformers.utils import logging
+
+    from commit_tuning.experiments.inspect import inspect_target
+
+    logging.disable_progress_bar()
+    found = inspect_target(target, settings or [])
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        _print_table(found)
+    if found.faults:
+        raise typer.Exit(1)
+
+
+def _print_table(found: Any) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("module")
+    for name in ("trainable", "frozen", "unreachable", "no gradient", "no group", "lr", "decay"):
+        table.add_column(name, justify="right")
+    for module in found.modules:
+        counts = (module.trainable, module.frozen)
+        checks = (module.unreachable, module.zero_gradient, module.without_optimizer)
+        rates = (", ".join(f"{v:g}" for v in values) for values in (module.learning_rates, module.weight_decays))
+        table.add_row(module.name, *map(_shown, (*counts, *checks)), *rates)
+    console = Console()
+    console.print(table)
+    for fault in found.faults:
+        console.print(f"cannot learn: {fault}", style="red", highlight=False)
+    for note in found.notes:
+        console.print(f"note: {note}", style="yellow", highlight=False)
+    if not found.faults:
+        console.print("everything that is trainable can learn", style="green")
+
+
+def _shown(count: int | None) -> str:
+    return "-" if count is None else f"{count:,}"

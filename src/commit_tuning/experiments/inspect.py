@@ -1,0 +1,58 @@
+"""A recipe or a model by name, inspected on a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from commit_tuning.data.collate import VisionCollator
+from commit_tuning.data.iconqa import Sample
+from commit_tuning.errors import UserError
+from commit_tuning.experiments.dataset import ensure_data, open_splits
+from commit_tuning.experiments.model_setup import build_model
+from commit_tuning.experiments.optimizers import build_optimizer
+from commit_tuning.experiments.recipe import find_recipe, load_recipe
+from commit_tuning.experiments.schema import Recipe
+from commit_tuning.inspection import Inspection, inspect_model
+from commit_tuning.models.nano import NANO_MODELS, load_model
+from commit_tuning.models.partition import partition_model
+
+SIDE = 224  # of the picture that a model without data is shown, in pixels
+
+
+def inspect_target(target: str, settings: Sequence[str]) -> Inspection:
+    """Inspect what a name stands for: a recipe as it would be trained, or a model.
+
+    Raises:
+        UserError: It is neither, or settings are given for a model.
+    """
+    if target not in NANO_MODELS and not Path(target).is_dir() and _is_recipe(target):
+        return _inspect_recipe(load_recipe(target, settings))
+    if settings:
+        raise UserError(f"{target!r} is a model and takes no settings; those are of a recipe")
+    model, processor = load_model(target)
+    return inspect_model(model.requires_grad_(True), _grey_batch(processor))
+
+
+def _is_recipe(target: str) -> bool:
+    try:
+        find_recipe(target)
+    except UserError:
+        return False
+    return True
+
+
+def _inspect_recipe(recipe: Recipe) -> Inspection:
+    root = ensure_data(recipe.data)
+    model, processor = build_model(recipe.model, "cpu")
+    questions = open_splits(root, recipe.data, recipe.model.name, processor, "cpu")["train"]
+    optimizer = build_optimizer(partition_model(model, recipe.model.projector), recipe.train)
+    return inspect_model(model, questions.training(list(range(min(4, len(questions))))), optimizer)
+
+
+def _grey_batch(processor: Any) -> dict[str, Any]:
+    picture = Image.new("RGB", (SIDE, SIDE), (127, 127, 127))
+    return VisionCollator(processor)([Sample("0", "fill_in_blank", picture, "What is shown?", None, "nothing")])

@@ -1,0 +1,91 @@
+"""What `inspect` says of models that learn, and of models of which something cannot."""
+
+import json
+
+import peft
+import pytest
+import torch
+from conftest import build, make_batch
+
+from commit_tuning.cli.app import main
+from commit_tuning.inspection import inspect_model
+
+LAST_LAYER = "model.vision_tower.encoder.layers.2"
+
+
+@pytest.fixture
+def batch():
+    return make_batch("llava", 2, torch.float32)
+
+
+def by_name(inspection):
+    return {module.name: module for module in inspection.modules}
+
+
+def test_the_last_layer_of_a_llava_tower_is_unreachable(batch):
+    model, partition = build("llava")
+    optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-4, weight_decay=0.1))
+    before = [p.detach().clone() for p in model.parameters()]
+    found = inspect_model(model, batch, optimizer)
+    vision = by_name(found)["vision"]
+    beyond = [p for n, p in model.named_parameters() if n.startswith((LAST_LAYER, "model.vision_tower.post_layernorm"))]
+    assert vision.unreachable == sum(p.numel() for p in beyond)
+    assert vision.learning_rates == (1e-4,)
+    assert vision.weight_decays == (0.0, 0.1)
+    assert by_name(found)["projector"].unreachable == 0
+    assert "no gradient can arrive" in found.faults[0]
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    assert all(p.grad is None for p in model.parameters())
+    assert model.training
+
+
+def test_what_is_frozen_there_is_no_fault(batch):
+    model, _ = build("llava")
+    for name, parameter in model.named_parameters():
+        if name.startswith((LAST_LAYER, "model.vision_tower.post_layernorm")):
+            parameter.requires_grad_(False)
+    found = inspect_model(model, batch)
+    assert found.faults == []
+    assert by_name(found)["vision"].frozen > 0
+
+
+def test_lora_is_reached_though_half_of_it_has_no_gradient_at_first(batch):
+    model, _ = build("llava")
+    model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=r".*(layers\.0).*(q_proj|v_proj)"))
+    found = inspect_model(model, batch)
+    vision = by_name(found)["vision"]
+    assert vision.adapters == vision.trainable > 0
+    assert vision.unreachable == vision.zero_gradient == 0
+    assert any(note.startswith("vision") for note in found.notes)
+
+
+def test_a_forgotten_group_a_zero_rate_and_a_frozen_encoder_are_faults(batch):
+    model, partition = build("llava")
+    optimizer = torch.optim.SGD(partition["language_model"], lr=0.0)
+    faults = " ".join(inspect_model(model, None, optimizer).faults)
+    assert "vision" in faults
+    assert "in no group of the optimizer" in faults
+    assert "language_model: a learning rate of zero" in faults
+    for module in partition.encoders:
+        for parameter in partition[module]:
+            parameter.requires_grad_(False)
+    assert "nothing of any encoder is trainable" in inspect_model(model).faults
+
+
+def test_the_command_prints_a_table_or_json_and_fails_where_something_cannot_learn(capsys):
+    with pytest.raises(SystemExit) as exited:
+        main(["inspect", "nano-blip2"])
+    assert exited.value.code == 0
+    assert "everything that is trainable can learn" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exited:
+        main(["inspect", "nano-llava", "--json"])
+    assert exited.value.code == 1
+    found = json.loads(capsys.readouterr().out)
+    assert next(m for m in found["modules"] if m["name"] == "vision")["unreachable"] > 0
+
+
+def test_something_that_is_neither_recipe_nor_model_is_refused(capsys):
+    with pytest.raises(SystemExit) as exited:
+        main(["inspect", "no-such-thing"])
+    assert exited.value.code == 2
+    assert "cannot be loaded" in capsys.readouterr().err
