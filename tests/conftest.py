@@ -13,6 +13,7 @@ from torch import nn
 from commit_tuning import ModulePartition, partition_model
 
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("families.contract")
 
 VOCABULARY, LENGTH = 24, 9
 

@@ -1,9 +1,9 @@
-"""The families: found by what their `forward` takes, and what each needs beyond the rules."""
+"""The families, found in the sources of transformers, and a tiny model and batch of each."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,52 +12,76 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from families import cut_images, image_patches, out_of_reach, sounds, whole_images
 from families.exceptions import Exceptions
-from families.exceptions_a import EXCEPTIONS as A
-from families.exceptions_b import EXCEPTIONS as B
-from families.exceptions_c import EXCEPTIONS as C
-from families.exceptions_d import EXCEPTIONS as D
 from families.inputs import generic_inputs, make_batch
 from families.shrink import tiny
 
-EXCEPTIONS = {**A, **B, **C, **D}
+EXCEPTIONS: dict[str, Exceptions] = {
+    name: exceptions
+    for group in (whole_images, cut_images, image_patches, sounds, out_of_reach)
+    for name, exceptions in group.EXCEPTIONS.items()
+}
+# What is not found: no `mm_encoder_outputs`, so that the whole model runs each time; BLIP-2 over an encoder-decoder.
+OTHERS = (
+    "AudioFlamingo3ForConditionalGeneration",
+    "Blip2ForConditionalGeneration (T5)",
+    "Florence2ForConditionalGeneration",
+    "GraniteSpeechForConditionalGeneration",
+    "Kosmos2ForConditionalGeneration",
+    "MllamaForConditionalGeneration",
+    "Phi4MultimodalForCausalLM",
+    "Qwen2AudioForConditionalGeneration",
+    "VoxtralForConditionalGeneration",
+)
+CLASS = re.compile(r"^class (\w+)\(([^)]*)\):\n(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
+FORWARD = re.compile(r"def forward\((.*?)\) ->", re.DOTALL)
 
 
 @cache
-def generation_classes() -> dict[str, type[Any]]:
-    """Class name to class, of all generation classes whose `forward` takes `mm_encoder_outputs`."""
-    found = {}
+def found() -> dict[str, str]:
+    """Generation classes whose `forward` takes `labels` and `mm_encoder_outputs`, to their modules, none imported."""
+    modules: dict[str, str] = {}
     for path in sorted((Path(transformers.__file__).parent / "models").glob("*/modeling_*.py")):
-        if "mm_encoder_outputs" in path.read_text(encoding="utf-8"):
-            module = importlib.import_module(f"transformers.models.{path.parent.name}.{path.stem}")
-            found.update({name: c for name, c in vars(module).items() if _is_family(c, module.__name__)})
-    return found
+        source = path.read_text(encoding="utf-8")
+        for name, bases, body in CLASS.findall(source) if "mm_encoder_outputs" in source else ():
+            is_alias = any(base in modules for base in bases.split(", "))
+            if is_alias or ("GenerationMixin" in bases and _takes(body, "labels", "mm_encoder_outputs")):
+                modules[name] = f"transformers.models.{path.parent.name}.{path.stem}"
+    return modules
 
 
-def _is_family(candidate: Any, module: str) -> bool:
-    return (
-        inspect.isclass(candidate)
-        and candidate.__module__ == module
-        and issubclass(candidate, transformers.PreTrainedModel)
-        and issubclass(candidate, transformers.GenerationMixin)
-        and "mm_encoder_outputs" in inspect.signature(candidate.forward).parameters
-    )
+def _takes(body: str, *parameters: str) -> bool:
+    forward = FORWARD.search(body)
+    return forward is not None and {*parameters} <= {*re.findall(r"\w+", forward[1])}
 
 
-def family_class(name: str) -> type[Any]:
-    """The class of a name, of those found or of transformers' other ones."""
-    name = name.split(" ")[0]  # what follows says which variant
-    return generation_classes().get(name) or getattr(transformers, name)
+def families() -> list[str]:
+    """The names of all families, found or named here; what follows a class in one says which variant."""
+    return [*found(), *OTHERS]
+
+
+def needs(name: str) -> Exceptions:
+    """What a family needs beyond the rules."""
+    return EXCEPTIONS.get(name, Exceptions())
+
+
+def build_model(name: str) -> nn.Module:
+    """A tiny random model of a family, in training mode."""
+    name_of_class, own = name.split(" ", maxsplit=1)[0], needs(name)
+    module = found().get(name_of_class)
+    cls: Any = getattr(importlib.import_module(module) if module else transformers, name_of_class)
+    torch.manual_seed(0)
+    config = own.config(cls) if own.config else cls.config_class()
+    model: nn.Module = cls(tiny(config, own.changes)).train()
+    if own.prepare:
+        own.prepare(model)
+    return model
 
 
 def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A tiny random model of a family, in training mode, and a batch for it."""
-    needs, cls = EXCEPTIONS.get(name, Exceptions()), family_class(name)
-    torch.manual_seed(0)
-    config = needs.config(cls) if needs.config else cls.config_class()
-    model = cls(tiny(config, needs.changes)).train()
-    if needs.prepare:
-        needs.prepare(model)
-    inputs = needs.inputs(model) if needs.inputs else generic_inputs(model)
-    batch = make_batch(model, inputs, needs.counts)
-    return model, {**batch, **(needs.extra(model, batch) if needs.extra else {})}
+    """A tiny random model of a family and a batch for it."""
+    model, own = build_model(name), needs(name)
+    inputs = own.inputs(model) if own.inputs else generic_inputs(model)
+    batch = make_batch(model, inputs, own.counts)
+    return model, {**batch, **(own.extra(model, batch) if own.extra else {})}

@@ -1,9 +1,11 @@
-"""What must hold for a family: one partition, the reference's kappa, features reused or not, and both modules move."""
+"""What must hold for a family: one partition, the reference's kappa, features reused or not, and every module moves."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+import math
+import re
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -13,24 +15,45 @@ from commit_tuning import CoMMITConfig, Coordinator, ModulePartition, partition_
 from commit_tuning.core import reference
 from commit_tuning.core.forward import PlainForward
 from commit_tuning.core.probe import DriftProbe
+from commit_tuning.errors import PartitionError
 from commit_tuning.models.forward import forward_pass
-from families.catalogue import build
+from families.catalogue import build, build_model, needs
 
 RATE = 1e-2
 
 
-def check(name: str) -> dict[str, Any]:
-    """Hold a family to the contract.
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a family that kept the contract.
 
-    Returns:
-        Its modules, and whether its features are reused.
+    Attributes:
+        modules: Found by the partition.
+        reuses_features: Whether the probe runs the image encoder once per set of its values.
+        refusal: The error with which the partition refuses it, instead of modules.
+        reason: Why it cannot be built here, instead of both.
     """
+
+    modules: tuple[str, ...] = ()
+    reuses_features: bool = False
+    refusal: str | None = None
+    reason: str | None = None
+
+
+def check(name: str) -> Outcome:
+    """Hold a family to the contract."""
+    own = needs(name)
+    if own.reason:
+        return Outcome(reason=own.reason)
+    if own.refusal:
+        with pytest.raises(PartitionError, match=re.escape(own.refusal)) as refused:
+            partition_model(build_model(name))
+        return Outcome(refusal=str(refused.value))
     model, batch = build(name)
     partition = partition_model(model)
     partition.check(model)
     reuses = check_drifts(model, partition, batch)
     check_training(*build(name))
-    return {"modules": list(partition), "reuses_features": reuses}
+    return Outcome(tuple(partition), reuses)
 
 
 def check_drifts(model: nn.Module, partition: ModulePartition, batch: dict[str, Tensor]) -> bool:
@@ -52,7 +75,7 @@ def check_drifts(model: nn.Module, partition: ModulePartition, batch: dict[str, 
 
 
 def check_training(model: nn.Module, batch: dict[str, Tensor]) -> None:
-    """One coordinated step changes every module."""
+    """One coordinated step changes every module, and its kappa is a number."""
     partition = partition_model(model)
     coordinator = Coordinator(model, torch.optim.AdamW(partition.param_groups(lr=RATE)), CoMMITConfig(), partition)
     before = {module: [p.detach().clone() for p in partition[module]] for module in partition}
@@ -60,4 +83,4 @@ def check_training(model: nn.Module, batch: dict[str, Tensor]) -> None:
     coordinator.step(batch)
     for module, values in before.items():
         assert any(not torch.equal(old, new) for old, new in zip(values, partition[module], strict=True)), module
-    assert all(0 < kappa < float("inf") for kappa in coordinator.kappas.values()), coordinator.kappas
+    assert all(0 < kappa < math.inf for kappa in coordinator.kappas.values()), coordinator.kappas

@@ -1,0 +1,52 @@
+"""Every multimodal family of transformers, tiny and random, held to one contract.
+
+A new family joins by itself. `make test-all` runs all of them, `pytest -m wide -k NAME` one of the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from families.catalogue import EXCEPTIONS, OTHERS, families
+from families.contract import check
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+IN_EVERY_RUN = (  # one of each kind: projector, Q-Former, grid of patches, tiles, sounds, cross-attention, refusal
+    "Blip2ForConditionalGeneration",
+    "Blip2ForConditionalGeneration (T5)",
+    "ChameleonForConditionalGeneration",
+    "Gemma3ForConditionalGeneration",
+    "GraniteSpeechForConditionalGeneration",
+    "Idefics3ForConditionalGeneration",
+    "InstructBlipForConditionalGeneration",
+    "InternVLForConditionalGeneration",
+    "Llama4ForConditionalGeneration",
+    "LlavaForConditionalGeneration",
+    "MllamaForConditionalGeneration",
+    "PaliGemmaForConditionalGeneration",
+    "Qwen2AudioForConditionalGeneration",
+    "Qwen2VLForConditionalGeneration",
+    "Qwen2_5OmniThinkerForConditionalGeneration",
+)
+
+
+def _marked(name: str) -> object:
+    return pytest.param(name, id=name, marks=() if name in IN_EVERY_RUN else pytest.mark.wide)
+
+
+@pytest.mark.parametrize("name", [_marked(name) for name in families()])
+def test_a_family_keeps_the_contract(name: str) -> None:
+    outcome = check(name)
+    if outcome.reason:
+        pytest.skip(outcome.reason)
+
+
+def test_what_is_named_here_is_a_family() -> None:
+    assert {*IN_EVERY_RUN, *EXCEPTIONS, *OTHERS} <= {*families()}
+
+
+def test_the_page_of_families_is_up_to_date() -> None:
+    named = re.findall(r"^\| `(.+?)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(named) == sorted(families()), "run: python scripts/model_families.py"
