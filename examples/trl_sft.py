@@ -14,10 +14,8 @@ from commit_tuning.data.nano_questions import make_question
 from commit_tuning.integrations.trl import CoMMITSFTTrainer  # instead of: from trl import SFTTrainer
 from commit_tuning.models.nano import load_nano
 
-CHAT = (
-    "{% for m in messages %}{% for c in m.content %}{{ '<image>' if c.type == 'image' else c.text }} "
-    "{% endfor %}{% endfor %}"
-)
+CHAT = """{% for m in messages %}{% for c in m.content %}{{ '<image>' if c.type == 'image' else c.text }}
+{% endfor %}{% endfor %}"""
 
 
 def conversation(number: int) -> dict[str, object]:

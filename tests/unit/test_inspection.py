@@ -86,6 +86,6 @@ def test_the_command_prints_a_table_or_json_and_fails_where_something_cannot_lea
 
 def test_something_that_is_neither_recipe_nor_model_is_refused(capsys):
     with pytest.raises(SystemExit) as exited:
-        main(["inspect", "no-such-thing"])
+        main(["inspect", "./no/such/folder"])
     assert exited.value.code == 2
     assert "cannot be loaded" in capsys.readouterr().err
