@@ -64,6 +64,7 @@ class CoMMITTrainerMixin:
         self._make_partition = partition
         self._micro_batches = MicroBatches(self.commit_config.probe_samples)
         self._resumed: dict[str, Any] | None = None
+        self._handles: list[Any] = []
         super().__init__(*args, **kwargs)
         self.add_callback(_Start(self))  # type: ignore[attr-defined]
 
@@ -123,6 +124,7 @@ class CoMMITTrainerMixin:
 
     def _begin(self) -> None:
         """Model, optimizer and scheduler are what they will be: from here on the optimizer's steps are measured."""
+        self._end()  # of a training that was broken off
         if self.is_deepspeed_enabled:  # type: ignore[attr-defined]
             raise UserError(
                 "CoMMIT cannot measure under DeepSpeed, which keeps parameters and step to itself; use DDP or FSDP2"
@@ -141,6 +143,7 @@ class CoMMITTrainerMixin:
     def _end(self) -> None:
         for handle in self._handles:
             handle.remove()
+        self._handles = []
 
     def _before_step(self, *_: Any) -> None:
         if self.coordinator is not None:
