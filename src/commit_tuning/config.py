@@ -101,7 +101,8 @@ class CoMMITConfig:
             `"optimizer"` adds the gradient to the loss gradient before the optimizer's step (previous-step only).
         regularizer_labels: The answers on which the regulariser takes the drift: `"given"` in the batch, or `"sampled"`
             from the model at every step, so that it needs no labels. Kappa is always measured on the given ones.
-        shift_labels: True when the logits at position j predict the label at j + 1, as in transformers' causal models.
+        shift_labels: True when the logits at position j predict the label at j + 1, as in transformers' causal models;
+            False where they predict the label at j, as in encoder-decoders. `"auto"` asks the model.
         switch_window: Coordinate descent: optimizer steps between two looks at the weights of the first module.
         switch_tolerance: Coordinate descent: the first module counts as stable once it moves less over one window than
             this fraction of what it moved over the first.
@@ -137,7 +138,7 @@ class CoMMITConfig:
     regularizer_weight: float = 1.0
     regularizer_step: RegularizerStep = "raw"
     regularizer_labels: RegularizerLabels = "given"
-    shift_labels: bool = True
+    shift_labels: bool | Literal["auto"] = "auto"
     switch_window: int = 25
     switch_tolerance: float = 0.5
     switch_latest: int | None = None
@@ -218,7 +219,7 @@ class CoMMITConfig:
         accept("regularizer", (None, *REGULARIZERS))
         accept("regularizer_step", REGULARIZER_STEPS)
         accept("regularizer_labels", REGULARIZER_LABELS)
-        accept("shift_labels", (True, False))
+        accept("shift_labels", (True, False, "auto"))
         for name in ("kappa_window", "lr_update_interval", "starvation_patience", "switch_window"):
             whole(name)
         for name in ("probe_interval", "probe_samples", "warmup_measurements", "switch_latest"):

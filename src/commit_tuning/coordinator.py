@@ -137,21 +137,21 @@ class Coordinator(BalanceMonitor):
     def _regularizer_batches(self, batches: list[Batch]) -> list[Batch]:
         if self.config.regularizer_labels == "given":
             return batches
-        return sample_answers(self._forward, batches, self.config.shift_labels, seed=self._steps)
+        return sample_answers(self._forward, batches, self._shift, seed=self._steps)
 
     def _lookahead_probe(self, batches: list[Batch]) -> DriftProbe:
         """The probe that the measurement uses too, if there is one and it looks at the same answers."""
         if self._probe is not None and self.config.regularizer_labels == "given":
             return self._probe
         batches = self._regularizer_batches(batches)
-        return DriftProbe(self._forward, self.partition, batches, self.config.shift_labels)
+        return DriftProbe(self._forward, self.partition, batches, self._shift)
 
     def _regularize_before(self, batches: list[Batch]) -> None:
         """The previous-step reading of Eq. 9-10, or its penalty: the gradient is known before the step."""
         if self.config.regularizer not in {"previous-step", "drift-penalty"}:
             return
         if self._previous is not None:
-            batches, shift = self._regularizer_batches(batches), self.config.shift_labels
+            batches, shift = self._regularizer_batches(batches), self._shift
             self._ascent = previous_step_gradients(self._forward, self.partition, batches, self._previous, shift)
         self._previous = Snapshot(self.partition, self.partition)
         if self.config.regularizer_step == "optimizer":

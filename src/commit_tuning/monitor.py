@@ -69,6 +69,8 @@ class BalanceMonitor:
             stepper.register_step_pre_hook(self._check_untouched)
         self._groups = GroupRates(optimizer, self.partition)
         self._forward = forward_pass(model)
+        shift = self.config.shift_labels
+        self._shift = self._forward.shifts_labels if shift == "auto" else shift
         self._windows = {
             name: KappaWindow(self.config.kappa_window, self.config.kappa_estimator) for name in self.partition.encoders
         }
@@ -280,7 +282,7 @@ class BalanceMonitor:
     def _before(self, batches: list[Batch]) -> None:
         """What happens before the step; last comes the probe, which keeps the values that the step overwrites."""
         if self._measured_now:
-            self._probe = DriftProbe(self._forward, self.partition, batches, self.config.shift_labels)
+            self._probe = DriftProbe(self._forward, self.partition, batches, self._shift)
 
     def _after(self, skipped: bool) -> None:
         """What happens after the step and before the measurement."""

@@ -64,13 +64,14 @@ def check_drifts(model: nn.Module, partition: ModulePartition, batch: dict[str, 
         assert any(p.grad is not None and p.grad.any() for p in partition[module]), f"no gradient reaches {module}"
     before = copy.deepcopy(model)
     fast = forward_pass(model)
-    probe = DriftProbe(fast, partition, [batch], shift=True)
-    whole = DriftProbe(PlainForward(model), partition, [batch], shift=True)
+    shift = fast.shifts_labels
+    probe = DriftProbe(fast, partition, [batch], shift)
+    whole = DriftProbe(PlainForward(model), partition, [batch], shift)
     optimizer.step()
     drift, names = probe.measure().drift, {module: list(partition.named_parameters(module)) for module in partition}
     assert all(value > 0 for value in drift.values()), drift
     assert drift == pytest.approx(whole.measure().drift, rel=1e-3)
-    assert drift == pytest.approx(reference.module_drifts(before, model, names, batch), rel=1e-3)
+    assert drift == pytest.approx(reference.module_drifts(before, model, names, batch, shift), rel=1e-3)
     return bool(fast.features(batch))
 
 

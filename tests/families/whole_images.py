@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
 
 from families.exceptions import Exceptions, fill
 from families.inputs import SAMPLES, Raw, images, random
@@ -56,16 +55,15 @@ def clip_config(cls: type[Any]) -> Any:
 
 def t5_config(cls: type[Any]) -> Any:
     """BLIP-2 over an encoder-decoder."""
-    return cls.config_class(text_config=transformers.T5Config())
+    return cls.config_class(text_config=transformers.T5Config(decoder_start_token_id=0))
 
 
 def decoder_text(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
-    """Answers of their own for the decoder, the first one a token shorter, and what the decoder reads before each."""
+    """Answers of their own for the decoder, the first one a token shorter."""
     del model
     labels = batch["input_ids"][:, -5:].flip(-1)
     labels[0, -1] = -100
-    before: Tensor = torch.cat([torch.zeros_like(labels[:, :1]), labels[:, :-1]], 1)
-    return {"labels": labels, "decoder_input_ids": before.clamp(min=0)}
+    return {"labels": labels}
 
 
 def image_places(model: Any, batch: dict[str, Any]) -> dict[str, Any]:

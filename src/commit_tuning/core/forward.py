@@ -44,9 +44,11 @@ class ForwardPass(Protocol):
         model: The model.
         end_tokens: Ids of the tokens that end an answer; empty where that is not known.
         placeholder_tokens: Ids of the tokens that stand for an encoder's output, so that no answer may hold them.
+        shifts_labels: Whether the logits at position j predict the label at j + 1.
     """
 
     model: nn.Module
+    shifts_labels: bool
     end_tokens: tuple[int, ...]
     placeholder_tokens: tuple[int, ...]
 
@@ -75,6 +77,7 @@ class PlainForward:
 
     end_tokens: tuple[int, ...] = ()
     placeholder_tokens: tuple[int, ...] = ()
+    shifts_labels = True
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

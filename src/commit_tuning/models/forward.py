@@ -57,6 +57,8 @@ class TransformersForward:
         takes_features = "mm_encoder_outputs" in inspect.signature(self._base.forward).parameters
         self._reuses_features = reuse_features and takes_features and not is_sharded(self._base)
         self._part_of = part_of_parameter(self._base) if self._reuses_features else {}
+        self._text_config = getattr(self._base.config, "text_config", self._base.config)
+        self.shifts_labels = not getattr(self._text_config, "is_encoder_decoder", False)
         self.placeholder_tokens = _placeholder_tokens(self._base.config)
         self.end_tokens = _end_tokens(self._base)
 
@@ -102,9 +104,18 @@ class TransformersForward:
         outputs = {modality: output for module in features.values() for modality, output in module.items()}
         if outputs:
             arguments.update({name: None for name in _RAW_PIXELS if name in batch}, mm_encoder_outputs=outputs)
+        if not self.shifts_labels and batch.get("decoder_input_ids") is None:
+            arguments["decoder_input_ids"] = self._before(batch["labels"])
         with self._answers_only(mask):
             logits: Tensor = self._base(**arguments, use_cache=False, return_dict=True).logits
         return logits.squeeze(0)
+
+    def _before(self, labels: Tensor) -> Tensor:
+        """What a decoder reads before each label, which models make of the labels when they are given them."""
+        config = self._text_config
+        before = labels.roll(1, dims=-1)
+        before[:, 0] = config.decoder_start_token_id
+        return before.masked_fill(before == -100, config.pad_token_id)
 
     @contextlib.contextmanager
     def _answers_only(self, mask: Tensor) -> Iterator[None]:
