@@ -18,7 +18,7 @@ from commit_tuning.core.regularizer import Gradients, previous_step_gradients
 from commit_tuning.core.shards import is_sharded
 from commit_tuning.core.stability import instability
 from commit_tuning.core.unlabelled import sample_answers
-from commit_tuning.errors import ShardingError
+from commit_tuning.errors import ConfigError, ShardingError
 from commit_tuning.models.partition import partition_model
 from commit_tuning.monitor import BalanceMonitor
 
@@ -107,13 +107,21 @@ class Coordinator(BalanceMonitor):
         return {
             **super().state_dict(),
             "multipliers": dict(self._multipliers),
+            "method": [self.config.method, self.config.controller],
             "controller": self._controller.state_dict(),
             "full_rates": self._groups.full_rates,
             "previous": previous,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a `state_dict()`."""
+        """Take over a `state_dict()`.
+
+        Raises:
+            ConfigError: It is of another method or controller.
+        """
+        saved, own = list(state["method"]), [self.config.method, self.config.controller]
+        if saved != own:
+            raise ConfigError(f"the state is of method and controller {saved}, not {own}: resume with those settings")
         super().load_state_dict(state)
         self._multipliers = dict(state["multipliers"])
         self._controller.load_state_dict(state["controller"])

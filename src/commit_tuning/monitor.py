@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,14 +60,13 @@ class BalanceMonitor:
         config: CoMMITConfig | None = None,
         partition: ModulePartition | None = None,
     ) -> None:
-        refuse_unsupported(model)
+        refuse_unsupported(model, optimizer)
         self.config = config or CoMMITConfig()
         self.partition = partition or partition_model(model)
         self.partition.check(model)
         self._optimizer = optimizer
-        stepper = getattr(optimizer, "optimizer", optimizer)  # inside Accelerate's
-        if hasattr(stepper, "register_step_pre_hook"):
-            stepper.register_step_pre_hook(self._check_untouched)
+        self._accumulated: list[Batch] = []
+        _guard(getattr(optimizer, "optimizer", optimizer), self)  # Accelerate's has the real one inside
         self._groups = GroupRates(optimizer, self.partition)
         self._forward = forward_pass(model)
         shift = self.config.shift_labels
@@ -135,7 +135,7 @@ class BalanceMonitor:
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        """Module to the learning rate of its first parameter group at the last step."""
+        """Module to the largest learning rate of its parameter groups at the last step."""
         return dict(self._rates)
 
     @property
@@ -186,7 +186,7 @@ class BalanceMonitor:
         self._in_step = False
         self._after(skipped)
         if skipped:
-            self._probe = None
+            self._probe, self._measured_now = None, False
             return
         if self._measured_now and self._probe is not None:
             self._measurement = self._probe.measure(self._displacement)
@@ -199,7 +199,16 @@ class BalanceMonitor:
         self._steps += 1
 
     def step(self, batches: Batch | Sequence[Batch]) -> None:
-        """`before_step(batches)`, `optimizer.step()`, `after_step()`; sees when Accelerate's optimizer skips a step."""
+        """`before_step(batches)`, `optimizer.step()`, `after_step()`.
+
+        Inside `accelerator.accumulate`, where Accelerate's optimizer steps on the last micro-batch only, the others are
+        kept for that step; a step that it skips under loss scaling is not measured.
+        """
+        accumulation = getattr(self._optimizer, "gradient_state", None)
+        if accumulation is not None and not accumulation.sync_gradients:
+            self._accumulated.extend(check_batches(batches))
+            return
+        batches, self._accumulated = [*self._accumulated, *check_batches(batches)], []
         self.before_step(batches)
         self._optimizer.step()
         self.after_step(skipped=getattr(self._optimizer, "step_was_skipped", False))
@@ -267,7 +276,7 @@ class BalanceMonitor:
             window.load_state_dict(state["windows"][name])
         self._displacement.load_state_dict(state["displacement"])
 
-    def _check_untouched(self, *_: Any) -> None:
+    def _check_untouched(self) -> None:
         """Between `before_step` and the optimizer's step no parameter may change: that would count as the step's."""
         if not self._in_step or not self._measured_now:
             return
@@ -323,6 +332,23 @@ class BalanceMonitor:
                 f"{max(self.drift.values()):.3g} in the module that moves most; see docs/stability.md",
                 stacklevel=3,
             )
+
+
+def _guard(optimizer: Any, monitor: BalanceMonitor) -> None:
+    """Before every step of the optimizer, let its newest monitor look at the parameters."""
+    if not hasattr(optimizer, "register_step_pre_hook"):
+        return
+    previous = getattr(optimizer, "_commit_guard", None)
+    if previous is not None:
+        previous.remove()
+    reference = weakref.ref(monitor)
+
+    def look(*_: Any) -> None:
+        alive = reference()
+        if alive is not None:
+            alive._check_untouched()
+
+    optimizer._commit_guard = optimizer.register_step_pre_hook(look)
 
 
 def _norm(tensors: list[Tensor]) -> float:

@@ -11,7 +11,7 @@ import torch
 from conftest import build, make_batch
 from torch import Tensor, nn
 
-from commit_tuning import CoMMITConfig, Coordinator
+from commit_tuning import CoMMITConfig, Coordinator, UserError
 
 STEPS, SIZE, RATE = 8, 4, 3e-3
 CONFIG = CoMMITConfig(probe_interval=1, lr_update_interval=2)
@@ -49,17 +49,19 @@ def logits(trajectory: Trajectory) -> Tensor:
     return model.eval()(**make_batch("llava", SIZE, torch.float32)).logits
 
 
-def plain_loop(clips_by_group: bool = False) -> tuple[Trajectory, dict[str, float]]:
+def plain_loop(clips_by_group: bool = False, autocast: bool = False) -> tuple[Trajectory, dict[str, float]]:
     """What all others have to give. The order in which the gradient norm is summed up shows in its last bits."""
     model, partition = build("llava")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=RATE), weight_decay=0.0)
     coordinator = Coordinator(model, optimizer, CONFIG, partition)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / STEPS)
     for batch in torch.utils.data.DataLoader(Samples(), SIZE, collate_fn=collate):
-        model(**batch).loss.backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            model(**batch).loss.backward()
         in_groups = [p for group in optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(in_groups if clips_by_group else model.parameters(), 1.0)
-        coordinator.step(batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            coordinator.step(batch)
         scheduler.step()
         optimizer.zero_grad()
     return values(model), coordinator.summary()
@@ -81,7 +83,8 @@ def with_trainer(folder: Path, **changes: Any) -> Any:
 
     model, _ = build("llava")
     arguments = TrainingArguments(**trainer_arguments(folder, **changes))
-    return CoMMITTrainer(model=model, args=arguments, train_dataset=Samples(), data_collator=collate, commit=CONFIG)
+    datasets = {"train_dataset": Samples(), "eval_dataset": Samples()}
+    return CoMMITTrainer(model=model, args=arguments, data_collator=collate, commit=CONFIG, **datasets)
 
 
 def transformers_trainer(folder: Path) -> tuple[Trajectory, dict[str, float]]:
@@ -109,11 +112,13 @@ def trl_trainer(folder: Path) -> tuple[Trajectory, dict[str, float]]:
     return values(trainer.model), trainer.coordinator.summary()
 
 
-def accelerate_loop(folder: Path) -> tuple[Trajectory, dict[str, float]]:
+def accelerate_loop(folder: Path, precision: str = "no") -> tuple[Trajectory, dict[str, float]]:
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     del folder
-    accelerator = Accelerator(cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
     model, partition = build("llava")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=RATE), weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / STEPS)
@@ -123,7 +128,8 @@ def accelerate_loop(folder: Path) -> tuple[Trajectory, dict[str, float]]:
     for batch in loader:
         accelerator.backward(model(**batch).loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        coordinator.step(batch)
+        with accelerator.autocast():
+            coordinator.step(batch)
         scheduler.step()
         optimizer.zero_grad()
     return values(model), coordinator.summary()
@@ -181,6 +187,16 @@ def test_a_trainer_gives_the_trajectory_of_the_plain_loop(loop: str, tmp_path: P
     assert summary["lr/vision"] != summary["lr/language_model"]
 
 
+def test_autocast_inside_the_model_measures_as_autocast_outside(tmp_path: Path) -> None:
+    """Accelerate's autocast keeps casts of weights; one that outlives its weight would falsify every drift."""
+    _, expected = plain_loop(autocast=True)
+    _, accelerated = accelerate_loop(tmp_path, precision="bf16")
+    trainer = with_trainer(tmp_path, bf16=True)
+    trainer.train()
+    assert accelerated == pytest.approx(expected, rel=0.05)
+    assert trainer.coordinator.summary() == pytest.approx(expected, rel=0.05)
+
+
 def test_the_trainer_logs_kappa_beside_the_loss(tmp_path: Path) -> None:
     trainer = with_trainer(tmp_path)
     trainer.train()
@@ -197,3 +213,54 @@ def test_a_resumed_trainer_gives_the_uninterrupted_trajectory(stop: int, tmp_pat
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{stop}"))
     assert resumed.coordinator.summary() == summary
     assert all(torch.equal(a, b) for a, b in zip(expected, values(resumed.model), strict=True))
+
+
+def test_a_second_training_starts_anew(tmp_path: Path) -> None:
+    trainer = with_trainer(tmp_path, save_strategy="steps", save_steps=3, max_steps=4)
+    trainer._learning_rates = {"projector_lr": 1e-3}
+    trainer.train()
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert trainer.coordinator.state_dict()["steps"] == 4
+    trainer.args.max_steps = 2
+    trainer.train()
+    assert trainer.coordinator.state_dict()["steps"] == 2
+
+
+def test_rates_that_a_subclass_sets_stay(tmp_path: Path) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    from commit_tuning.integrations.transformers import CoMMITTrainerMixin
+
+    class Own(Trainer):
+        def create_optimizer(self, model=None):
+            head = [*self.model.lm_head.parameters()]
+            others = [p for p in self.model.parameters() if p is not head[0]]
+            self.optimizer = torch.optim.AdamW([{"params": head, "lr": 1e-5}, {"params": others, "lr": 2e-6}])
+            return self.optimizer
+
+    class Mine(CoMMITTrainerMixin, Own):
+        pass
+
+    model, _ = build("llava")
+    trainer = Mine(model=model, args=TrainingArguments(**trainer_arguments(tmp_path)), train_dataset=Samples())
+    assert {group["lr"] for group in trainer.create_optimizer().param_groups} == {1e-5, 2e-6}
+
+
+def test_the_best_model_is_loaded_at_the_end(tmp_path: Path) -> None:
+    kept = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+    trainer = with_trainer(tmp_path, load_best_model_at_end=True, metric_for_best_model="eval_loss", **kept)
+    trainer.train()
+    best = type(trainer.model).from_pretrained(trainer.state.best_model_checkpoint)
+    assert all(torch.equal(a, b) for a, b in zip(values(best), values(trainer.model), strict=True))
+
+
+def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with_trainer(tmp_path, save_strategy="steps", save_steps=2, max_steps=2).train()
+    checkpoint = tmp_path / "checkpoint-2"
+    other = with_trainer(tmp_path, max_steps=4)
+    other.commit_config = CoMMITConfig(method="constant")
+    with pytest.raises(ValueError, match="resume with those settings"):
+        other.train(resume_from_checkpoint=str(checkpoint))
+    (checkpoint / "commit.pt").unlink()
+    with pytest.raises(UserError, match="a trainer without CoMMIT"):
+        with_trainer(tmp_path, max_steps=4).train(resume_from_checkpoint=str(checkpoint))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning.core.partition import LANGUAGE_MODEL
-from commit_tuning.core.shards import gather_anew
+from commit_tuning.core.shards import forget_old_values
 from commit_tuning.errors import BatchError
 
 Batch = Mapping[str, Any]
@@ -171,6 +171,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if torch.is_autocast_enabled(device.type):
         autocast = torch.autocast(device.type, torch.get_autocast_dtype(device.type), cache_enabled=False)
+    forget_old_values(model)
     try:
         model.eval()
         with torch.random.fork_rng(devices=devices), autocast:
@@ -179,4 +180,4 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         random.setstate(python_state)
         for module, training in modes:
             module.training = training
-        gather_anew(model)
+        forget_old_values(model)

@@ -40,11 +40,11 @@ class GroupRates:
             raise PartitionError(f"no parameter of module {missing[0]!r} is in the optimizer; add its parameter group")
 
     def by_module(self) -> dict[str, float]:
-        """Module to the learning rate of its first group, as it is now."""
+        """Module to the largest learning rate of its groups, as they are now."""
         rates: dict[str, float] = {}
         for group in self._optimizer.param_groups:
             for module in filter(None, map(self._partition.module_of, group["params"])):
-                rates.setdefault(module, float(group["lr"]))
+                rates[module] = max(rates.get(module, 0.0), float(group["lr"]))
         return rates
 
     def by_parameter(self) -> dict[int, float]:

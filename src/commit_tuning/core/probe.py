@@ -18,8 +18,8 @@ from commit_tuning.core.displacement import Displacement, Reading
 from commit_tuning.core.divergence import AnswerPositions, token_kl
 from commit_tuning.core.forward import Batch, ForwardPass, InputNorms, undisturbed
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
-from commit_tuning.core.ranks import sum_over_ranks, sum_tensors_over_ranks
-from commit_tuning.core.shards import gather_anew, is_sharded, local, whole
+from commit_tuning.core.ranks import least_over_ranks, sum_over_ranks, sum_tensors_over_ranks
+from commit_tuning.core.shards import forget_old_values, is_sharded, local, whole
 from commit_tuning.core.tangent import moving, quadratic_drift
 from commit_tuning.errors import BatchError
 
@@ -61,11 +61,13 @@ class Snapshot:
             if moved in names:
                 start = len(live) - len(self._live[moved])
                 torch._foreach_lerp_([*map(local, live[start:])], [*map(local, own[start:])], scale)
+        torch.clear_autocast_cache()
         try:
             yield
         finally:
             with torch.no_grad():
                 _copy(live, own)
+            torch.clear_autocast_cache()
 
 
 def _copy(targets: list[Any], sources: list[Tensor]) -> None:
@@ -126,6 +128,8 @@ class DriftProbe:
     def __init__(self, forward: ForwardPass, partition: ModulePartition, batches: Sequence[Batch], shift: bool) -> None:
         self._forward, self._partition = forward, partition
         self._parts = {name: forward.parts(partition[name]) for name in partition}
+        if is_sharded(forward.model):  # every forward pass gathers, so all ranks need as many
+            batches = batches[: least_over_ranks(len(batches), next(forward.model.parameters()).device)]
         with torch.no_grad(), undisturbed(forward.model):
             self._seen = [self._observe(batch, shift) for batch in batches]
         self._reused = set.intersection(*(set(item.features) for item in self._seen))
@@ -147,7 +151,7 @@ class DriftProbe:
         at_rest = self._reused - self._parts[module]  # encoders that do not run: their kept features are passed on
         others = [name for name in self._partition if name != module and self._parts[name] - at_rest]
         with self._snapshot.swapped_in(others, module, scale):
-            gather_anew(self._forward.model)
+            forget_old_values(self._forward.model)
             yield
 
     def _over_ranks(self, *values: float) -> list[float]:

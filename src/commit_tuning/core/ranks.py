@@ -28,6 +28,15 @@ def sum_over_ranks(values: Sequence[float], device: torch.device) -> list[float]
     return [float(value) for value in sums.tolist()]
 
 
+def least_over_ranks(value: int, device: torch.device) -> int:
+    """The least of all ranks' values."""
+    if not several_ranks():
+        return value
+    least = torch.tensor(value, device=device)
+    dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    return int(least)
+
+
 def sum_tensors_over_ranks(tensors: Sequence[Tensor]) -> None:
     """The same for tensors, in place."""
     if several_ranks():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -15,8 +16,12 @@ def is_sharded(model: nn.Module) -> bool:
     return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
-def gather_anew(model: nn.Module) -> None:
-    """Make FSDP2 modules gather their parameters at the next forward pass: what they gathered may have changed."""
+def forget_old_values(model: nn.Module) -> None:
+    """Drop what was made of parameters before they changed: casts of an autocast outside, and what FSDP2 gathered.
+
+    Accelerate's autocast keeps casts until the outermost one ends, and a cast does not follow its parameter.
+    """
+    torch.clear_autocast_cache()
     if not (dist.is_available() and dist.is_initialized()):
         return
     from torch.distributed.fsdp import FSDPModule
@@ -38,22 +43,22 @@ def local(value: Any) -> Tensor:
     return tensor
 
 
-def refuse_unsupported(model: nn.Module) -> None:
+def refuse_unsupported(model: nn.Module, optimizer: Any) -> None:
     """Refuse what cannot be measured.
 
     Raises:
-        ShardingError: Parameters are DeepSpeed's or FSDP1's.
+        ShardingError: Parameters or optimizer are DeepSpeed's, or parameters FSDP1's.
     """
-    for name, parameter in model.named_parameters():
-        way = (
-            "DeepSpeed ZeRO-3"
-            if hasattr(parameter, "ds_id")
-            else "FSDP1"
-            if type(parameter).__name__ == "FlatParameter"
-            else None
+    kinds = {
+        f"{kind.__module__}.{kind.__name__}" for part in (optimizer, *model.modules()) for kind in type(part).__mro__
+    }
+    way = None
+    if any("deepspeed" in kind.lower() for kind in kinds) or any(hasattr(p, "ds_id") for p in model.parameters()):
+        way = "DeepSpeed"
+    elif any(kind.endswith(".FullyShardedDataParallel") for kind in kinds):
+        way = "FSDP1"
+    if way:
+        raise ShardingError(
+            f"the model is trained with {way}, under which single modules cannot be moved; use DDP or FSDP2 "
+            "(fully_shard), see docs/distributed.md"
         )
-        if way:
-            raise ShardingError(
-                f"parameter {name!r} is sharded by {way}, under which single modules cannot be moved; "
-                "use DDP or FSDP2 (fully_shard), see docs/distributed.md"
-            )

@@ -13,7 +13,7 @@ from commit_tuning.coordinator import Coordinator
 from commit_tuning.core.forward import Batch
 from commit_tuning.core.partition import ModulePartition
 from commit_tuning.errors import UserError
-from commit_tuning.integrations.micro_batches import MicroBatches
+from commit_tuning.integrations.micro_batches import MicroBatches, found_overflow
 from commit_tuning.models.partition import partition_model
 
 
@@ -50,6 +50,7 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         self._model, self._inputs, self._partition = model, inputs, partition
         self._micro_batches = MicroBatches(self.config.probe_samples)
         self._resumed: dict[str, Any] | None = None
+        self._handles: list[Any] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Everything is prepared: watch the optimizer."""
@@ -62,6 +63,9 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         self.coordinator = Coordinator(model, optimizer, self.config, self._partition(model))
         if self._resumed is not None:
             self.coordinator.load_state_dict(self._resumed)
+        self._resumed = None
+        self._micro_batches.clear()
+        self.on_train_end(trainer, pl_module)  # of a training that was broken off
         self._context = trainer.precision_plugin.forward_context
         self._handles = [optimizer.register_step_post_hook(self._after_step)]
         if self._scales_loss(trainer):  # then a step may be skipped, and the optimizer is only called if it is not
@@ -69,7 +73,9 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep the micro-batch."""
-        del trainer, pl_module, batch_idx
+        del pl_module
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._micro_batches.clear()  # what a skipped step left
         self._micro_batches.add(self._inputs(batch))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
@@ -91,6 +97,7 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         del trainer, pl_module
         for handle in self._handles:
             handle.remove()
+        self._handles = []
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs; Lightning keeps it in its checkpoints."""
@@ -109,7 +116,7 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
             with self._context():
                 self.coordinator.before_step(self._micro_batches.take())
 
-    def _after_step(self, *_: Any) -> None:
+    def _after_step(self, optimizer: Any, *_: Any) -> None:
         if self.coordinator is not None:
             with self._context():
-                self.coordinator.after_step()
+                self.coordinator.after_step(skipped=found_overflow(optimizer))

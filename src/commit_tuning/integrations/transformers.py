@@ -1,12 +1,11 @@
 """CoMMIT in transformers' `Trainer`, and in any subclass of it.
 
-The trainer's own loop stays as it is. Its loss is watched for the micro-batches, its optimizer for the step (so that a
-step skipped under loss scaling is not measured), its log for a place to write, and its checkpoints for a resume.
+The trainer's own loop stays as it is. Its inputs are watched for the micro-batches, its optimizer for the step (so that
+one skipped under loss scaling is not measured), its log for a place to write, and its checkpoints for a resume.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from transformers import Trainer, TrainerCallback
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.errors import ConfigError, UserError
-from commit_tuning.integrations.micro_batches import MicroBatches
+from commit_tuning.integrations.micro_batches import MicroBatches, found_overflow
 from commit_tuning.models.partition import partition_model, unwrap
 from commit_tuning.models.rates import set_base_rates
 
@@ -41,7 +40,8 @@ class CoMMITTrainerMixin:
         coordinator: What measures and coordinates, from the beginning of training on.
 
     Raises:
-        UserError: On the first step: the model cannot be partitioned, or DeepSpeed owns the optimizer's step.
+        UserError: When training begins: the model cannot be partitioned, DeepSpeed owns the optimizer's step, or a
+            checkpoint to resume from was made without CoMMIT or with another method.
 
     Example:
         Two lines of a script change::
@@ -66,25 +66,24 @@ class CoMMITTrainerMixin:
         self._resumed: dict[str, Any] | None = None
         self._handles: list[Any] = []
         super().__init__(*args, **kwargs)
+        self._given_optimizer = self.optimizer is not None  # type: ignore[attr-defined]
         self.add_callback(_Start(self))  # type: ignore[attr-defined]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The trainer's own optimizer, with a group for every module and base learning rate."""
-        given = self.optimizer is not None  # type: ignore[attr-defined]
-        if given and self._learning_rates:
+        if self._given_optimizer and self._learning_rates:
             raise ConfigError("learning_rates has no effect on an optimizer of your own; set the rates in its groups")
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)  # type: ignore[misc]
-        if not given:
-            owner: nn.Module = self.model if model is None else model  # type: ignore[attr-defined]
-            learning_rate = self.args.learning_rate  # type: ignore[attr-defined]
-            set_base_rates(optimizer, owner, self._make_partition(owner), learning_rate, self._learning_rates)
+        owner: nn.Module = self.model if model is None else model  # type: ignore[attr-defined]
+        set_base_rates(optimizer, owner, self._make_partition(owner), self._learning_rates)
         return optimizer
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The trainer's own loss; keeps the micro-batch for the measurement."""
-        if model.training:
-            self._micro_batches.add(inputs)
-        return super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Keep the micro-batch for the measurement, when it is one of the training."""
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)  # type: ignore[misc]
+        if self.model.training:  # type: ignore[attr-defined]
+            self._micro_batches.add(prepared)
+        return prepared
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Write kappa, and every module's drift and learning rate, beside the training loss."""
@@ -96,9 +95,17 @@ class CoMMITTrainerMixin:
         self._renamed = False
         super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
         if self._renamed:
-            owner: nn.Module = self.model if model is None else model  # type: ignore[attr-defined]
-            saved = type(unwrap(owner)).from_pretrained(resume_from_checkpoint)
-            owner.load_state_dict(saved.state_dict())
+            self._load_renamed(resume_from_checkpoint, self.model if model is None else model)  # type: ignore[attr-defined]
+
+    def _load_best_model(self) -> None:
+        self._renamed = False
+        super()._load_best_model()  # type: ignore[misc]
+        if self._renamed:
+            self._load_renamed(self.state.best_model_checkpoint, self.model)  # type: ignore[attr-defined]
+
+    @staticmethod
+    def _load_renamed(checkpoint: str, model: nn.Module) -> None:
+        model.load_state_dict(type(unwrap(model)).from_pretrained(checkpoint).state_dict())
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Note that a checkpoint holds older names than the model: Trainer does not translate (transformers#43701)."""
@@ -112,15 +119,15 @@ class CoMMITTrainerMixin:
             torch.save(self.coordinator.state_dict(), Path(output_dir, STATE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-        self._resumed = None
-        if checkpoint is None:
-            return
-        path = Path(checkpoint, STATE)
-        if path.is_file():
+        if checkpoint is not None:
+            path = Path(checkpoint, STATE)
+            if not path.is_file():
+                raise UserError(
+                    f"{path} does not exist, so a trainer without CoMMIT made this checkpoint: resume with that one, "
+                    "or begin a new training from the checkpoint's weights"
+                )
             self._resumed = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            warnings.warn(f"{path} does not exist: CoMMIT starts anew, as if training began here", stacklevel=2)
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
 
     def _begin(self) -> None:
         """Model, optimizer and scheduler are what they will be: from here on the optimizer's steps are measured."""
@@ -135,6 +142,7 @@ class CoMMITTrainerMixin:
         self.coordinator = Coordinator(model, optimizer, self.commit_config, self._make_partition(model))
         if self._resumed is not None:
             self.coordinator.load_state_dict(self._resumed)
+            self._resumed = None
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -150,10 +158,10 @@ class CoMMITTrainerMixin:
             with self.accelerator.autocast():  # type: ignore[attr-defined]
                 self.coordinator.before_step(self._micro_batches.take())
 
-    def _after_step(self, *_: Any) -> None:
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if self.coordinator is not None:
             with self.accelerator.autocast():  # type: ignore[attr-defined]
-                self.coordinator.after_step()
+                self.coordinator.after_step(skipped=found_overflow(optimizer))
 
 
 class _Start(TrainerCallback):  # type: ignore[misc]

@@ -107,7 +107,8 @@ class TransformersForward:
         if not self.shifts_labels and batch.get("decoder_input_ids") is None:
             arguments["decoder_input_ids"] = self._before(batch["labels"])
         with self._answers_only(mask):
-            logits: Tensor = self._base(**arguments, use_cache=False, return_dict=True).logits
+            run = self.model if is_sharded(self._base) else self._base  # FSDP2 gathers in its outermost module
+            logits: Tensor = run(**arguments, use_cache=False, return_dict=True).logits
         return logits.squeeze(0)
 
     def _before(self, labels: Tensor) -> Tensor:

@@ -26,15 +26,12 @@ ALIASES = {
 NAMES = (LANGUAGE, VISION, AUDIO, PROJECTOR, *ALIASES)
 
 
-def base_rates(
-    model: nn.Module, partition: ModulePartition, learning_rate: float, rates: Mapping[str, float]
-) -> dict[int, float]:
-    """The base learning rate of every trainable parameter.
+def base_rates(model: nn.Module, partition: ModulePartition, rates: Mapping[str, float]) -> dict[int, float]:
+    """The base learning rate of every trainable parameter that has one of its own.
 
     Args:
         model: The model of the partition.
         partition: Its modules.
-        learning_rate: Of all parameters that nothing else names.
         rates: A rate by name (`vision_lr`, `audio_lr`, `projector_lr`, `language_model_lr`, or an alias: `vit_lr`,
             `aligner_lr`, `merger_lr`, `mm_projector_lr`), or by a regular expression that is searched for in the
             parameter's name. An expression wins over a name, the first one over the others; the projector's rate wins
@@ -53,12 +50,14 @@ def base_rates(
     found = dict.fromkeys(patterns, False)
     chosen: dict[int, float] = {}
     for module in partition:
-        own = named.get(LANGUAGE if module == LANGUAGE_MODEL else f"{module}_lr", learning_rate)
+        own = named.get(LANGUAGE if module == LANGUAGE_MODEL else f"{module}_lr")
         for name, parameter in partition.named_parameters(module).items():
             hits = [pattern for pattern in patterns if pattern.search(name)]
             found.update(dict.fromkeys(hits, True))
             by_name = named[PROJECTOR] if id(parameter) in projector else own
-            chosen[id(parameter)] = patterns[hits[0]] if hits else by_name
+            rate = patterns[hits[0]] if hits else by_name
+            if rate is not None:
+                chosen[id(parameter)] = rate
     unused = [pattern.pattern for pattern, used in found.items() if not used]
     if unused:
         raise ConfigError(
@@ -72,25 +71,25 @@ def set_base_rates(
     optimizer: torch.optim.Optimizer,
     model: nn.Module,
     partition: ModulePartition,
-    learning_rate: float,
     rates: Mapping[str, float],
 ) -> None:
-    """Split the optimizer's groups in place, by module and base rate, and set the rates; options are kept.
+    """Split the optimizer's groups in place, by module and base rate, and set those rates; all else is kept.
 
     Raises:
         ConfigError: As for `base_rates`.
         PartitionError: A scheduler already knows the groups.
     """
-    chosen = base_rates(model, partition, learning_rate, rates)
+    chosen = base_rates(model, partition, rates)
 
-    def kind_of(parameter: nn.Parameter) -> tuple[str, float] | None:
+    def kind_of(parameter: nn.Parameter) -> tuple[str, float | None] | None:
         module = partition.module_of(parameter)
-        return None if module is None else (module, chosen[id(parameter)])
+        return None if module is None else (module, chosen.get(id(parameter)))
 
     split_groups(optimizer, kind_of)
     for group in optimizer.param_groups:
         for _, rate in filter(None, map(kind_of, group["params"])):
-            group["lr"] = rate
+            if rate is not None:
+                group["lr"] = rate
 
 
 def _sorted_out(rates: Mapping[str, float]) -> tuple[dict[str, float], dict[re.Pattern[str], float]]:

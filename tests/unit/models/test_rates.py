@@ -12,8 +12,8 @@ PROJECTOR = "multi_modal_projector"
 
 def rates_by_name(rates):
     model, partition = build("llava")
-    chosen = base_rates(model, partition, 1e-4, rates)
-    return {name: chosen[id(parameter)] for name, parameter in model.named_parameters()}
+    chosen = base_rates(model, partition, rates)
+    return {name: chosen.get(id(parameter), 1e-4) for name, parameter in model.named_parameters()}
 
 
 @pytest.mark.parametrize("name", ["projector_lr", "aligner_lr", "merger_lr", "mm_projector_lr"])
@@ -35,8 +35,10 @@ def test_the_groups_are_split_and_keep_their_options():
     model, partition = build("llava")
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}])
-    set_base_rates(optimizer, model, partition, 1e-4, {"projector_lr": 1e-3})
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=1e-4
+    )
+    set_base_rates(optimizer, model, partition, {"projector_lr": 1e-3})
     kinds = {(group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
     assert kinds == {(1e-4, 0.1), (1e-4, 0.0), (1e-3, 0.1), (1e-3, 0.0)}
     owners = [{partition.module_of(p) for p in group["params"]} for group in optimizer.param_groups]
