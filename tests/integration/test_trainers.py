@@ -215,6 +215,14 @@ def test_a_resumed_trainer_gives_the_uninterrupted_trajectory(stop: int, tmp_pat
     assert all(torch.equal(a, b) for a, b in zip(expected, values(resumed.model), strict=True))
 
 
+def test_accumulation_in_the_trainer_is_one_batch(tmp_path: Path) -> None:
+    expected, summary = plain_loop()
+    trainer = with_trainer(tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=SIZE)
+    trainer.train()
+    assert trainer.coordinator.summary() == pytest.approx(summary, rel=1e-3)
+    assert torch.allclose(logits(values(trainer.model)), logits(expected), atol=1e-5)
+
+
 def test_a_second_training_starts_anew(tmp_path: Path) -> None:
     trainer = with_trainer(tmp_path, save_strategy="steps", save_steps=3, max_steps=4)
     trainer._learning_rates = {"projector_lr": 1e-3}
