@@ -12,15 +12,8 @@ from torch.utils.data import DataLoader
 
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.iconqa import Sample
-from commit_tuning.data.nano_questions import make_question
+from commit_tuning.data.nano_questions import word_samples
 from commit_tuning.models.nano import load_nano
-
-
-def questions(count: int) -> list[Sample]:
-    """Questions about real icons, answered by a word."""
-    drawn = (make_question(0, "train", 3 * number) for number in range(count))
-    return [Sample(q.question, q.kind, q.picture, q.question, q.choices, q.choices[q.answer]) for q in drawn]
 
 
 def main() -> None:
@@ -33,7 +26,7 @@ def main() -> None:
     model, processor = load_nano("nano-llava")  # or any vision-language model of transformers
     optimizer = torch.optim.AdamW(partition_model(model.train()).param_groups(lr=1e-3, weight_decay=0.01))
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * accelerator.num_processes)
-    loader = DataLoader(questions(8 * steps * accelerator.num_processes), 4, collate_fn=VisionCollator(processor))
+    loader = DataLoader(word_samples(8 * steps * accelerator.num_processes), 4, collate_fn=VisionCollator(processor))
     model, optimizer, scheduler, loader = accelerator.prepare(model, optimizer, scheduler, loader)
     coordinator = Coordinator(model, optimizer, CoMMITConfig())
     for batch in loader:

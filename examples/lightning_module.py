@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader
 
 from commit_tuning import partition_model
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.iconqa import Sample
-from commit_tuning.data.nano_questions import make_question
+from commit_tuning.data.nano_questions import word_samples
 from commit_tuning.integrations.lightning import CoMMITCallback
 from commit_tuning.models.nano import load_nano
 
@@ -36,19 +35,13 @@ class Finetuning(lightning.LightningModule):
         return torch.optim.AdamW(partition_model(self.model).param_groups(lr=1e-3, weight_decay=0.01))
 
 
-def questions(count: int) -> list[Sample]:
-    """Questions about real icons, answered by a word."""
-    drawn = (make_question(0, "train", 3 * number) for number in range(count))
-    return [Sample(q.question, q.kind, q.picture, q.question, q.choices, q.choices[q.answer]) for q in drawn]
-
-
 def main() -> None:
     """Train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20)
     steps = parser.parse_args().steps
     module = Finetuning()
-    loader = DataLoader(questions(8 * steps), 8, collate_fn=VisionCollator(module.processor))
+    loader = DataLoader(word_samples(8 * steps), 8, collate_fn=VisionCollator(module.processor))
     trainer = lightning.Trainer(max_steps=steps, callbacks=[CoMMITCallback()], log_every_n_steps=5, logger=False)
     trainer.fit(module, loader)
     print({name: f"{float(value):.3g}" for name, value in trainer.callback_metrics.items()})

@@ -11,17 +11,10 @@ from torch.utils.data import DataLoader
 
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.iconqa import Sample
-from commit_tuning.data.nano_questions import make_question
+from commit_tuning.data.nano_questions import word_samples
 from commit_tuning.models.nano import load_nano
 
 ACCUMULATION = 2
-
-
-def questions(count: int) -> list[Sample]:
-    """Questions about real icons, answered by a word."""
-    drawn = (make_question(0, "train", 3 * number) for number in range(count))
-    return [Sample(q.question, q.kind, q.picture, q.question, q.choices, q.choices[q.answer]) for q in drawn]
 
 
 def main() -> None:
@@ -34,7 +27,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3, weight_decay=0.01))
     coordinator = Coordinator(model, optimizer, CoMMITConfig(), partition)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    loader = DataLoader(questions(8 * steps), 8 // ACCUMULATION, collate_fn=VisionCollator(processor))
+    loader = DataLoader(word_samples(8 * steps), 8 // ACCUMULATION, collate_fn=VisionCollator(processor))
     micro_batches = []
     for batch in loader:
         (model(**batch).loss / ACCUMULATION).backward()

@@ -10,16 +10,9 @@ import torch
 from transformers import TrainingArguments
 
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.iconqa import Sample
-from commit_tuning.data.nano_questions import make_question
+from commit_tuning.data.nano_questions import word_samples
 from commit_tuning.integrations.transformers import CoMMITTrainer  # instead of: from transformers import Trainer
 from commit_tuning.models.nano import load_nano
-
-
-def questions(count: int) -> list[Sample]:
-    """Questions about real icons, answered by a word."""
-    drawn = (make_question(0, "train", 3 * number) for number in range(count))
-    return [Sample(q.question, q.kind, q.picture, q.question, q.choices, q.choices[q.answer]) for q in drawn]
 
 
 def main() -> None:
@@ -31,7 +24,7 @@ def main() -> None:
     model, processor = load_nano("nano-llava")  # or any vision-language model of transformers
     trainer = CoMMITTrainer(  # instead of: Trainer(
         model=model,
-        train_dataset=questions(8 * arguments.steps),
+        train_dataset=word_samples(8 * arguments.steps),
         data_collator=VisionCollator(processor),
         learning_rates={"projector_lr": 2e-3},  # optional: other base rates than learning_rate, as in other trainers
         args=TrainingArguments(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from commit_tuning.data.iconqa import Sample
 from commit_tuning.data.icons import Glyph, concept_glyphs, concepts, render_glyph
 
 if TYPE_CHECKING:
@@ -92,6 +93,16 @@ def make_question(seed: int, split: str, number: int) -> Question:
     kind = KINDS[number % len(KINDS)]
     label = rng.choice(_MIX[kind])
     return _MAKERS[label](_Painter(rng, split), kind, label, number // len(KINDS))
+
+
+def word_samples(count: int) -> list[Sample]:
+    """The first training questions that choose among words (every third question does), as samples."""
+    drawn = [make_question(0, "train", 3 * number) for number in range(count)]
+    return [
+        Sample(str(3 * number), q.kind, q.picture, q.question, q.choices, q.choices[int(q.answer)])
+        for number, q in enumerate(drawn)
+        if q.choices is not None
+    ]
 
 
 def nano_vocabulary(extra: Iterable[str] = ()) -> list[str]:

@@ -55,7 +55,9 @@ class TransformersForward:
         self._base = unwrap(model)
         self._head: Any = _output_head(self._base)
         takes_features = "mm_encoder_outputs" in inspect.signature(self._base.forward).parameters
-        self._reuses_features = reuse_features and takes_features and not is_sharded(self._base)
+        sharded = is_sharded(self._base)
+        self._run = model if sharded else self._base  # FSDP2 gathers in its outermost module
+        self._reuses_features = reuse_features and takes_features and not sharded
         self._part_of = part_of_parameter(self._base) if self._reuses_features else {}
         self._text_config = getattr(self._base.config, "text_config", self._base.config)
         self.shifts_labels = not getattr(self._text_config, "is_encoder_decoder", False)
@@ -107,8 +109,7 @@ class TransformersForward:
         if not self.shifts_labels and batch.get("decoder_input_ids") is None:
             arguments["decoder_input_ids"] = self._before(batch["labels"])
         with self._answers_only(mask):
-            run = self.model if is_sharded(self._base) else self._base  # FSDP2 gathers in its outermost module
-            logits: Tensor = run(**arguments, use_cache=False, return_dict=True).logits
+            logits: Tensor = self._run(**arguments, use_cache=False, return_dict=True).logits
         return logits.squeeze(0)
 
     def _before(self, labels: Tensor) -> Tensor:

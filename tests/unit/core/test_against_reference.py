@@ -13,8 +13,7 @@ from commit_tuning.core.forward import undisturbed
 from commit_tuning.core.probe import DriftProbe, Snapshot
 from commit_tuning.core.regularizer import previous_step_gradients
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.iconqa import Sample
-from commit_tuning.data.nano_questions import make_question
+from commit_tuning.data.nano_questions import word_samples
 from commit_tuning.models.forward import TransformersForward, forward_pass
 from commit_tuning.models.nano import NANO_MODELS, load_nano
 
@@ -55,11 +54,7 @@ def test_drifts_and_kappa(kind, lr):
 @pytest.mark.parametrize("name", NANO_MODELS)
 def test_drifts_and_kappa_of_the_nano_models_on_real_questions(name, projector):
     model, processor = load_nano(name)
-    questions = [make_question(0, "train", number) for number in range(0, 12, 3)]  # every third chooses among words
-    samples = [
-        Sample(str(n), q.kind, q.picture, q.question, q.choices, q.choices[q.answer]) for n, q in enumerate(questions)
-    ]
-    batch = VisionCollator(processor)(samples)
+    batch = VisionCollator(processor)(word_samples(4))
     model, batch = model.double(), {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
     partition = partition_model(model, projector)
     config = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)

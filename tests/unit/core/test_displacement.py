@@ -15,8 +15,7 @@ from commit_tuning.core.forward import undisturbed
 from commit_tuning.core.probe import DriftProbe
 from commit_tuning.core.tangent import moving, quadratic_drift
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.iconqa import Sample
-from commit_tuning.data.nano_questions import make_question
+from commit_tuning.data.nano_questions import word_samples
 from commit_tuning.models.forward import forward_pass
 from commit_tuning.models.nano import load_nano
 
@@ -163,9 +162,7 @@ def test_without_a_derivative_the_model_is_moved_and_comes_back():
 def nano():
     """A nano model, and four real questions."""
     model, processor = load_nano("nano-blip2")
-    questions = [make_question(0, "train", number) for number in range(0, 12, 3)]
-    samples = [Sample("", q.kind, q.picture, q.question, q.choices, q.choices[q.answer]) for q in questions]
-    return model, VisionCollator(processor)(samples)
+    return model, VisionCollator(processor)(word_samples(4))
 
 
 @pytest.mark.parametrize(("way", "tolerance"), [("limit", 0.1), ("displaced", 0.3)])
