@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from commit_tuning.errors import UserError
+from commit_tuning.metrics.means import mean_by_kind
 
 _PUNCTUATION = re.compile(r"[^\w\s.%/:+-]|\.(?!\d)")
 _ARTICLE = re.compile(r"^(?:a|an|the)\s+(?=\S)")
@@ -29,6 +29,11 @@ def exact_match(prediction: str, answer: str) -> bool:
     return bool(predicted) and predicted == normalise(answer)
 
 
+def any_match(prediction: str, answers: Iterable[str]) -> float:
+    """1 if the prediction is one of the answers by :func:`exact_match`, else 0."""
+    return float(any(exact_match(prediction, answer) for answer in answers))
+
+
 def accuracy_by_kind(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Share of right answers, for each kind of question and for all.
 
@@ -41,12 +46,6 @@ def accuracy_by_kind(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     Raises:
         UserError: There are no records.
     """
-    hits: dict[str, list[bool]] = {}
-    for record in records:
-        hits.setdefault(record["kind"], []).append(exact_match(record["prediction"], record["answer"]))
-    if not hits:
-        raise UserError("there are no predictions to score")
-    everything = [hit for kind in hits.values() for hit in kind]
-    return {kind: sum(hits[kind]) / len(hits[kind]) for kind in sorted(hits)} | {
-        "all": sum(everything) / len(everything)
-    }
+    return mean_by_kind(
+        (record["kind"], float(exact_match(record["prediction"], record["answer"]))) for record in records
+    )
