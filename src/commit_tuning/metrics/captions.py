@@ -1,0 +1,83 @@
+"""ROUGE-L (Lin 2004) of a caption against several references, by the two conventions in use.
+
+They differ in the words, in the weight of recall, and in how references are joined. Audio captioning reports COCO
+caption's (tylin/coco-caption ``rouge.py``; aac-metrics carries it over), so that is the default; rouge-score's is what
+summarisation and most general libraries report.
+
+COCO caption's words come from Stanford's PTB tokenizer, a Java program, less punctuation; :func:`words` is its rules
+for plain captions, without Java. They can differ on abbreviations with periods (``U.S.``), on symbols (``%``, ``&``),
+which are dropped here, and on informal forms (``gonna``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, Literal
+
+from commit_tuning.errors import UserError
+
+_BETA_SQUARED = 1.2**2  # COCO caption's weight of recall
+_CLITIC = re.compile(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))\b")
+_WORD = re.compile(r"n't\b|'(?:s|re|ve|ll|d|m)\b|\w+(?:[-'/]\w+|(?<=\d)[.,:]\d+)*")
+
+
+def words(caption: str) -> list[str]:
+    """The words of a caption: lower case, no punctuation, clitics apart, hyphenated words and numbers whole.
+
+    Example:
+        >>> words("A dog's bark (far-off); it isn't loud: 1,000 Hz, 3.5 s.")
+        ['a', 'dog', "'s", 'bark', 'far-off', 'it', 'is', "n't", 'loud', '1,000', 'hz', '3.5', 's']
+    """
+    return _WORD.findall(_CLITIC.sub(r" \1", caption.lower().replace("\u2019", "'")))
+
+
+def rouge_l_coco(prediction: str, answers: Sequence[str]) -> float:
+    """COCO caption's ROUGE-L: the F measure, beta 1.2, of the best precision and the best recall over the references.
+
+    LCS is the longest common subsequence in words, precision LCS / words of the caption, recall LCS / words of the
+    reference; P and R are their maxima, each over all references (so they may come from two of them). The score is
+    (1 + beta^2) P R / (R + beta^2 P), or 0 where nothing is shared.
+
+    Args:
+        prediction: The caption.
+        answers: References, at least one.
+
+    Returns:
+        In [0, 1].
+
+    Raises:
+        UserError: The package rouge-score is missing.
+    """
+    scores = [_scorer("coco").score(answer, prediction)["rougeL"] for answer in answers]
+    precision, recall = max(score.precision for score in scores), max(score.recall for score in scores)
+    if precision * recall == 0:
+        return 0.0
+    return float((1 + _BETA_SQUARED) * precision * recall / (recall + _BETA_SQUARED * precision))
+
+
+def rouge_l_f1(prediction: str, answers: Sequence[str]) -> float:
+    """rouge-score's ROUGE-L: the highest F1 over the references (``score_multi``), words ``[a-z0-9]+``, not stemmed.
+
+    Args:
+        prediction: The caption.
+        answers: References, at least one.
+
+    Returns:
+        In [0, 1].
+
+    Raises:
+        UserError: The package rouge-score is missing.
+    """
+    return float(_scorer("rouge-score").score_multi(list(answers), prediction)["rougeL"].fmeasure)
+
+
+@cache
+def _scorer(convention: Literal["coco", "rouge-score"]) -> Any:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError:
+        raise UserError("ROUGE-L needs the package rouge-score: pip install 'commit-tuning[metrics]'") from None
+    return RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=words) if convention == "coco" else None)
