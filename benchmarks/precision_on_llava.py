@@ -9,14 +9,13 @@ HuggingFaceTB/SmolLM2-135M-Instruct); the pictures a folder with `manifest.jsonl
 """
 
 import argparse
-import json
 import math
 import statistics
 import unittest.mock
 from pathlib import Path
 
 import torch
-from PIL import Image
+from pretrained_parts import PictureCaptioner, read_items
 from tqdm import tqdm
 
 from commit_tuning import partition_model
@@ -27,7 +26,6 @@ from commit_tuning.core.probe import DriftProbe
 from commit_tuning.models.forward import forward_pass
 
 WAYS = {"step": "one step", "auto": "auto", "displaced": "without forward mode"}
-PROMPT = "Caption:"
 
 
 def main() -> None:
@@ -45,14 +43,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    model, encode = build(arguments)
+    captioner = PictureCaptioner(arguments.vision, arguments.language, arguments.side)
+    model, items = captioner.model.to(arguments.device), read_items(arguments.pictures, "image")
     partition = partition_model(model)
     optimizer = torch.optim.Adam(partition.param_groups(lr=arguments.rate))
     displacements = {"float32": Displacement(1.0), "step": Displacement(1.0)}
     displacements |= {"auto": Displacement("auto"), "displaced": Displacement("auto")}
     rows = []
     for step in tqdm(range(arguments.steps)):
-        batch = encode(step)
+        chosen = [items[(step * arguments.batch + i) % len(items)] for i in range(arguments.batch)]
+        batch = {name: value.to(arguments.device) for name, value in captioner(chosen).items()}
         model.train()(**batch).loss.backward()
         probes = probes_of(model, partition, batch, arguments) if step % arguments.interval == 0 else {}
         optimizer.step()
@@ -103,79 +103,6 @@ def report(rows: list) -> None:
             f"\n{label}: median relative error {100 * statistics.median(known):.1f} %, worst {100 * max(known):.0f} %, "
             f"{len(errors[way]) - len(known)} of {len(errors[way])} refused"
         )
-
-
-def build(arguments):
-    """The model, and a function that gives the batch of a step."""
-    import peft
-    from transformers import (
-        AutoImageProcessor,
-        AutoModel,
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-    )
-
-    tower = AutoModel.from_pretrained(arguments.vision, dtype=torch.float32)
-    decoder = AutoModelForCausalLM.from_pretrained(arguments.language, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.language)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    image = tokenizer.convert_tokens_to_ids("<image>")
-    decoder.resize_token_embeddings(len(tokenizer))
-    patches = (arguments.side // tower.config.patch_size) ** 2
-    config = LlavaConfig(
-        vision_config=tower.config, text_config=decoder.config, image_token_index=image, image_seq_length=patches,
-        tie_word_embeddings=True,
-    )  # fmt: skip
-    model = LlavaForConditionalGeneration(config)
-    model.model.vision_tower.load_state_dict(tower.state_dict())
-    model.model.language_model.load_state_dict(decoder.model.state_dict())
-    model.tie_weights()
-    prefix = "model.language_model"
-    names = "|".join(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
-    model.requires_grad_(True)
-    partition = partition_model(model)
-    encoders = [p for name in partition.encoders for p in partition[name]]
-    model = peft.get_peft_model(
-        model, peft.LoraConfig(r=8, lora_alpha=16, target_modules=rf"{prefix}\..*\.({names})")
-    ).to(arguments.device)
-    for parameter in encoders:
-        parameter.requires_grad_(True)
-    unused = model.get_base_model().model.vision_tower.encoder.layer[-1].parameters()
-    for parameter in (*unused, *model.get_base_model().model.vision_tower.layernorm.parameters()):
-        parameter.requires_grad_(False)  # a LLaVA reads the last layer but one
-    images = AutoImageProcessor.from_pretrained(arguments.vision, backend="pil")
-    size = {"height": arguments.side, "width": arguments.side}
-    items = [json.loads(line) for line in (arguments.pictures / "manifest.jsonl").read_text("utf-8").splitlines()]
-    items = [item for item in items if item.get("caption")]
-    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(0)).tolist()
-
-    def encode(step: int) -> dict[str, torch.Tensor]:
-        start = step * arguments.batch
-        chosen = [items[order[(start + i) % len(items)]] for i in range(arguments.batch)]
-        pixels = images([picture(arguments.pictures / item["image"]) for item in chosen], size=size, crop_size=size)
-        prompt = [image] * patches + tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
-        answers = [tokenizer(" " + item["caption"], add_special_tokens=False)["input_ids"][:24] for item in chosen]
-        length = len(prompt) + max(map(len, answers))
-        pad = [length - len(prompt) - len(answer) for answer in answers]
-        batch = {
-            "input_ids": [prompt + a + [tokenizer.eos_token_id] * n for a, n in zip(answers, pad, strict=True)],
-            "attention_mask": [[1] * (length - n) + [0] * n for n in pad],
-            "labels": [[-100] * len(prompt) + a + [-100] * n for a, n in zip(answers, pad, strict=True)],
-        }
-        tensors = {key: torch.tensor(rows) for key, rows in batch.items()}
-        tensors["pixel_values"] = torch.stack([torch.as_tensor(row) for row in pixels["pixel_values"]])
-        return {key: value.to(arguments.device) for key, value in tensors.items()}
-
-    return model, encode
-
-
-def picture(path: Path) -> Image.Image:
-    """RGB on white."""
-    opened = Image.open(path).convert("RGBA")
-    white = Image.new("RGBA", opened.size, "white")
-    return Image.alpha_composite(white, opened).convert("RGB")
 
 
 if __name__ == "__main__":
