@@ -45,15 +45,20 @@ def _print_table(found: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("module")
-    for name in ("trainable", "frozen", "unreachable", "no gradient", "no group", "lr", "decay"):
+    with_optimizer = any(module.without_optimizer is not None for module in found.modules)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
+    table.add_column("module", no_wrap=True)
+    for name in ("trainable", "frozen", "unreachable", "no gradient"):
+        table.add_column(name, justify="right")
+    for name in ("no group", "lr", "decay") if with_optimizer else ():
         table.add_column(name, justify="right")
     for module in found.modules:
-        counts = (module.trainable, module.frozen)
-        checks = (module.unreachable, module.zero_gradient, module.without_optimizer)
-        rates = (", ".join(f"{v:g}" for v in values) for values in (module.learning_rates, module.weight_decays))
-        table.add_row(module.name, *map(_shown, (*counts, *checks)), *rates)
+        counts = [module.trainable, module.frozen, module.unreachable, module.zero_gradient]
+        cells = [*map(_shown, counts)]
+        if with_optimizer:
+            rates = (", ".join(f"{v:g}" for v in values) for values in (module.learning_rates, module.weight_decays))
+            cells += [_shown(module.without_optimizer), *rates]
+        table.add_row(module.name, *cells)
     console = Console()
     console.print(table)
     for fault in found.faults:
@@ -65,4 +70,8 @@ def _print_table(found: Any) -> None:
 
 
 def _shown(count: int | None) -> str:
-    return "-" if count is None else f"{count:,}"
+    """A count that fits a narrow terminal: `1,234`, `554.1k`, `22.1M`, `6.7B`."""
+    if count is None or count < 10_000:
+        return "-" if count is None else f"{count:,}"
+    scale, unit = next((scale, unit) for scale, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if count >= scale)
+    return f"{count / scale:.1f}{unit}"

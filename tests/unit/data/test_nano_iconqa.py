@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from commit_tuning.data import nano_iconqa
+from commit_tuning.data import building, nano_iconqa
+from commit_tuning.data.building import cache_dir, dataset_checksum
 from commit_tuning.data.iconqa import IconQA
-from commit_tuning.data.nano_iconqa import build_nano_iconqa, cache_dir, dataset_checksum, default_nano_root
+from commit_tuning.data.nano_iconqa import build_nano_iconqa, default_nano_root
 from commit_tuning.errors import UserError
 
 SIZES = {"train": 12, "val": 6, "test": 9}
@@ -96,7 +97,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def fail(root: Path) -> str:
         raise OSError("disk full")
 
-    monkeypatch.setattr(nano_iconqa, "dataset_checksum", fail)
+    monkeypatch.setattr(building, "dataset_checksum", fail)
     with pytest.raises(OSError, match="disk full"):
         build_nano_iconqa(tmp_path / "data", train=1, val=1, test=1)
     assert list(tmp_path.iterdir()) == []
@@ -107,10 +108,10 @@ def test_two_builders_of_one_folder_agree(tmp_path: Path, monkeypatch: pytest.Mo
     write = nano_iconqa._write
     sizes = {"train": 1, "val": 1, "test": 1}
 
-    def overtaken(*arguments: object) -> None:
+    def overtaken(*arguments: object) -> object:
         monkeypatch.setattr(nano_iconqa, "_write", write)
         build_nano_iconqa(tmp_path / "data", **sizes)
-        write(*arguments)  # type: ignore[arg-type]
+        return write(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(nano_iconqa, "_write", overtaken)
     root = build_nano_iconqa(tmp_path / "data", **sizes)

@@ -1,0 +1,129 @@
+"""Building a dataset from what packages carry: all of it or nothing, and the same files from the same arguments."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, TypeVar
+
+from commit_tuning.errors import UserError
+
+MANIFEST = "MANIFEST.json"
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def build(root: str | Path, title: str, recipe: dict[str, Any], write: Callable[[Path], dict[str, Any]]) -> Path:
+    """Write a dataset, unless the same one lies there complete.
+
+    Everything is written to a temporary folder beside ``root``, which is renamed at the end, so a folder that exists is
+    complete. ``MANIFEST.json`` holds the recipe, what ``write`` returned and the checksum.
+
+    Args:
+        root: Folder to create.
+        title: The dataset's name, for errors.
+        recipe: What decides its content; two datasets are the same if their recipes are.
+        write: Fills a folder, and returns what else the manifest should tell.
+
+    Returns:
+        ``root`` as a path.
+
+    Raises:
+        UserError: ``root`` holds something else.
+    """
+    root = Path(root)
+    if _is_complete(root, title, recipe):
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(mkdtemp(prefix=f".{root.name}-", suffix=".partial", dir=root.parent))
+    try:
+        told = write(unfinished)
+        manifest = {"status": "complete", **recipe, **told, "sha256": dataset_checksum(unfinished)}
+        write_json(unfinished / MANIFEST, manifest)
+        _move(unfinished, root, title, recipe)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return root
+
+
+def _is_complete(root: Path, title: str, recipe: dict[str, Any]) -> bool:
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    try:
+        manifest = json.loads((root / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{root} exists and is no {title} dataset: choose another folder or empty it") from None
+    found = {key: manifest.get(key) for key in recipe}
+    if found != recipe or manifest.get("status") != "complete":
+        raise UserError(f"{root} holds another {title} ({found}, wanted {recipe}): choose another folder")
+    return True
+
+
+def _move(source: Path, root: Path, title: str, recipe: dict[str, Any]) -> None:
+    source.chmod(0o755)
+    try:
+        if root.is_dir():
+            root.rmdir()  # empty, or taken meanwhile
+        source.rename(root)
+    except OSError:
+        if not _is_complete(root, title, recipe):  # another process was not first either
+            raise
+
+
+def in_processes(task: Callable[[Task], Result], tasks: list[Task], workers: int) -> Iterable[Result]:
+    """Results in the order of the tasks; with more than one worker, ``task`` has to be importable."""
+    if workers == 1 or len(tasks) == 1:
+        return map(task, tasks)
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=get_context("spawn")) as pool:
+        return list(pool.map(task, tasks))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON as people read it."""
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def dataset_checksum(root: str | Path) -> str:
+    """SHA-256 of what a dataset says, whatever the image encoder: sorted paths, JSON text and decoded pixels.
+
+    Args:
+        root: Folder of a dataset; the manifest itself is left out.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        UserError: There is no dataset.
+    """
+    from PIL import Image
+
+    root = Path(root)
+    files = sorted((path.relative_to(root).as_posix(), path) for path in root.rglob("*") if path.is_file())
+    if not files:
+        raise UserError(f"{root} holds no dataset: build one first")
+    digest = hashlib.sha256()
+    for name, path in files:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                content = f"{image.mode} {image.size}".encode() + image.tobytes()
+        elif name != MANIFEST:
+            content = path.read_bytes()
+        else:
+            continue
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def cache_dir() -> Path:
+    """Folder for what the package builds: $COMMIT_TUNING_CACHE, or ``commit-tuning`` in the platform's cache folder."""
+    import platformdirs
+
+    chosen = os.environ.get("COMMIT_TUNING_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("commit-tuning", appauthor=False)
