@@ -1,6 +1,6 @@
 """What CoMMIT does to a model of real pretrained parts: `python benchmarks/real_training.py --modality image ...`.
 
-The models and data of `pretrained_parts.py` in `CoMMITTrainer`; an eighth of the items is held out. Each arm is a
+The models and data of `pretrained_parts.py` in `CoMMITTrainer`; some items are held out. Each arm is a
 method and a base rate, `default:1e-4` or `constant:1e-4`, with settings after further colons
 (`default:1e-4:kappa_bound=1000`). Writes one JSON record per arm and seed (all that the trainer logged, the held-out
 loss) and prints a Markdown table.
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--held-out", type=int, default=64, help="items, at most an eighth of all")
     parser.add_argument("--side", type=int, default=112, help="of the pictures, in pixels")
     parser.add_argument("--seconds", type=int, default=4, help="of the sounds")
     arguments = parser.parse_args()
@@ -71,13 +72,13 @@ def train(arm: str, seed: int, arguments: argparse.Namespace) -> dict:
     else:
         captioner = SoundCaptioner(arguments.encoder, arguments.language, arguments.seconds)
     items = read_items(arguments.data, MEDIA[arguments.modality])
-    held_out = len(items) // 8
+    held_out = min(len(items) // 8, arguments.held_out)
     options = {
         "output_dir": str(arguments.output / "trainer"), "max_steps": arguments.steps, "learning_rate": float(rate),
         "per_device_train_batch_size": arguments.batch, "per_device_eval_batch_size": arguments.batch, "seed": seed,
         "lr_scheduler_type": "constant", "logging_steps": 5, "logging_first_step": True, "save_strategy": "no",
         "report_to": "none", "remove_unused_columns": False, "disable_tqdm": True, "eval_strategy": "steps",
-        "eval_steps": max(arguments.steps // 4, 1), "use_cpu": not torch.cuda.is_available(),
+        "eval_steps": max(arguments.steps // 2, 1), "use_cpu": not torch.cuda.is_available(),
         "label_names": ["labels"], "prediction_loss_only": True,
     }  # fmt: skip
     trainer = CoMMITTrainer(
