@@ -41,12 +41,11 @@ def inspect(
 
 
 def _print_table(found: Any) -> None:
-    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("module")
+    table = Table(box=None, padding=(0, 1, 0, 0))  # eight columns in 80 characters
+    table.add_column("module", min_width=max(len(module.name) for module in found.modules))
     for name in ("trainable", "frozen", "unreachable", "no gradient", "no group", "lr", "decay"):
         table.add_column(name, justify="right")
     for module in found.modules:
