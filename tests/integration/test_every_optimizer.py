@@ -168,6 +168,9 @@ def scaled_loop(optimizer: str, through: str, overflow: str) -> tuple[Trajectory
         Accelerator(cpu=True)  # whose own fp16 has no scaler on a CPU
         wrapped = AcceleratedOptimizer(loop.optimizer, device_placement=False, scaler=scaler)
     coordinator = Coordinator(loop.model, wrapped, EVERY_STEP)
+    if through == "hooks":  # as in Trainer and Lightning
+        loop.optimizer.register_step_pre_hook(lambda *_: coordinator.before_step(batch))
+        loop.optimizer.register_step_post_hook(lambda *_: coordinator.after_step())
     for step in range(6):
         if step == 2 and overflow == "left out":
             scaler.update(scaler.get_scale() / 2)
@@ -182,13 +185,16 @@ def scaled_loop(optimizer: str, through: str, overflow: str) -> tuple[Trajectory
         with torch.autocast("cpu", torch.float16):
             if through == "accelerate":
                 coordinator.step(batch)
+            elif through == "hooks":
+                scaler.step(loop.optimizer)
+                scaler.update()
             else:
                 skipping_step(scaler, coordinator, loop.optimizer, batch)
         loop.optimizer.zero_grad()
     return values(loop.model), coordinator.state_dict()
 
 
-@pytest.mark.parametrize("through", ["plain loop", "accelerate"])
+@pytest.mark.parametrize("through", ["plain loop", "accelerate", "hooks"])
 @pytest.mark.parametrize("optimizer", ["AdamW", "AdamW fused", "SGD"])
 def test_a_step_that_the_scaler_skips_leaves_no_trace(optimizer: str, through: str) -> None:
     found, state = scaled_loop(optimizer, through, "happens")
