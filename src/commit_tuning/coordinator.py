@@ -90,11 +90,8 @@ class Coordinator(BalanceMonitor):
         self._ascend()
         self._groups.restore()
 
-    def after_step(self, skipped: bool = False) -> None:
-        """Measure what the step did and, every `lr_update_interval` steps, take the next learning rates from it."""
-        super().after_step(skipped)
-        if skipped:
-            return
+    def _counted(self) -> None:
+        """Every `lr_update_interval` steps, take the next learning rates from what was measured."""
         waiting = self._controller.starting
         if self._measured_now and self._measurement:
             self._controller.observe(self.drift, self._factors, self._measurement.loss)

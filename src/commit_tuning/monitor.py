@@ -78,6 +78,9 @@ class BalanceMonitor:
         self._steps = 0
         self._measurement: Measurement | None = None
         self._measured_now = False
+        self._idle: set[str] = set()
+        self._owed = False
+        self._overflowed = False
         self._probe: DriftProbe | None = None
         self._in_step = False
         self._rates = self._groups.by_module()
@@ -161,11 +164,7 @@ class BalanceMonitor:
         if self._in_step:
             raise RuntimeError("before_step() was called twice; call after_step() once optimizer.step() is done")
         batches = take_samples(check_batches(micro_batches), self.config.probe_samples)
-        interval = self.config.probe_interval
-        self._measured_now = interval is not None and (self._steps % interval == 0 or self._waiting())
-        self._norms = {}
-        if self._measured_now:
-            self._norms = self._parameter_norms()
+        self._decide_to_measure()
         self._before(batches)
         self._rates = self._groups.by_module()
         self._versions = {id(p): p._version for name in self.partition for p in self.partition[name]}
@@ -176,7 +175,8 @@ class BalanceMonitor:
 
         Args:
             skipped: The optimizer did not step after all, as under loss scaling when a gradient overflows. Nothing is
-                measured then, and the step does not count.
+                measured then, and the step does not count. A fused optimizer, which is called all the same, is seen to
+                skip.
 
         Raises:
             RuntimeError: `before_step` was not called.
@@ -184,6 +184,7 @@ class BalanceMonitor:
         if not self._in_step:
             raise RuntimeError("after_step() was called without before_step()")
         self._in_step = False
+        skipped = skipped or self._overflowed
         self._after(skipped)
         if skipped:
             self._probe, self._measured_now = None, False
@@ -193,10 +194,12 @@ class BalanceMonitor:
             self._norms.update({f"step_norm/{name}": norm for name, norm in self._probe.step_norms().items()})
             for name, window in self._windows.items():
                 window.push(self._measurement.drift[LANGUAGE_MODEL], self._measurement.drift[name])
+            self._owed = bool(self._idle)
             self._report_stillness()
             self._report_starvation()
         self._probe = None
         self._steps += 1
+        self._counted()
 
     def step(self, batches: Batch | Sequence[Batch]) -> None:
         """`before_step(batches)`, `optimizer.step()`, `after_step()`.
@@ -263,6 +266,7 @@ class BalanceMonitor:
         """What an exact resume needs."""
         return {
             "steps": self._steps,
+            "owed": self._owed,
             "windows": {name: window.state_dict() for name, window in self._windows.items()},
             "displacement": self._displacement.state_dict(),
             "starvation": self._starvation.state_dict(),
@@ -270,11 +274,17 @@ class BalanceMonitor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
-        self._steps = state["steps"]
+        self._steps, self._owed = state["steps"], state.get("owed", False)
         self._starvation.load_state_dict(state["starvation"])
         for name, window in self._windows.items():
             window.load_state_dict(state["windows"][name])
         self._displacement.load_state_dict(state["displacement"])
+
+    def _look(self, optimizer: Any) -> None:
+        """Called when the optimizer's step begins."""
+        found = getattr(optimizer, "found_inf", None)  # which a scaler gives to a fused optimizer, for it to skip
+        self._overflowed = found is not None and bool(found)
+        self._check_untouched()
 
     def _check_untouched(self) -> None:
         """Between `before_step` and the optimizer's step no parameter may change: that would count as the step's."""
@@ -288,6 +298,20 @@ class BalanceMonitor:
                         "before_step() or after after_step()"
                     )
 
+    def _decide_to_measure(self) -> None:
+        """Whether this step is measured, and which modules are idle: no gradient arrives, as from text to an encoder.
+
+        What an idle module owes is made up for at the next step with a gradient for all, or else batches of one kind
+        that come in step with `probe_interval` would hide a module for ever.
+        """
+        interval = self.config.probe_interval
+        due = interval is not None and (self._steps % interval == 0 or self._waiting())
+        self._norms = self._parameter_norms() if due or self._owed else {}
+        self._idle = {name for name in self.partition if self._norms.get(f"grad_norm/{name}") == 0}
+        self._measured_now = due or (self._owed and not self._idle)
+        if not self._measured_now:
+            self._norms = {}
+
     def _before(self, batches: list[Batch]) -> None:
         """What happens before the step; last comes the probe, which keeps the values that the step overwrites."""
         if self._measured_now:
@@ -295,6 +319,9 @@ class BalanceMonitor:
 
     def _after(self, skipped: bool) -> None:
         """What happens after the step and before the measurement."""
+
+    def _counted(self) -> None:
+        """What happens once a step was made, and measured if it was its turn."""
 
     def _waiting(self) -> bool:
         """Whether a measurement is wanted out of turn."""
@@ -310,10 +337,16 @@ class BalanceMonitor:
         return norms
 
     def _report_stillness(self) -> None:
-        """Warn once about a module without a measurable drift: kappa does not exist then, and says so."""
+        """Warn once about a module without a measurable drift: kappa does not exist then, and says so.
+
+        Not while samples without its input explain it and another module moves: it starves if that goes on.
+        """
         readings = self._measurement.readings if self._measurement else {}
+        moved = {name for name in readings if self._norms[f"step_norm/{name}"] > 0}
+        unseen = {name for name, reading in readings.items() if reading.drift == 0 and name in self._idle | moved}
         for name, reading in readings.items():
-            if reading.fault is None or name in self._warned or self._rates[name] == 0:
+            explained = name in unseen and len(unseen) < len(readings)
+            if reading.fault is None or name in self._warned or explained or self._rates[name] == 0:
                 continue
             self._warned.add(name)
             warnings.warn(
@@ -326,12 +359,14 @@ class BalanceMonitor:
         """Warn once about a module that learns next to nothing."""
         moving = {name: self._multipliers[name] for name in self.partition if self._rates[name] > 0}
         for name in self._starvation.observe(self._steps + 1, self.drift, moving):
-            warnings.warn(
-                f"module {name!r} starves since optimizer step {self.starving[name]}: its learning rate is "
-                f"{self._multipliers[name]:.3g} of its base rate and its drift {self.drift[name]:.3g} nats, of "
-                f"{max(self.drift.values()):.3g} in the module that moves most; see docs/stability.md",
-                stacklevel=3,
+            why = (
+                f"its learning rate is {self._multipliers[name]:.3g} of its base rate and its drift "
+                f"{self.drift[name]:.3g} nats, of {max(self.drift.values()):.3g} in the module that moves most; "
+                "see docs/stability.md"
             )
+            if self.drift[name] == 0:
+                why = "nothing of it shows in the outputs. Do the batches hold its inputs, does a gradient reach it?"
+            warnings.warn(f"module {name!r} starves since optimizer step {self.starving[name]}: {why}", stacklevel=3)
 
 
 def _guard(optimizer: Any, monitor: BalanceMonitor) -> None:
@@ -343,10 +378,10 @@ def _guard(optimizer: Any, monitor: BalanceMonitor) -> None:
         previous.remove()
     reference = weakref.ref(monitor)
 
-    def look(*_: Any) -> None:
+    def look(stepping: Any, *_: Any) -> None:
         alive = reference()
         if alive is not None:
-            alive._check_untouched()
+            alive._look(stepping)
 
     optimizer._commit_guard = optimizer.register_step_pre_hook(look)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning.core.partition import ModulePartition
-from commit_tuning.errors import PartitionError
+from commit_tuning.errors import ConfigError, PartitionError
 
 Group = dict[str, Any]
 
@@ -29,11 +29,17 @@ class GroupRates:
 
     Raises:
         PartitionError: A module has no parameter in the optimizer.
+        ConfigError: The optimizer chooses its learning rate itself, as Adafactor with `relative_step`.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, partition: ModulePartition) -> None:
         self._optimizer, self._partition = optimizer, partition
         self._unscaled: list[float | Tensor] = []
+        if any(group["lr"] is None for group in optimizer.param_groups):
+            raise ConfigError(
+                f"{type(optimizer).__name__} has no learning rate to coordinate (lr=None); give it one, and "
+                "relative_step=False if it is Adafactor"
+            )
         self.full_rates = [float(group["lr"]) for group in optimizer.param_groups]
         missing = [name for name in partition if name not in self.by_module()]
         if missing:

@@ -13,7 +13,7 @@ from commit_tuning.coordinator import Coordinator
 from commit_tuning.core.forward import Batch
 from commit_tuning.core.partition import ModulePartition
 from commit_tuning.errors import UserError
-from commit_tuning.integrations.micro_batches import MicroBatches, found_overflow
+from commit_tuning.integrations.micro_batches import MicroBatches
 from commit_tuning.models.partition import partition_model
 
 
@@ -116,7 +116,7 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
             with self._context():
                 self.coordinator.before_step(self._micro_batches.take())
 
-    def _after_step(self, optimizer: Any, *_: Any) -> None:
+    def _after_step(self, *_: Any) -> None:
         if self.coordinator is not None:
             with self._context():
-                self.coordinator.after_step(skipped=found_overflow(optimizer))
+                self.coordinator.after_step()

@@ -1,4 +1,4 @@
-"""What several trainers need: the micro-batches of one optimizer step, and whether it was a step."""
+"""What several trainers need: the micro-batches of one optimizer step."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from commit_tuning.core.forward import Batch
-
-
-def found_overflow(optimizer: Any) -> bool:
-    """Whether a fused optimizer, which is called all the same, skips this step under loss scaling."""
-    found = getattr(optimizer, "found_inf", None)
-    return found is not None and bool(found)
 
 
 class MicroBatches:

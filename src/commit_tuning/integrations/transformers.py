@@ -6,6 +6,7 @@ one skipped under loss scaling is not measured), its log for a place to write, a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from transformers import Trainer, TrainerCallback
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.errors import ConfigError, UserError
-from commit_tuning.integrations.micro_batches import MicroBatches, found_overflow
+from commit_tuning.integrations.micro_batches import MicroBatches
 from commit_tuning.models.partition import partition_model, unwrap
 from commit_tuning.models.rates import set_base_rates
 
@@ -41,7 +42,8 @@ class CoMMITTrainerMixin:
 
     Raises:
         UserError: When training begins: the model cannot be partitioned, DeepSpeed owns the optimizer's step, or a
-            checkpoint to resume from was made without CoMMIT or with another method.
+            checkpoint to resume from was made without CoMMIT or with another method, or holds only a part of what is
+            trained.
 
     Example:
         Two lines of a script change::
@@ -139,10 +141,11 @@ class CoMMITTrainerMixin:
         wrapped = self.optimizer  # type: ignore[attr-defined]
         optimizer = getattr(wrapped, "optimizer", wrapped)
         model: nn.Module = self.model  # type: ignore[attr-defined]
+        resumed, self._resumed = self._resumed, None
+        _look_for_unsaved(model, resumes=resumed is not None)
         self.coordinator = Coordinator(model, optimizer, self.commit_config, self._make_partition(model))
-        if self._resumed is not None:
-            self.coordinator.load_state_dict(self._resumed)
-            self._resumed = None
+        if resumed is not None:
+            self.coordinator.load_state_dict(resumed)
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -158,10 +161,37 @@ class CoMMITTrainerMixin:
             with self.accelerator.autocast():  # type: ignore[attr-defined]
                 self.coordinator.before_step(self._micro_batches.take())
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _after_step(self, *_: Any) -> None:
         if self.coordinator is not None:
             with self.accelerator.autocast():  # type: ignore[attr-defined]
-                self.coordinator.after_step(skipped=found_overflow(optimizer))
+                self.coordinator.after_step()
+
+
+def _look_for_unsaved(model: nn.Module, resumes: bool) -> None:
+    """Tell of parameters that PEFT leaves out of checkpoints: trained, and neither adapter nor in `modules_to_save`.
+
+    Raises:
+        UserError: Training resumes from such a checkpoint.
+    """
+    adapters: Any = getattr(model, "peft_config", {})
+    if not adapters or any(adapter.is_prompt_learning for adapter in adapters.values()):
+        return
+    from peft import get_peft_model_state_dict
+
+    state = model.state_dict(keep_vars=True)
+    kept = [get_peft_model_state_dict(model, state, adapter, save_embedding_layers=False) for adapter in adapters]
+    saved = {id(p) for part in kept for p in part.values()}
+    prefix = getattr(model.base_model, "prefix", "lora_")
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad and prefix not in name}
+    lost = [name for name, p in trained.items() if id(p) not in saved]
+    if lost:
+        fault = (
+            f"{len(lost)} trained tensors are outside the adapter, and PEFT saves none of them (first: {lost[0]!r}); "
+            "name their modules in modules_to_save of the adapter's configuration"
+        )
+        if resumes:
+            raise UserError(f"cannot resume from this checkpoint: {fault}")
+        warnings.warn(fault, stacklevel=2)
 
 
 class _Start(TrainerCallback):  # type: ignore[misc]

@@ -1,0 +1,204 @@
+"""Every optimizer that people fine-tune with trains as ever under CoMMIT, at the rates that CoMMIT says.
+
+A new one is a line in `OPTIMIZERS` or `NAMES_OF_OPTIMIZERS`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import build, make_batch
+from test_setups import EVERY_STEP, same, trainer
+from test_trainers import Trajectory, values
+
+from commit_tuning import CoMMITConfig, Coordinator
+from commit_tuning.errors import ConfigError
+
+
+def lion(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Chen et al. 2023 (arXiv 2302.06675), Algorithm 2."""
+
+    class Lion(torch.optim.Optimizer):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:
+            for group in self.param_groups:
+                for p in (p for p in group["params"] if p.grad is not None):
+                    momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.sub_(momentum.lerp(p.grad, 0.1).sign(), alpha=group["lr"])
+                    momentum.lerp_(p.grad, 0.01)
+
+    return Lion(groups, {"weight_decay": 0.1})
+
+
+def transformers_adafactor(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    from transformers.optimization import Adafactor
+
+    return Adafactor(groups, scale_parameter=False, relative_step=False)
+
+
+def eight_bit(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    bitsandbytes: Any = pytest.importorskip("bitsandbytes")
+    return bitsandbytes.optim.AdamW8bit(groups)
+
+
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
+    "AdamW": torch.optim.AdamW,
+    "AdamW fused": lambda groups: torch.optim.AdamW(groups, fused=True),
+    "AdamW foreach": lambda groups: torch.optim.AdamW(groups, foreach=True),
+    "AdamW 8-bit": eight_bit,
+    "SGD": lambda groups: torch.optim.SGD(groups, momentum=0.9, nesterov=True),
+    "Lion": lion,
+    "Adafactor of torch": torch.optim.Adafactor,
+    "Adafactor of transformers": transformers_adafactor,
+}
+STEPS = 6
+Rates = list[list[float]]
+
+
+class Loop:
+    """A plain loop that can stop and go on; with a coordinator, or with rates set by hand, or with neither."""
+
+    def __init__(self, optimizer: str, config: CoMMITConfig | None = None, by_hand: Rates | None = None) -> None:
+        self.model, partition = build("llava")
+        self.optimizer = OPTIMIZERS[optimizer](partition.param_groups(lr=1e-3, weight_decay=0.01))
+        self.coordinator = Coordinator(self.model, self.optimizer, config, partition) if config else None
+        self.by_hand, self.rates = by_hand, []
+        self.optimizer.register_step_pre_hook(self._note)
+
+    def _note(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self.rates.append([group["lr"] for group in optimizer.param_groups])
+
+    def go(self, steps: range) -> Loop:
+        for step in steps:
+            batch = make_batch("llava", 4, torch.float32, seed=step)
+            self.model(**batch).loss.backward()
+            for group, rate in zip(
+                self.optimizer.param_groups, self.by_hand[step] if self.by_hand else (), strict=False
+            ):
+                group["lr"] = rate
+            self.coordinator.step(batch) if self.coordinator else self.optimizer.step()
+            self.optimizer.zero_grad()
+        return self
+
+    @property
+    def parts(self) -> list[Any]:
+        return [part for part in (self.model, self.optimizer, self.coordinator) if part is not None]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_optimizer_that_is_only_watched_trains_the_same(optimizer: str) -> None:
+    plain = Loop(optimizer).go(range(STEPS))
+    watched = Loop(optimizer, CoMMITConfig(method="constant", probe_interval=1)).go(range(STEPS))
+    assert same(plain.model, watched.model)
+    assert not same(plain.model, build("llava")[0])
+    assert watched.coordinator.kappa > 0
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_control_is_the_same_rates_set_by_hand(optimizer: str) -> None:
+    controlled = Loop(optimizer, EVERY_STEP).go(range(STEPS))
+    by_hand = Loop(optimizer, by_hand=controlled.rates).go(range(STEPS))
+    assert same(controlled.model, by_hand.model)
+    assert all(len(set(rates)) > 1 for rates in controlled.rates[2:])  # the modules' rates differ
+    assert len({tuple(rates) for rates in controlled.rates}) > 2  # and change
+    assert not same(controlled.model, Loop(optimizer).go(range(STEPS)).model)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_resumed_optimizer_under_control_is_the_uninterrupted_one(optimizer: str) -> None:
+    whole = Loop(optimizer, EVERY_STEP).go(range(STEPS))
+    first, second = Loop(optimizer, EVERY_STEP).go(range(3)), Loop(optimizer, EVERY_STEP)
+    for part, own in zip(first.parts, second.parts, strict=True):
+        own.load_state_dict(copy.deepcopy(part.state_dict()))
+    assert same(whole.model, second.go(range(3, STEPS)).model)
+    assert whole.rates == first.rates + second.rates
+
+
+def test_an_optimizer_that_chooses_its_own_rate_is_refused() -> None:
+    from transformers.optimization import Adafactor
+
+    model, partition = build("llava")
+    with pytest.raises(ConfigError, match=r"Adafactor has no learning rate to coordinate .* relative_step=False"):
+        Coordinator(model, Adafactor(model.parameters()), EVERY_STEP, partition)
+
+
+NAMES_OF_OPTIMIZERS = ["adamw_torch", "adamw_torch_fused", "sgd", "adafactor", "adamw_bnb_8bit", "lion_32bit"]
+
+
+@pytest.mark.parametrize("name", NAMES_OF_OPTIMIZERS)
+def test_every_optimizer_that_the_trainer_knows_by_name(name: str, tmp_path: Path) -> None:
+    from transformers import Trainer
+
+    if "bnb" in name or "lion" in name:
+        pytest.importorskip("bitsandbytes")
+    plain = trainer(tmp_path, build("llava")[0], cls=Trainer, optim=name)
+    watched = trainer(tmp_path, build("llava")[0], "constant", optim=name)
+    controlled = trainer(tmp_path, build("llava")[0], optim=name)
+    for each in (plain, watched, controlled):
+        each.train()
+    assert same(plain.model, watched.model)
+    assert not same(plain.model, controlled.model)
+    rates = controlled.coordinator.learning_rates
+    assert rates["vision"] != rates["language_model"]
+
+
+def skipping_step(scaler: torch.amp.GradScaler, coordinator: Coordinator, optimizer: Any, batch: Any) -> None:
+    """How a loop of one's own steps under loss scaling."""
+    coordinator.before_step(batch)
+    scale = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    coordinator.after_step(skipped=scaler.get_scale() < scale)
+
+
+def scaled_loop(optimizer: str, through: str, overflow: str) -> tuple[Trajectory, dict[str, Any]]:
+    """Six steps in fp16 under loss scaling; the third has a gradient that overflows, or is left out."""
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    loop, scaler = Loop(optimizer), torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    wrapped = loop.optimizer
+    if through == "accelerate":
+        Accelerator(cpu=True)  # whose own fp16 has no scaler on a CPU
+        wrapped = AcceleratedOptimizer(loop.optimizer, device_placement=False, scaler=scaler)
+    coordinator = Coordinator(loop.model, wrapped, EVERY_STEP)
+    if through == "hooks":  # as in Trainer and Lightning
+        loop.optimizer.register_step_pre_hook(lambda *_: coordinator.before_step(batch))
+        loop.optimizer.register_step_post_hook(lambda *_: coordinator.after_step())
+    for step in range(6):
+        if step == 2 and overflow == "left out":
+            scaler.update(scaler.get_scale() / 2)
+            continue
+        batch = make_batch("llava", 4, torch.float32, seed=step)
+        with torch.autocast("cpu", torch.float16):
+            loss = loop.model(**batch).loss
+        scaler.scale(loss).backward()
+        if step == 2:
+            loop.model.lm_head.weight.grad[0, 0] = torch.inf
+        scaler.unscale_(loop.optimizer)
+        with torch.autocast("cpu", torch.float16):
+            if through == "accelerate":
+                coordinator.step(batch)
+            elif through == "hooks":
+                scaler.step(loop.optimizer)
+                scaler.update()
+            else:
+                skipping_step(scaler, coordinator, loop.optimizer, batch)
+        loop.optimizer.zero_grad()
+    return values(loop.model), coordinator.state_dict()
+
+
+@pytest.mark.parametrize("through", ["plain loop", "accelerate", "hooks"])
+@pytest.mark.parametrize("optimizer", ["AdamW", "AdamW fused", "SGD"])
+def test_a_step_that_the_scaler_skips_leaves_no_trace(optimizer: str, through: str) -> None:
+    found, state = scaled_loop(optimizer, through, "happens")
+    expected, expected_state = scaled_loop(optimizer, through, "left out")
+    assert state["steps"] == 5
+    assert str(state) == str(expected_state)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

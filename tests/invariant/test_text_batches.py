@@ -1,0 +1,90 @@
+"""Batches without an image between those that have one: the encoder has neither gradient nor drift from them.
+
+A mixed run goes on, with a moving average of image batches alone; a run that sees nothing but text is told.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import build, make_batch
+from torch import Tensor
+
+from commit_tuning import CoMMITConfig, Coordinator
+
+
+def text_batch(seed: int) -> dict[str, Tensor]:
+    """A batch without an image."""
+    batch = make_batch("llava", 4, torch.float32, seed=seed)
+    del batch["pixel_values"]
+    batch["input_ids"] = batch["input_ids"].clamp_min(4)
+    return batch
+
+
+def train_on(kinds: str, **settings: Any) -> tuple[Coordinator, list[float]]:
+    """T is a batch of text, I one with images, - one that leaves zeros for gradients, as a dummy image does."""
+    model, partition = build("llava")
+    optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(**settings), partition)
+    measured = []
+    for step, kind in enumerate(kinds):
+        batch = make_batch("llava", 4, torch.float32, seed=step) if kind == "I" else text_batch(step)
+        model(**batch).loss.backward()
+        coordinator.step(batch)
+        measured.append(coordinator.kappa if coordinator._measured_now else None)
+        optimizer.zero_grad(set_to_none=kinds[step + 1 : step + 2] != "-")
+    return coordinator, measured
+
+
+@pytest.mark.parametrize("text", ["T", "-"])
+@pytest.mark.parametrize("controller", ["trust-region", "compensated", "bounded"])
+def test_text_between_images_leaves_the_average_alone_and_hides_no_encoder(text: str, controller: str) -> None:
+    """Text comes at every fifth step, when a measurement is due: each is made up for at the next image."""
+    kinds = f"{text}IIII" * 5
+    coordinator, measured = train_on(kinds, controller=controller, warmup_measurements=1)
+    assert all(kappa is None or (kappa > 0) == (kind == "I") for kind, kappa in zip(kinds, measured, strict=True))
+    assert [step for step, kappa in enumerate(measured) if kappa is not None] == [
+        step for due in range(0, 25, 5) for step in (due, due + 1)
+    ]
+    assert len(coordinator._windows["vision"]) == 5
+    assert coordinator.smoothed_kappa > 0
+    assert coordinator.multipliers["vision"] not in (1.0, 0.01)  # under control
+    assert coordinator.starving == {}
+
+
+def test_what_is_owed_survives_a_skipped_step_and_a_resume() -> None:
+    coordinator, _ = train_on("TT")
+    assert coordinator.state_dict()["owed"]
+    batch = make_batch("llava", 4, torch.float32)
+    coordinator._forward.model(**batch).loss.backward()
+    coordinator.before_step(batch)
+    coordinator.after_step(skipped=True)
+    assert coordinator.state_dict()["owed"]
+    coordinator.step(batch)
+    assert coordinator.kappa > 0
+    assert not coordinator.state_dict()["owed"]
+
+
+def test_a_run_that_sees_only_text_is_told_once() -> None:
+    with pytest.warns(UserWarning, match=r"'vision' starves since .*Do the batches hold its inputs") as caught:
+        coordinator, measured = train_on("T" * 30, starvation_patience=4)
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+    assert not any(kappa is not None and kappa > 0 for kappa in measured)
+    assert set(coordinator.starving) == {"vision"}
+    assert coordinator.learning_rates["language_model"] > 1e-4  # which goes on, at a rate of its own
+
+
+def test_samples_of_text_in_front_of_images_are_no_alarm() -> None:
+    """The encoder has its gradient from a sample that the measurement does not look at."""
+    model, partition = build("llava")
+    optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(probe_samples=4), partition)
+    batches = [text_batch(0), make_batch("llava", 4, torch.float32)]
+    for batch in batches:
+        model(**batch).loss.backward()
+    coordinator.step(batches)
+    assert coordinator.drift["vision"] == 0
+    assert coordinator.metrics()["step_norm/vision"] > 0
