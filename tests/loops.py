@@ -115,7 +115,8 @@ def prepared(task: Task) -> tuple[nn.Module, Any, Any, ModulePartition]:
     """Model, optimizer, scheduler and partition."""
     model, partition = task.build()
     optimizer = torch.optim.AdamW(partition.param_groups(lr=RATE), weight_decay=0.0)
-    return model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / STEPS), partition
+    last = STEPS * task.ranks  # Accelerate steps a scheduler once for every process
+    return model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / last), partition
 
 
 def plain_loop(task: Task, clips_by_group: bool = False) -> Run:
@@ -192,12 +193,14 @@ def trl_trainer(task: Task) -> Run:
 
 
 def accelerate_loop(task: Task) -> Run:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
-    precision = "bf16" if task.autocast else "no"
-    accelerator = Accelerator(cpu=True, mixed_precision=precision, gradient_accumulation_steps=task.accumulation)
+    accelerator = Accelerator(
+        cpu=True, mixed_precision="bf16" if task.autocast else "no", gradient_accumulation_steps=task.accumulation,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )  # fmt: skip
     *parts, partition = prepared(task)
     model, optimizer, scheduler, loader = accelerator.prepare(*parts, task.loader())
     coordinator = Coordinator(model, optimizer, task.config, partition)
@@ -217,7 +220,7 @@ def accelerate_loop(task: Task) -> Run:
             optimizer.zero_grad()
         if accelerator.sync_gradients and task.saves:
             accelerator.save_state(str(task.checkpoint(next(steps))))
-    return Run(model, optimizer, coordinator)
+    return Run(accelerator.unwrap_model(model), optimizer, coordinator)
 
 
 class ResumableLoader(DataLoader[Sample]):
