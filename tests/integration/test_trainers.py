@@ -14,6 +14,7 @@ from loops import (
     STEPS,
     Task,
     accelerate_loop,
+    collate,
     plain_loop,
     trainer_arguments,
     transformers_trainer,
@@ -21,7 +22,7 @@ from loops import (
 )
 from torch import Tensor, nn
 
-from commit_tuning import CoMMITConfig, UserError
+from commit_tuning import CoMMITConfig, Coordinator, UserError
 
 
 @torch.no_grad()
@@ -67,6 +68,29 @@ def test_accumulation_in_the_trainer_is_one_batch(tmp_path: Path) -> None:
     expected, found = plain_loop(task), transformers_trainer(replace(task, accumulation=SIZE))
     assert found.coordinator.summary() == pytest.approx(expected.coordinator.summary(), rel=1e-3)
     assert torch.allclose(logits(found.model), logits(expected.model), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llava", "plain"])  # a `forward` that takes any name, and one that does not
+def test_what_a_subclass_keeps_for_its_loss_is_not_given_to_the_model(kind, tmp_path, monkeypatch) -> None:
+    from transformers import TrainingArguments
+
+    from commit_tuning.integrations.transformers import CoMMITTrainer
+
+    class Weighted(CoMMITTrainer):
+        def compute_loss(self, model, inputs, **kwargs):
+            weight = inputs.pop("weight").mean()
+            return weight * model(input_ids=inputs.pop("input_ids"), **inputs).loss
+
+    seen = []
+    step = Coordinator.before_step
+    monkeypatch.setattr(Coordinator, "before_step", lambda self, batches: (seen.extend(batches), step(self, batches)))
+    task = Task(tmp_path, kind=kind)
+    samples = [{**sample, "weight": torch.tensor(0.5)} for sample in task.samples()]
+    model, partition = task.build()
+    arguments = TrainingArguments(**trainer_arguments(task, max_steps=2))
+    partitions = {"partition": lambda _: partition}
+    Weighted(model=model, args=arguments, train_dataset=samples, data_collator=collate, **partitions).train()
+    assert [set(batch) for batch in seen] == [samples[0].keys() - {"weight"}] * 2
 
 
 def test_a_second_training_starts_anew(tmp_path: Path) -> None:
@@ -115,8 +139,7 @@ def test_the_best_model_is_loaded_at_the_end(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
     with_trainer(Task(tmp_path, saves=True), max_steps=2).train()
     checkpoint = tmp_path / "checkpoint-2"
-    other = with_trainer(Task(tmp_path), max_steps=4)
-    other.commit_config = CoMMITConfig(method="constant")
+    other = with_trainer(Task(tmp_path, CoMMITConfig(method="constant")), max_steps=4)
     with pytest.raises(ValueError, match="resume with those settings"):
         other.train(resume_from_checkpoint=str(checkpoint))
     (checkpoint / "commit.pt").unlink()
