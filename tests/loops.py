@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
-from commit_tuning import CoMMITConfig, Coordinator, ModulePartition
+from commit_tuning import CoMMITConfig, Coordinator, ModulePartition, partition_model
 
 EPOCHS, STEPS, SIZE, RATE = 2, 8, 6, 3e-3  # both halves of a batch have answers of the same lengths
 CONFIG = CoMMITConfig(probe_interval=1, lr_update_interval=2)
@@ -36,6 +36,7 @@ class Task:
         saves: Whether to leave a checkpoint after every step.
         start: The step after whose checkpoint to go on; 0 begins.
         autocast: Whether to train in bfloat16.
+        adapters: Whether the language model is trained through them, and the encoder in full.
         ranks: Processes among which a batch is shared out.
     """
 
@@ -48,6 +49,7 @@ class Task:
     saves: bool = False
     start: int = 0
     autocast: bool = False
+    adapters: bool = False
     ranks: int = 1
 
     @property
@@ -61,6 +63,9 @@ class Task:
         for module in model.modules():
             for name in {"attention_dropout", "dropout"} & vars(module).keys():  # of Llama's attention, of CLIP's
                 setattr(module, name, self.dropout)
+        if self.adapters:
+            model = adapted(model, modules_to_save=["vision_tower", "multi_modal_projector"])
+            partition = partition_model(model)
         return model, partition
 
     def samples(self) -> list[Sample]:
@@ -105,6 +110,17 @@ class Run:
             name: repr(tree_map(lambda leaf: leaf.tolist() if isinstance(leaf, Tensor) else leaf, part))
             for name, part in parts.items()
         }
+
+
+def adapted(model: nn.Module, **settings: Any) -> nn.Module:
+    """Adapters on a LLaVA's language model, the encoder in full."""
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(model, LoraConfig(r=2, target_modules=r".*language_model.*\.(q|v)_proj", **settings))
+    for name, parameter in model.named_parameters():
+        if "original_module" not in name and ("vision_tower" in name or "projector" in name):
+            parameter.requires_grad = True
+    return model
 
 
 def collate(samples: list[Sample]) -> Sample:

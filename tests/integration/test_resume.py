@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loops import LOOPS, Task, plain_loop
+from loops import LOOPS, Task, adapted, plain_loop, transformers_trainer, with_trainer
 
 from commit_tuning import CoMMITConfig
 
@@ -37,6 +37,17 @@ def differences(loop: Any, task: Task) -> list[str]:
 def test_a_resumed_run_is_the_uninterrupted_one(loop: str, tmp_path: Path) -> None:
     task = Task(tmp_path, CoMMITConfig(**INTERVALS), dropout=0.2, accumulation=2, shuffled=True)
     assert differences(LOOPS[loop], task) == []
+
+
+def test_adapters_and_an_encoder_in_full_resume(tmp_path: Path) -> None:
+    assert differences(transformers_trainer, Task(tmp_path, CoMMITConfig(**INTERVALS), adapters=True)) == []
+
+
+def test_what_peft_would_leave_out_of_a_checkpoint_is_named(tmp_path: Path) -> None:
+    trainer = with_trainer(Task(tmp_path), max_steps=1)
+    trainer.model = adapted(trainer.model)
+    with pytest.warns(UserWarning, match=r"PEFT leaves 59 trained parameters .*vision_tower.*modules_to_save"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("settings", METHODS, ids=lambda settings: "-".join(map(str, settings.values())))

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import build, make_batch
-from loops import Task, accelerate_loop, plain_loop, transformers_trainer
+from loops import Task, accelerate_loop, adapted, plain_loop, transformers_trainer
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -79,17 +79,6 @@ def fsdp2(model):
     for block in [*base.language_model.layers, *base.vision_tower.encoder.layers, model]:
         fully_shard(block, mesh=mesh)
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
-    return model
-
-
-def adapted(model):
-    """Adapters on the language model, the encoder in full."""
-    from peft import LoraConfig, get_peft_model
-
-    model = get_peft_model(model, LoraConfig(r=2, target_modules=r".*language_model.*\.(q|v)_proj"))
-    for name, parameter in model.named_parameters():
-        if "vision_tower" in name or "projector" in name:
-            parameter.requires_grad = True
     return model
 
 

@@ -6,6 +6,7 @@ one skipped under loss scaling is not measured), its log for a place to write, a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,7 @@ class _Start(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
         trainer = self._trainer
+        _warn_of_what_is_not_kept(trainer.model)
         trainer._step_hooks.begin(trainer.model, trainer.optimizer, trainer.accelerator.autocast)
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -146,6 +148,22 @@ class _Start(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
         self._trainer._step_hooks.end()
+
+
+def _warn_of_what_is_not_kept(model: Any) -> None:
+    """PEFT writes adapters, and what was named to be saved, into a checkpoint, and nothing else that is trained."""
+    if not hasattr(model, "get_base_model"):
+        return
+    kept = [getattr(model.base_model, "prefix", "prompt_encoder"), "modules_to_save.", "trainable_tokens_"]
+    if any(getattr(config, "bias", "none") != "none" for config in model.peft_config.values()):
+        kept.append("bias")
+    lost = [n for n, p in model.named_parameters() if p.requires_grad and not any(part in n for part in kept)]
+    if lost:
+        warnings.warn(
+            f"PEFT leaves {len(lost)} trained parameters out of checkpoints and of the saved model, {lost[0]!r} the "
+            "first; name their modules in LoraConfig(modules_to_save=[...])",
+            stacklevel=2,
+        )
 
 
 class CoMMITTrainer(CoMMITTrainerMixin, Trainer):  # type: ignore[misc]
