@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from loops import LOOPS, Task, adapted, plain_loop, transformers_trainer, with_trainer
 
-from commit_tuning import CoMMITConfig
+from commit_tuning import CoMMITConfig, Coordinator
 
 INTERVALS = {"probe_interval": 3, "lr_update_interval": 3}
 STOPS = (3, 7)  # on the edge of both intervals; inside them, with no measurement to come
@@ -54,3 +55,15 @@ def test_what_peft_would_leave_out_of_a_checkpoint_is_named(tmp_path: Path) -> N
 def test_every_method_resumes(settings: dict[str, Any], tmp_path: Path) -> None:
     config = CoMMITConfig(kappa_window=9, **INTERVALS, **settings)
     assert differences(plain_loop, Task(tmp_path, config, kind="plain")) == []
+
+
+def test_a_schedule_by_hand_goes_on_from_the_rates_of_the_beginning(tmp_path: Path) -> None:
+    """No scheduler keeps them in the groups, and a trainer may load the optimizer before the coordinator is made."""
+    model, partition = Task(tmp_path, kind="plain").build()
+    optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-2))
+    saved = Coordinator(model, optimizer, None, partition).state_dict()
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3
+    resumed = Coordinator(model, optimizer, None, partition)
+    resumed.load_state_dict(saved)
+    assert set(resumed.state_dict()["full_rates"]) == {1e-2}
