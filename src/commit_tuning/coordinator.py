@@ -123,8 +123,8 @@ class Coordinator(BalanceMonitor):
         self._multipliers = dict(state["multipliers"])
         self._controller.load_state_dict(state["controller"])
         self._groups.full_rates = list(state["full_rates"])
-        if state["previous"] is not None:
-            self._previous = Snapshot.of(self.partition, state["previous"])
+        previous = state["previous"]
+        self._previous = None if previous is None else Snapshot.of(self.partition, previous)
 
     def _waiting(self) -> bool:
         return self._controller.starting

@@ -10,6 +10,7 @@ import math
 import warnings
 import weakref
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -270,6 +271,7 @@ class BalanceMonitor:
             "windows": {name: window.state_dict() for name, window in self._windows.items()},
             "displacement": self._displacement.state_dict(),
             "starvation": self._starvation.state_dict(),
+            "measurement": self._measurement and asdict(self._measurement),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -279,6 +281,8 @@ class BalanceMonitor:
         for name, window in self._windows.items():
             window.load_state_dict(state["windows"][name])
         self._displacement.load_state_dict(state["displacement"])
+        measurement = state["measurement"]
+        self._measurement = measurement and Measurement.of(**measurement)
 
     def _look(self, optimizer: Any) -> None:
         """Called when the optimizer's step begins."""

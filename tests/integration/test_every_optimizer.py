@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import build, make_batch
+from loops import values
 from test_setups import EVERY_STEP, same, trainer
-from test_trainers import Trajectory, values
 
 from commit_tuning import CoMMITConfig, Coordinator
 from commit_tuning.errors import ConfigError
@@ -157,7 +157,7 @@ def skipping_step(scaler: torch.amp.GradScaler, coordinator: Coordinator, optimi
     coordinator.after_step(skipped=scaler.get_scale() < scale)
 
 
-def scaled_loop(optimizer: str, through: str, overflow: str) -> tuple[Trajectory, dict[str, Any]]:
+def scaled_loop(optimizer: str, through: str, overflow: str) -> tuple[list[torch.Tensor], dict[str, Any]]:
     """Six steps in fp16 under loss scaling; the third has a gradient that overflows, or is left out."""
     from accelerate import Accelerator
     from accelerate.optimizer import AcceleratedOptimizer

@@ -12,8 +12,8 @@ import peft
 import pytest
 import torch
 from conftest import build, make_batch
+from loops import Task, collate, trainer_arguments, values
 from small_experiment import make_experiment, run
-from test_trainers import Samples, collate, trainer_arguments, values
 from torch import Tensor, nn
 
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition, UserError, partition_model
@@ -196,10 +196,10 @@ def trainer(folder: Path, model: nn.Module, method: str = "commit-clr", cls: Any
 
     from commit_tuning.integrations.transformers import CoMMITTrainer
 
-    arguments = TrainingArguments(**trainer_arguments(folder, **{"max_steps": 3, **changes}))
+    arguments = TrainingArguments(**trainer_arguments(task := Task(folder), **{"max_steps": 3, **changes}))
     commit = {"commit": CoMMITConfig(method=method, probe_interval=1, lr_update_interval=2)} if cls is None else {}
     return (cls or CoMMITTrainer)(
-        model=model, args=arguments, train_dataset=Samples(), data_collator=collate, **commit
+        model=model, args=arguments, train_dataset=task.samples(), data_collator=collate, **commit
     )  # fmt: skip
 
 
@@ -236,13 +236,6 @@ def test_fsdp1_is_refused() -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_the_trainer_refuses_deepspeed(tmp_path: Path) -> None:
-    refused = trainer(tmp_path, build("llava")[0])
-    refused.is_deepspeed_enabled = True
-    with pytest.raises(UserError, match="cannot measure under DeepSpeed"):
-        refused._begin()
-
-
 def language_model() -> nn.Module:
     return build("llava")[0].model.language_model
 
@@ -270,8 +263,8 @@ def test_a_model_without_a_trainable_encoder_is_refused_before_a_trainer_begins(
 @pytest.mark.parametrize(
     ("settings", "code", "vision", "verdict"),
     [
-        ([], 1, ["486,240", "0", "112,032", "0", "0", "0.0001", "0"], "cannot learn: vision: 112,032"),
-        (["model.freeze=['*vision_tower*']"], 0, ["0", "486,240", "0", "0", "0"], "everything that is trainable"),
+        ([], 1, ["486.2k", "0", "112.0k", "0", "0", "0.0001", "0"], "cannot learn: vision: 112,032"),
+        (["model.freeze=['*vision_tower*']"], 0, ["0", "486.2k", "0", "0", "0"], "everything that is trainable"),
     ],
 )
 def test_inspecting_a_recipe(
@@ -284,6 +277,6 @@ def test_inspecting_a_recipe(
     out = capsys.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
     assert rows["vision"] == vision
-    assert rows["projector"] == ["28,928", "0", "0", "0", "0", "0.0001", "0"]
-    assert rows["language_model"] == ["10,240", "446,976", "0", "0", "0", "0.0001", "0"]
+    assert rows["projector"] == ["28.9k", "0", "0", "0", "0", "0.0001", "0"]
+    assert rows["language_model"] == ["10.2k", "447.0k", "0", "0", "0", "0.0001", "0"]
     assert verdict in out

@@ -126,8 +126,14 @@ def test_a_parameter_that_changes_between_probe_and_step_is_named():
 
 
 def test_a_way_to_shard_that_cannot_be_measured_is_refused():
+    from accelerate.utils.deepspeed import DeepSpeedOptimizerWrapper
+
     model, partition = build("llava")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=3e-3))
+    wrapped = DeepSpeedOptimizerWrapper.__new__(DeepSpeedOptimizerWrapper)  # what Trainer has under ZeRO-1 and 2
+    wrapped.optimizer = optimizer
+    with pytest.raises(RuntimeError, match="the model is trained with DeepSpeed"):
+        Coordinator(model, wrapped, None, partition)
     model.lm_head.weight.ds_id = 0
     with pytest.raises(RuntimeError, match="the model is trained with DeepSpeed"):
         BalanceMonitor(model, optimizer)

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import build, make_batch
+from loops import Task, accelerate_loop, adapted, plain_loop, transformers_trainer
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
+from commit_tuning.models.partition import unwrap
 
-SAMPLES = (2, 4)  # on the two ranks
+SAMPLES = (2, 4)  # on the two ranks, where they differ
 
 
-def train(rank: int, folder: str) -> None:
-    """Six steps of data-parallel training."""
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def lopsided(rank: int) -> list[dict[str, Any]]:
+    """Six steps of data-parallel training by hand, with more samples on one rank than on the other."""
     model, partition = build("plain")
     optimizer = torch.optim.Adam(partition.param_groups(lr=1e-3))
     config = CoMMITConfig(probe_interval=1, lr_update_interval=1, probe_samples=None)
@@ -40,20 +43,7 @@ def train(rank: int, folder: str) -> None:
                 dist.all_reduce(parameter.grad)
         coordinator.step(batch)
         seen.append({"drift": coordinator.drift, "rates": coordinator.learning_rates})
-    Path(folder, f"rank-{rank}.json").write_text(json.dumps(seen))
-    dist.destroy_process_group()
-
-
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="gloo is not in this build of torch")
-def test_every_rank_has_the_same_kappa_and_the_same_rates(tmp_path: Path) -> None:
-    mp.spawn(train, args=(str(tmp_path),), nprocs=2)
-    first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
-    assert first == second
-    assert first[-1]["rates"] != first[1]["rates"]
-    alone = [lonely_drift(rank) for rank in (0, 1)]
-    for module, drift in first[0]["drift"].items():
-        weighted = sum(count * own[module] for count, own in zip(SAMPLES, alone, strict=True)) / sum(SAMPLES)
-        assert drift == pytest.approx(weighted, rel=1e-3)
+    return seen
 
 
 def lonely_drift(rank: int) -> dict[str, float]:
@@ -72,39 +62,12 @@ def lonely_drift(rank: int) -> dict[str, float]:
 
 
 STEPS, HALF = 5, 3  # samples on each of two ranks; the answers of both halves have the same lengths
+PLAIN = CoMMITConfig(probe_interval=1, lr_update_interval=2, probe_samples=None)
+REGULARIZED = replace(PLAIN, method="commit", regularizer="lookahead")
 
 
 def halves(step: int) -> dict[str, torch.Tensor]:
     return make_batch("llava", 2 * HALF, torch.float32, seed=step)
-
-
-def train_llava(model, partition, batches, config) -> dict[str, object]:
-    """Some steps; what was measured, and what the model makes of a batch at the end."""
-    optimizer = torch.optim.AdamW(partition.param_groups(lr=3e-3))
-    coordinator = Coordinator(model, optimizer, config, partition)
-    seen = []
-    for batch in batches:
-        model(**batch).loss.backward()
-        coordinator.step(batch)
-        optimizer.zero_grad()
-        seen.append(coordinator.summary())
-    with torch.no_grad():
-        logits = model.eval()(**halves(99)).logits
-    return {"seen": seen, "logits": logits.tolist()}
-
-
-def spread(rank: int, folder: str) -> None:
-    """The same on two ranks, each with half of every batch, in every way to spread a model."""
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    mine = slice(rank * HALF, (rank + 1) * HALF)
-    batches = [{key: value[mine] for key, value in halves(step).items()} for step in range(STEPS)]
-    for way, (wrap, config) in WAYS.items():
-        model = wrap(build("llava")[0])
-        trained = train_llava(model, partition_model(model), batches, config)
-        Path(folder, f"{way}-{rank}.json").write_text(json.dumps(trained))
-    dist.destroy_process_group()
 
 
 def ddp(model):
@@ -112,32 +75,102 @@ def ddp(model):
 
 
 def fsdp2(model):
-    mesh = init_device_mesh("cpu", (2,))
-    for block in [*model.model.language_model.layers, *model.model.vision_tower.encoder.layers, model]:
+    mesh, base = init_device_mesh("cpu", (2,)), unwrap(model).model
+    for block in [*base.language_model.layers, *base.vision_tower.encoder.layers, model]:
         fully_shard(block, mesh=mesh)
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     return model
 
 
-PLAIN = CoMMITConfig(probe_interval=1, lr_update_interval=2, probe_samples=None)
-REGULARIZED = CoMMITConfig(
-    method="commit", regularizer="lookahead", probe_interval=1, lr_update_interval=2, probe_samples=None
-)
-WAYS = {"ddp": (ddp, PLAIN), "fsdp2": (fsdp2, PLAIN), "ddp-regularized": (ddp, REGULARIZED)}
+def in_a_loop(rank: int | None, wrap, config=PLAIN, prepare=lambda model: model) -> dict[str, Any]:
+    """Some steps of a loop of one's own on a rank's half of every batch, or in one process (rank None) on all of it."""
+    model = prepare(build("llava")[0])
+    model = model if rank is None else wrap(model)
+    partition = partition_model(model)
+    optimizer = torch.optim.AdamW(partition.param_groups(lr=3e-3))
+    coordinator = Coordinator(model, optimizer, config, partition)
+    mine = slice(None) if rank is None else slice(rank * HALF, (rank + 1) * HALF)
+    seen = []
+    for step in range(STEPS):
+        batch = {key: value[mine] for key, value in halves(step).items()}
+        model(**batch).loss.backward()
+        coordinator.step(batch)
+        optimizer.zero_grad()
+        seen.append(coordinator.summary())
+    return result(model, seen)
+
+
+def in_a_trainer(rank: int | None, loop, **changes: Any) -> dict[str, Any]:
+    """The same training in a trainer, with checkpoints in the working directory; in one process, the plain loop's."""
+    task = Task(Path(), PLAIN)
+    run = plain_loop(task) if rank is None else loop(replace(task, ranks=2, **changes))
+    return result(run.model, [run.coordinator.summary()])
+
+
+@torch.no_grad()
+def result(model, seen: list[dict[str, float]]) -> dict[str, Any]:
+    """What was measured, and what the model makes of a batch at the end."""
+    return {"seen": seen, "logits": model.eval()(**halves(99)).logits.tolist()}
+
+
+WAYS = {
+    "ddp": partial(in_a_loop, wrap=ddp),
+    "ddp-regularized": partial(in_a_loop, wrap=ddp, config=REGULARIZED),
+    "fsdp2": partial(in_a_loop, wrap=fsdp2),
+    "fsdp2-lora": partial(in_a_loop, wrap=fsdp2, prepare=adapted),
+    "accelerate": partial(in_a_trainer, loop=accelerate_loop),
+    "transformers": partial(in_a_trainer, loop=transformers_trainer, saves=True),
+    "transformers-resumed": partial(in_a_trainer, loop=transformers_trainer, start=3),
+}
+
+
+def spread(rank: int, folder: str) -> None:
+    """Every way to spread a model, on one of two ranks."""
+    torch.set_num_threads(1)
+    os.environ.update(GLOO_SOCKET_IFNAME="lo", ACCELERATE_USE_CPU="true", WORLD_SIZE="2")  # what torchrun would set
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    os.chdir(folder)
+    with mock.patch("torch.save", wraps=torch.save) as save:
+        for name, way in {**WAYS, "lopsided": lopsided}.items():
+            Path(f"{name}-{rank}.json").write_text(json.dumps(way(rank)))
+    saved = [str(call.args[1]) for call in save.call_args_list if Path(call.args[1]).name == "commit.pt"]
+    Path(f"saved-{rank}.json").write_text(json.dumps(saved))
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def spread_out(tmp_path_factory) -> Path:
+    """The folder in which both ranks have left what came of it."""
+    if not dist.is_gloo_available():
+        pytest.skip("gloo is not in this build of torch")
     folder = tmp_path_factory.mktemp("ranks")
     mp.spawn(spread, args=(str(folder),), nprocs=2)
     return folder
 
 
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="gloo is not in this build of torch")
+def test_every_rank_has_the_same_kappa_and_the_same_rates(spread_out: Path) -> None:
+    first, second = (json.loads((spread_out / f"lopsided-{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert first[-1]["rates"] != first[1]["rates"]
+    alone = [lonely_drift(rank) for rank in (0, 1)]
+    for module, drift in first[0]["drift"].items():
+        weighted = sum(count * own[module] for count, own in zip(SAMPLES, alone, strict=True)) / sum(SAMPLES)
+        assert drift == pytest.approx(weighted, rel=1e-3)
+
+
 @pytest.mark.parametrize("way", list(WAYS))
 def test_two_ranks_train_as_one_process_does_on_the_whole_batch(way: str, spread_out: Path) -> None:
     first, second = (json.loads((spread_out / f"{way}-{rank}.json").read_text()) for rank in (0, 1))
-    alone = train_llava(*build("llava"), [halves(step) for step in range(STEPS)], WAYS[way][1])
+    alone = WAYS[way](None)
     assert first["seen"] == second["seen"]
     assert first["seen"] == [pytest.approx(step, rel=1e-3) for step in alone["seen"]]
     torch.testing.assert_close(torch.tensor(first["logits"]), torch.tensor(alone["logits"]), rtol=1e-5, atol=1e-5)
+
+
+def test_two_ranks_keep_one_checkpoint_and_go_on_from_it_bit_for_bit(spread_out: Path) -> None:
+    texts = {path.stem: path.read_text() for path in spread_out.glob("*.json")}
+    assert json.loads(texts["saved-0"]) == [f"checkpoint-{step}/commit.pt" for step in range(1, 9)]
+    assert json.loads(texts["saved-1"]) == []
+    assert texts["transformers-resumed-0"] == texts["transformers-0"]
+    assert texts["transformers-resumed-1"] == texts["transformers-1"]

@@ -102,6 +102,11 @@ class Measurement:
     h: dict[str, float]
     loss: float
 
+    @classmethod
+    def of(cls, readings: Mapping[str, Mapping[str, float]], **others: Any) -> Measurement:
+        """The measurement of which `dataclasses.asdict` made this."""
+        return cls({module: Reading(**reading) for module, reading in readings.items()}, **others)
+
     @property
     def drift(self) -> dict[str, float]:
         """Module to its drift in nats."""

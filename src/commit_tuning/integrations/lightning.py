@@ -13,7 +13,7 @@ from commit_tuning.coordinator import Coordinator
 from commit_tuning.core.forward import Batch
 from commit_tuning.core.partition import ModulePartition
 from commit_tuning.errors import UserError
-from commit_tuning.integrations.micro_batches import MicroBatches
+from commit_tuning.integrations.steps import StepHooks
 from commit_tuning.models.partition import partition_model
 
 
@@ -45,12 +45,13 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         inputs: Callable[[Any], Batch] = lambda batch: batch,
         partition: Callable[[nn.Module], ModulePartition] = partition_model,
     ) -> None:
-        self.config = commit or CoMMITConfig()
-        self.coordinator: Coordinator | None = None
-        self._model, self._inputs, self._partition = model, inputs, partition
-        self._micro_batches = MicroBatches(self.config.probe_samples)
-        self._resumed: dict[str, Any] | None = None
-        self._handles: list[Any] = []
+        self._model, self._inputs = model, inputs
+        self._step_hooks = StepHooks(commit or CoMMITConfig(), partition)
+
+    @property
+    def coordinator(self) -> Coordinator | None:
+        """What measures and coordinates, from the beginning of training on."""
+        return self._step_hooks.coordinator
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Everything is prepared: watch the optimizer."""
@@ -59,30 +60,21 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
                 f"CoMMITCallback needs automatic optimization with one optimizer, not {len(trainer.optimizers)}; "
                 "call Coordinator.step yourself in a loop with more"
             )
-        model, optimizer = self._model(pl_module), trainer.optimizers[0]
-        self.coordinator = Coordinator(model, optimizer, self.config, self._partition(model))
-        if self._resumed is not None:
-            self.coordinator.load_state_dict(self._resumed)
-        self._resumed = None
-        self._micro_batches.clear()
-        self.on_train_end(trainer, pl_module)  # of a training that was broken off
-        self._context = trainer.precision_plugin.forward_context
-        self._handles = [optimizer.register_step_post_hook(self._after_step)]
-        if self._scales_loss(trainer):  # then a step may be skipped, and the optimizer is only called if it is not
-            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+        autocast, calls = trainer.precision_plugin.forward_context, self._scales_loss(trainer)
+        self._step_hooks.begin(self._model(pl_module), trainer.optimizers[0], autocast, calls)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep the micro-batch."""
         del pl_module
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            self._micro_batches.clear()  # what a skipped step left
-        self._micro_batches.add(self._inputs(batch))
+            self._step_hooks.clear()
+        self._step_hooks.add(self._inputs(batch))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """The gradients are there: prepare the measurement, set the learning rates."""
         del pl_module, optimizer
-        if not self._scales_loss(trainer):
-            self._before_step()
+        if not self._scales_loss(trainer):  # else the optimizer is called with the gradients, and only if it steps
+            self._step_hooks.before()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -95,9 +87,7 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the optimizer alone."""
         del trainer, pl_module
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._step_hooks.end()
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs; Lightning keeps it in its checkpoints."""
@@ -105,18 +95,8 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a `state_dict()`, once training starts."""
-        self._resumed = state_dict or None
+        self._step_hooks.resume(state_dict or None)
 
     @staticmethod
     def _scales_loss(trainer: Trainer) -> bool:
         return getattr(trainer.precision_plugin, "scaler", None) is not None
-
-    def _before_step(self, *_: Any) -> None:
-        if self.coordinator is not None:
-            with self._context():
-                self.coordinator.before_step(self._micro_batches.take())
-
-    def _after_step(self, *_: Any) -> None:
-        if self.coordinator is not None:
-            with self._context():
-                self.coordinator.after_step()

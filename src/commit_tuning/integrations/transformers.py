@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.errors import ConfigError, UserError
-from commit_tuning.integrations.micro_batches import MicroBatches
+from commit_tuning.integrations.steps import StepHooks
 from commit_tuning.models.partition import partition_model, unwrap
 from commit_tuning.models.rates import set_base_rates
 
@@ -36,9 +36,6 @@ class CoMMITTrainerMixin:
             aliases) or by a regular expression on parameter names: see `commit_tuning.models.rates.base_rates`.
         partition: Makes the partition of a model; `partition_model` by default.
         **kwargs: The trainer's own.
-
-    Attributes:
-        coordinator: What measures and coordinates, from the beginning of training on.
 
     Raises:
         UserError: When training begins: the model cannot be partitioned, DeepSpeed owns the optimizer's step, or a
@@ -60,16 +57,17 @@ class CoMMITTrainerMixin:
         partition: Any = partition_model,
         **kwargs: Any,
     ) -> None:
-        self.commit_config = commit or CoMMITConfig()
-        self.coordinator: Coordinator | None = None
         self._learning_rates = dict(learning_rates or {})
         self._make_partition = partition
-        self._micro_batches = MicroBatches(self.commit_config.probe_samples)
-        self._resumed: dict[str, Any] | None = None
-        self._handles: list[Any] = []
+        self._step_hooks = StepHooks(commit or CoMMITConfig(), partition)
         super().__init__(*args, **kwargs)
         self._given_optimizer = self.optimizer is not None  # type: ignore[attr-defined]
         self.add_callback(_Start(self))  # type: ignore[attr-defined]
+
+    @property
+    def coordinator(self) -> Coordinator | None:
+        """What measures and coordinates, from the beginning of training on."""
+        return self._step_hooks.coordinator
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The trainer's own optimizer, with a group for every module and base learning rate."""
@@ -84,7 +82,7 @@ class CoMMITTrainerMixin:
         """Keep the micro-batch for the measurement, when it is one of the training."""
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)  # type: ignore[misc]
         if self.model.training:  # type: ignore[attr-defined]
-            self._micro_batches.add(prepared)
+            self._step_hooks.add(prepared)
         return prepared
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -128,43 +126,29 @@ class CoMMITTrainerMixin:
                     f"{path} does not exist, so a trainer without CoMMIT made this checkpoint: resume with that one, "
                     "or begin a new training from the checkpoint's weights"
                 )
-            self._resumed = torch.load(path, map_location="cpu", weights_only=True)
+            self._step_hooks.resume(torch.load(path, map_location="cpu", weights_only=True))
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
 
-    def _begin(self) -> None:
-        """Model, optimizer and scheduler are what they will be: from here on the optimizer's steps are measured."""
-        self._end()  # of a training that was broken off
-        if self.is_deepspeed_enabled:  # type: ignore[attr-defined]
-            raise UserError(
-                "CoMMIT cannot measure under DeepSpeed, which keeps parameters and step to itself; use DDP or FSDP2"
-            )
-        wrapped = self.optimizer  # type: ignore[attr-defined]
-        optimizer = getattr(wrapped, "optimizer", wrapped)
-        model: nn.Module = self.model  # type: ignore[attr-defined]
-        resumed, self._resumed = self._resumed, None
-        _look_for_unsaved(model, resumes=resumed is not None)
-        self.coordinator = Coordinator(model, optimizer, self.commit_config, self._make_partition(model))
-        if resumed is not None:
-            self.coordinator.load_state_dict(resumed)
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
 
-    def _end(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+class _Start(TrainerCallback):  # type: ignore[misc]
+    """Says when everything is prepared, and when a new step begins."""
 
-    def _before_step(self, *_: Any) -> None:
-        if self.coordinator is not None:
-            with self.accelerator.autocast():  # type: ignore[attr-defined]
-                self.coordinator.before_step(self._micro_batches.take())
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
 
-    def _after_step(self, *_: Any) -> None:
-        if self.coordinator is not None:
-            with self.accelerator.autocast():  # type: ignore[attr-defined]
-                self.coordinator.after_step()
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        trainer = self._trainer
+        _look_for_unsaved(trainer.model, trainer._step_hooks.resumes)
+        trainer._step_hooks.begin(trainer.model, trainer.optimizer, trainer.accelerator.autocast)
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        self._trainer._step_hooks.clear()
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        self._trainer._step_hooks.end()
 
 
 def _look_for_unsaved(model: nn.Module, resumes: bool) -> None:
@@ -192,25 +176,6 @@ def _look_for_unsaved(model: nn.Module, resumes: bool) -> None:
         if resumes:
             raise UserError(f"cannot resume from this checkpoint: {fault}")
         warnings.warn(fault, stacklevel=2)
-
-
-class _Start(TrainerCallback):  # type: ignore[misc]
-    """Tells the trainer when everything is prepared, and when a new step begins."""
-
-    def __init__(self, trainer: CoMMITTrainerMixin) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        del args, kwargs
-        self._trainer._begin()
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        del args, kwargs
-        self._trainer._micro_batches.clear()  # what a skipped step left
-
-    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        del args, kwargs
-        self._trainer._end()
 
 
 class CoMMITTrainer(CoMMITTrainerMixin, Trainer):  # type: ignore[misc]

@@ -1,0 +1,106 @@
+"""What several trainers need: to measure the optimizer's steps in a loop that is not ours."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor, nn
+
+from commit_tuning.config import CoMMITConfig
+from commit_tuning.coordinator import Coordinator
+from commit_tuning.core.forward import Batch
+from commit_tuning.core.partition import ModulePartition
+from commit_tuning.models.partition import unwrap
+
+
+class StepHooks:
+    """Collects the micro-batches of a step, and calls the coordinator before and after the optimizer takes it.
+
+    Args:
+        config: Method and settings.
+        partition: Makes the partition of a model.
+
+    Attributes:
+        coordinator: What measures and coordinates, from `begin` on.
+    """
+
+    def __init__(self, config: CoMMITConfig, partition: Callable[[nn.Module], ModulePartition]) -> None:
+        self.coordinator: Coordinator | None = None
+        self._config, self._partition = config, partition
+        self._resumed: dict[str, Any] | None = None
+        self._handles: list[Any] = []
+        self.clear()
+
+    @property
+    def resumes(self) -> bool:
+        """Whether training is to go on from a state."""
+        return self._resumed is not None
+
+    def resume(self, state: dict[str, Any] | None) -> None:
+        """Take over a coordinator's `state_dict()`, once training begins."""
+        self._resumed = state
+
+    def begin(
+        self, model: nn.Module, optimizer: Any, autocast: Callable[[], AbstractContextManager[Any]], calls: bool = True
+    ) -> None:
+        """Model, optimizer and scheduler are what they will be: from here on the optimizer's steps are measured.
+
+        Args:
+            model: The model.
+            optimizer: Its optimizer, in Accelerate's wrapper or not.
+            autocast: Opens the context in which the trainer runs the model.
+            calls: Whether the gradients are there when the optimizer is called; else someone calls `before`.
+        """
+        self.end()  # of a training that was broken off
+        self.clear()
+        self.coordinator = Coordinator(model, optimizer, self._config, self._partition(model))
+        if self._resumed is not None:
+            self.coordinator.load_state_dict(self._resumed)
+            self._resumed = None
+        self._autocast = autocast
+        parameters = inspect.signature(unwrap(model).forward).parameters
+        self._named = {"labels", *parameters}
+        self._takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        inner = getattr(optimizer, "optimizer", optimizer)
+        self._handles = [inner.register_step_post_hook(self._after)]
+        if calls:
+            self._handles.append(inner.register_step_pre_hook(self.before))
+
+    def end(self) -> None:
+        """Leave the optimizer alone."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def clear(self) -> None:
+        """A new step begins; forget what a skipped one left."""
+        self._batches: list[tuple[Batch, dict[str, Any]]] = []
+        self._samples = 0
+
+    def add(self, batch: Batch) -> None:
+        """Keep a micro-batch, unless there are enough samples; the tensors themselves are not copied."""
+        enough = self._config.probe_samples
+        if enough is None or self._samples < enough:
+            self._batches.append((batch, dict(batch)))
+            labels = batch.get("labels")
+            self._samples += labels.shape[0] if isinstance(labels, Tensor) else 0
+
+    def before(self, *_: Any) -> None:
+        """The gradients are there: prepare the measurement, set the learning rates."""
+        if self.coordinator is not None:
+            batches = [self._for_the_model(*batch) for batch in self._batches]
+            self.clear()
+            with self._autocast():
+                self.coordinator.before_step(batches)
+
+    def _after(self, *_: Any) -> None:
+        if self.coordinator is not None:
+            with self._autocast():
+                self.coordinator.after_step()
+
+    def _for_the_model(self, now: Batch, then: dict[str, Any]) -> dict[str, Any]:
+        """A batch less what its trainer keeps for the loss: what the model cannot take, or was taken out since."""
+        return {key: value for key, value in then.items() if key in self._named or (self._takes_more and key in now)}
