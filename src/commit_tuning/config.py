@@ -82,7 +82,7 @@ class CoMMITConfig:
         kappa_target: The smoothed kappa that the controller aims at. Not used by `"literal"`, which aims at 1.
         kappa_bound: The language model's multiplier over an encoder's stays in [1/bound, bound]. `"trust-region"` lets
             none exceed bound times its first as well; with method `"hypergradient"` each multiplier stays in the range.
-            Not used by `"literal"`.
+            `"auto"` is 1000 for `"trust-region"` and 100 elsewhere. Not used by `"literal"`.
         drift_target: What one step of a module may move the output distribution, as a share of the present loss (nats
             of Eq. 2-3 per nat). `"trust-region"` holds the geometric mean of the language model's and an encoder's
             drift there.
@@ -129,7 +129,7 @@ class CoMMITConfig:
     probe_samples: int | None = 8
     drift_scale: float | Literal["auto"] = "auto"
     kappa_target: float = 1.0
-    kappa_bound: float = 100.0
+    kappa_bound: float = "auto"  # type: ignore[assignment]  # a number from __post_init__ on
     drift_target: float = 5e-4
     rate_normalization: Normalization = "sum"
     warmup_measurements: int | None = None
@@ -147,6 +147,8 @@ class CoMMITConfig:
         """Resolve `"auto"` and refuse what is not valid."""
         if self.regularizer == "auto":
             object.__setattr__(self, "regularizer", "lookahead" if self.method == "commit" else None)
+        if self.kappa_bound == "auto":  # type: ignore[comparison-overlap]
+            object.__setattr__(self, "kappa_bound", 1000.0 if self.sets_drift else 100.0)
         faults = self._faults()
         if faults:
             count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"

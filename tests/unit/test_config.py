@@ -37,6 +37,12 @@ def test_what_is_not_valid_says_what_to_do(settings, hint):
     assert hint in str(caught.value)
 
 
+def test_the_bound_is_wider_where_a_budget_in_drift_sets_the_rates():
+    assert CoMMITConfig().kappa_bound == 1000
+    assert CoMMITConfig(controller="bounded").kappa_bound == CoMMITConfig(method="hypergradient").kappa_bound == 100
+    assert CoMMITConfig(kappa_bound=7).kappa_bound == CoMMITConfig(controller="bounded", kappa_bound=7).kappa_bound == 7
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_valid_defaults(method):
     config = CoMMITConfig(method=method)
