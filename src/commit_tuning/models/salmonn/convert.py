@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -132,7 +133,7 @@ def _read(checkpoint: str | Path | Mapping[str, Any], *keys: str) -> Mapping[str
     if isinstance(checkpoint, str | Path):
         try:
             content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError, ImportError) as error:
+        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
             raise UserError(f"{checkpoint} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
     if not isinstance(content, Mapping) or any(key not in content for key in keys):
         raise UserError(f"not a checkpoint with {' and '.join(keys) or 'parameters'} in it; give the official file")

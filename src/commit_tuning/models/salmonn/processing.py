@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import BatchFeature, ProcessorMixin, WhisperFeatureExtractor
+from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from commit_tuning.errors import UserError
+Array = NDArray[Any]
 
 FBANK_MEAN, FBANK_STD = 15.41663, 6.55582
 """Of BEATs' filter banks over AudioSet; they are divided by twice the deviation (official `BEATs.preprocess`)."""
@@ -22,7 +26,7 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}USER: "
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
     "{% if part['type'] == 'audio' %}<Speech>" + AUDIO_TOKEN + "</Speech> {% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}\nASSISTANT:{% else %} "
+    "{% endfor %}{% endif %}{{ '\\nASSISTANT:' }}{% else %} "
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{{ message['content'][0]['text'] }}"
     "{% endif %}{{ eos_token }}{% endif %}{% endfor %}"
 )
@@ -44,24 +48,28 @@ class SalmonnFeatureExtractor(WhisperFeatureExtractor):  # type: ignore[misc]
         super().__init__(**kwargs)
         self.fbank_bins, self.min_seconds = fbank_bins, min_seconds
 
-    def __call__(self, raw_speech: Any, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
+    def __call__(
+        self, raw_speech: Any, sampling_rate: int | None = None, return_tensors: str | None = None, **kwargs: Any
+    ) -> BatchFeature:
         """Features of sounds.
 
         Args:
             raw_speech: A sound or a list of them, each [samples], mono, from -1 to 1.
+            sampling_rate: That of the sounds, which must be the extractor's.
             return_tensors: `"pt"` or `"np"`.
-            kwargs: Of `WhisperFeatureExtractor.__call__`, such as `sampling_rate`, which must be the extractor's.
+            kwargs: Not read: Whisper's spectrogram always has the length of `chunk_length`.
 
         Returns:
             `input_features` [sounds, mel bins, frames]; with BEATs, `fbank_features` [sounds, frames, `fbank_bins`] and
             `fbank_features_mask` [sounds, frames], as long as the longest sound.
         """
+        del kwargs
         sounds = [raw_speech] if np.ndim(raw_speech[0]) == 0 else raw_speech
         shortest = int(self.min_seconds * self.sampling_rate)
         waves = [np.asarray(sound, dtype=np.float32)[: self.n_samples] for sound in sounds]
         waves = [np.pad(wave, (0, max(0, shortest - len(wave)))) for wave in waves]
-        features = super().__call__(waves, return_tensors="np", **kwargs)
-        data = {"input_features": features["input_features"]}
+        mels = super().__call__(waves, sampling_rate=sampling_rate, return_tensors="np")
+        data = {"input_features": mels["input_features"]}
         if self.fbank_bins:
             banks = [fbank(wave, self.sampling_rate, self.fbank_bins) for wave in waves]
             longest = max(map(len, banks))
@@ -70,8 +78,10 @@ class SalmonnFeatureExtractor(WhisperFeatureExtractor):  # type: ignore[misc]
         return BatchFeature(data, tensor_type=return_tensors)
 
 
-def fbank(wave: np.ndarray[Any, Any], sampling_rate: int = 16000, bins: int = 128) -> np.ndarray[Any, Any]:
-    """BEATs' filter bank of a sound, normed.
+def fbank(wave: Array, sampling_rate: int = 16000, bins: int = 128) -> Array:
+    """BEATs' filter bank of a sound, normed: Kaldi's, as torchaudio computes it.
+
+    With 128 bins the lowest ones are narrower than a bin of the spectrum, and some hold nothing.
 
     Args:
         wave: [samples], from -1 to 1.
@@ -80,25 +90,47 @@ def fbank(wave: np.ndarray[Any, Any], sampling_rate: int = 16000, bins: int = 12
 
     Returns:
         float32 [frames, bins]; a frame of 25 ms begins every 10 ms, and all are whole.
-
-    Raises:
-        UserError: kaldi-native-fbank is not installed.
     """
-    try:
-        import kaldi_native_fbank as kaldi  # type: ignore[import-untyped,unused-ignore]
-    except ImportError:
-        raise UserError("BEATs' filter banks need kaldi-native-fbank: pip install kaldi-native-fbank") from None
-    options = kaldi.FbankOptions(
-        frame_opts=kaldi.FrameExtractionOptions(samp_freq=sampling_rate, dither=0.0),
-        mel_opts=kaldi.MelBanksOptions(num_bins=bins),
+    length, step = sampling_rate * 25 // 1000, sampling_rate * 10 // 1000
+    energies = spectrogram(
+        wave * 2.0**15,
+        window_function(length, "povey", periodic=False),
+        frame_length=length,
+        hop_length=step,
+        fft_length=_fft_length(length),
+        power=2.0,
+        center=False,
+        preemphasis=0.97,
+        remove_dc_offset=True,
+        mel_filters=_filters(sampling_rate, bins),
+        mel_floor=float(np.finfo(np.float32).eps),
+        log_mel="log",
     )
-    banks = kaldi.OnlineFbank(options)
-    banks.accept_waveform(sampling_rate, wave * 2.0**15)
-    banks.input_finished()
-    frames = [banks.get_frame(index) for index in range(banks.num_frames_ready)]
-    energies = np.stack(frames) if frames else np.zeros((0, bins), dtype=np.float32)
-    normed: np.ndarray[Any, Any] = ((energies - FBANK_MEAN) / (2 * FBANK_STD)).astype(np.float32)
+    normed: Array = ((energies.T - FBANK_MEAN) / (2 * FBANK_STD)).astype(np.float32)
     return normed
+
+
+def _fft_length(length: int) -> int:
+    """The power of two that a frame fits into."""
+    return 1 << (length - 1).bit_length()
+
+
+@cache
+def _filters(sampling_rate: int, bins: int) -> Array:
+    """Triangles in mel from 20 Hz to half the sampling rate: [bins of the spectrum, mel bins]."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
+        filters: Array = mel_filter_bank(
+            num_frequency_bins=_fft_length(sampling_rate * 25 // 1000) // 2 + 1,
+            num_mel_filters=bins,
+            min_frequency=20,
+            max_frequency=sampling_rate // 2,
+            sampling_rate=sampling_rate,
+            norm=None,
+            mel_scale="kaldi",
+            triangularize_in_mel_space=True,
+        )
+    return filters
 
 
 class SalmonnProcessor(ProcessorMixin):  # type: ignore[misc]
