@@ -19,6 +19,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
+from commit_tuning.errors import BatchError
 from commit_tuning.models.salmonn.configuration import BeatsConfig
 
 
@@ -50,7 +51,13 @@ class BeatsModel(PreTrainedModel):  # type: ignore[misc]
 
         Returns:
             `last_hidden_state` [sounds, patches, width]; what stands at patches of padding means nothing.
+
+        Raises:
+            BatchError: The filter banks have another number of bins.
         """
+        bins, expected = fbank_features.shape[-1], self.config.num_mel_bins
+        if bins != expected:
+            raise BatchError(f"fbank_features has {bins} mel bins and this BEATs hears {expected}: set fbank_bins")
         patches = self.patch_embedding(fbank_features.to(self.patch_embedding.weight.dtype).unsqueeze(1))
         hidden = self.layer_norm(patches.flatten(2).transpose(1, 2))
         if self.post_extract_proj is not None:
