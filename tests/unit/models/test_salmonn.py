@@ -24,6 +24,7 @@ from commit_tuning.models.salmonn import (
     SalmonnFeatureExtractor,
     SalmonnForConditionalGeneration,
     SalmonnProcessor,
+    assemble,
     load_beats,
     load_trained,
 )
@@ -595,6 +596,39 @@ def test_an_official_beats_checkpoint_loads_whole(model, tmp_path):
     bank = torch.randn(1, 40, BINS)
     ours = model.model.audio_tower.beats(bank).last_hidden_state
     assert torch.equal(ours, beats(bank).last_hidden_state)
+
+
+@pytest.mark.parametrize("with_beats", [True, False])
+def test_assembled_of_released_parts(with_beats, tmp_path):
+    from transformers import AutoModelForCausalLM, WhisperFeatureExtractor, WhisperModel
+
+    beats, checkpoint = official_beats()
+    beats.config.num_mel_bins = 128  # as all released ones hear
+    torch.save(checkpoint, tmp_path / "beats.pt")
+    config = tiny_config()
+    config.text_config.vocab_size = len(WORDS) + 3  # less than the tokenizer will have with the placeholder
+    text, whisper = AutoModelForCausalLM.from_config(config.text_config), WhisperModel(config.whisper_config).eval()
+    text.save_pretrained(tmp_path / "text")
+    processor().tokenizer.save_pretrained(tmp_path / "text")
+    whisper.save_pretrained(tmp_path / "whisper")
+    WhisperFeatureExtractor(feature_size=MELS, chunk_length=1).save_pretrained(tmp_path / "whisper")
+    model, prepare, report = assemble(
+        tmp_path / "text", tmp_path / "whisper", tmp_path / "beats.pt" if with_beats else None
+    )
+    assert (report is not None and report.complete) == with_beats
+    assert not any(parameter.is_meta for parameter in model.parameters())
+    assert torch.equal(model.get_input_embeddings().weight[:18], text.get_input_embeddings().weight)
+    assert torch.equal(model.get_output_embeddings().weight[:18], text.get_output_embeddings().weight)
+    batch = prepare(text=[PROMPT_TEMPLATE.format("what do you hear ?")], audio=[sound(0.5)], return_tensors="pt")
+    assert (batch["input_ids"] == model.config.audio_token_id).sum() == 2
+    sounds = {name: value for name, value in batch.items() if "features" in name}
+    speech, audio, _ = model.model.audio_tower(**{"fbank_features": None, "fbank_features_mask": None, **sounds})
+    assert torch.equal(speech, whisper.encoder(sounds["input_features"]).last_hidden_state)
+    if with_beats:
+        assert torch.equal(audio, beats(sounds["fbank_features"]).last_hidden_state)
+    logits = model(**batch).logits
+    model.save_pretrained(tmp_path / "salmonn")
+    assert torch.equal(SalmonnForConditionalGeneration.from_pretrained(tmp_path / "salmonn")(**batch).logits, logits)
 
 
 def test_checkpoints_that_are_none(tmp_path):

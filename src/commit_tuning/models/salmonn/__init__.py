@@ -14,6 +14,7 @@ from transformers import (
     AutoProcessor,
 )
 
+from commit_tuning.models.salmonn.assemble import assemble
 from commit_tuning.models.salmonn.beats import BeatsModel
 from commit_tuning.models.salmonn.configuration import BeatsConfig, SalmonnConfig
 from commit_tuning.models.salmonn.convert import LoadReport, load_beats, load_trained
@@ -29,6 +30,7 @@ __all__ = [
     "SalmonnForConditionalGeneration",
     "SalmonnModel",
     "SalmonnProcessor",
+    "assemble",
     "load_beats",
     "load_trained",
 ]

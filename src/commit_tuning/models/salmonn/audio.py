@@ -49,7 +49,8 @@ class SalmonnWindowQFormer(nn.Module):
         self.length, self.stride = config.window
         self.ln_speech = nn.LayerNorm(config.whisper_config.d_model)
         self.ln_audio = nn.LayerNorm(config.beats_config.hidden_size) if config.beats_config is not None else None
-        self.query_tokens = nn.Parameter(torch.empty(1, config.num_query_tokens, config.qformer_config.hidden_size))
+        queries = torch.empty(1, config.num_query_tokens, config.qformer_config.hidden_size)
+        self.query_tokens = nn.Parameter(nn.init.normal_(queries, std=config.qformer_config.initializer_range))
         self.qformer = Blip2QFormerModel._from_config(config.qformer_config)
 
     def forward(self, speech: Tensor, audio: Tensor | None, audio_mask: Tensor | None) -> Tensor:
