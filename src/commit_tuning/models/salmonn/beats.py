@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, scaled_dot_product_attention
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import register_parametrization
 from transformers import PreTrainedModel, initialization
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -107,7 +107,8 @@ class BeatsEncoder(nn.Module):
         self.dropout = config.hidden_dropout
         width, kernel = config.hidden_size, config.conv_pos
         conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=config.conv_pos_groups)
-        self.pos_conv = nn.Sequential(weight_norm(conv, dim=2), nn.GELU())
+        register_parametrization(conv, "weight", WeightNorm())
+        self.pos_conv = nn.Sequential(conv, nn.GELU())
         self.layer_norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList([BeatsLayer(config, index) for index in range(config.num_hidden_layers)])
 
@@ -131,6 +132,22 @@ class BeatsEncoder(nn.Module):
         for layer in self.layers:
             hidden = layer(hidden, bias, padding)
         return hidden
+
+
+class WeightNorm(nn.Module):
+    """A length of its own for each place in the kernel: torch's weight norm, which no forward-mode derivative passes.
+
+    The parameters are named as torch names them: `parametrizations.weight.original0` is the length, the official
+    `weight_g`, and `original1` the direction, `weight_v`.
+    """
+
+    def forward(self, length: Tensor, direction: Tensor) -> Tensor:
+        """The weight [outputs, inputs, kernel] from [1, 1, kernel] and a direction of its own shape."""
+        return direction * (length / direction.square().sum((0, 1), keepdim=True).sqrt())
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Length and direction of a weight."""
+        return weight.norm(dim=(0, 1), keepdim=True), weight.clone()
 
 
 class BeatsLayer(GradientCheckpointingLayer):  # type: ignore[misc]
