@@ -15,8 +15,11 @@ from torch import nn
 from torch.nn.functional import gelu
 
 from commit_tuning import partition_model
+from commit_tuning.core.divergence import token_kl
+from commit_tuning.core.probe import DriftProbe
+from commit_tuning.core.tangent import moving, quadratic_drift
 from commit_tuning.errors import BatchError, UserError
-from commit_tuning.models.forward import forward_pass
+from commit_tuning.models.forward import TransformersForward, forward_pass
 from commit_tuning.models.salmonn import (
     BeatsConfig,
     BeatsModel,
@@ -434,8 +437,48 @@ def test_partition_has_every_trainable_parameter_once(beats):
 
 def test_drifts_are_those_of_the_reference_and_of_whole_runs():
     model = tiny()
-    check_drifts(model, partition_model(model), random_batch())
+    assert check_drifts(model, partition_model(model), random_batch()), "the features of sounds are not reused"
     assert forward_pass(model).placeholder_tokens == (3,)
+
+
+def test_a_measurement_with_reuse_runs_whisper_once_and_finds_the_same():
+    drifts, runs = {}, {}
+    for reuse in (True, False):
+        model, batch = tiny(), random_batch()
+        partition = partition_model(model)
+        optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-2))
+        model(**batch).loss.backward()
+        forward = TransformersForward(model, reuse_features=reuse)
+        probe = DriftProbe(forward, partition, [batch], forward.shifts_labels)
+        optimizer.step()
+        calls = []
+        model.model.audio_tower.whisper.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        drifts[reuse], runs[reuse] = probe.measure().drift, len(calls)
+    assert drifts[True] == pytest.approx(drifts[False], rel=1e-6)
+    assert runs == {True: 1, False: 2}
+
+
+@pytest.mark.parametrize("module", ["language_model", "audio"])
+@torch.no_grad()
+def test_a_forward_mode_derivative_passes(module):
+    model, batch = tiny(), random_batch()
+    forward, parameters = forward_pass(model), partition_model(model)[module]
+    mask = batch["labels"] != -100
+    velocities = {id(parameter): 1e-3 * torch.randn_like(parameter) for parameter in parameters}
+    with moving(model, velocities):
+        drift = quadratic_drift(forward.logits(batch, mask, forward.features(batch)))
+    before = forward.logits(batch, mask, {})
+    for parameter in parameters:
+        parameter.add_(velocities[id(parameter)])
+    assert drift.sum() == pytest.approx(token_kl(before, forward.logits(batch, mask, {})).sum().item(), rel=0.1)
+
+
+def test_norms_of_what_is_heard():
+    model, batch = tiny(), random_batch()
+    forward = forward_pass(model)
+    norms = forward.input_norms(batch, forward.features(batch))
+    raw = batch["input_features"].square().sum() + batch["fbank_features"].square().sum()
+    assert norms.raw == pytest.approx({"audio": raw.item()})
 
 
 def test_a_coordinated_step_moves_both():

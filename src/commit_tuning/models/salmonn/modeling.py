@@ -133,6 +133,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
 class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """SALMONN: text in answer to text and sounds."""
 
+    mm_encoder_modalities = ("audio",)  # what `mm_encoder_outputs` is read for
     _tied_weights_keys: dict[str, str] = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: SalmonnConfig) -> None:
