@@ -81,6 +81,18 @@ def test_an_official_checkpoint_loads_whole(model, tmp_path):
     assert all(torch.equal(mine[name], state[name]) for name in mine)
 
 
+def test_as_many_trained_parameters_as_the_paper_says():
+    from peft import LoraConfig, get_peft_model
+
+    with torch.device("meta"):
+        wrapped = get_peft_model(SalmonnForConditionalGeneration(SalmonnConfig()), LoraConfig(**LORA))
+    trained = re.compile("lora_|window_qformer|speech_llama_proj")
+    sizes = {name: parameter.numel() for name, parameter in wrapped.named_parameters()}
+    count = sum(size for name, size in sizes.items() if trained.search(name))
+    assert round(count / 1e6) == 33
+    assert round(100 * count / sum(sizes.values()), 2) == 0.24
+
+
 def test_official_lora_loads_into_peft():
     from peft import LoraConfig, get_peft_model
 

@@ -124,13 +124,12 @@ class BeatsEncoder(nn.Module):
         length = hidden.shape[1]
         hidden = hidden + self.pos_conv(hidden.transpose(1, 2))[..., :length].transpose(1, 2)
         hidden = dropout(self.layer_norm(hidden), self.dropout, self.training)
-        first: Any = self.layers[0]
-        bias = first.self_attn.position_bias(length)
+        bias = None
         padding = None
         if mask is not None:
             padding = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, torch.finfo(hidden.dtype).min)
         for layer in self.layers:
-            hidden = layer(hidden, bias, padding)
+            hidden, bias = layer(hidden, bias, padding)
         return hidden
 
 
@@ -166,14 +165,14 @@ class BeatsLayer(GradientCheckpointingLayer):  # type: ignore[misc]
         self.fc2 = ScaledLinear(config.intermediate_size, width, gain)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(self, hidden: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
-        """Run it; the arguments are those of the attention."""
-        attended = dropout(self.self_attn(hidden, bias, padding), self.dropout, self.training)
+    def forward(self, hidden: Tensor, bias: Tensor | None, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run it; arguments and second output are those of the attention."""
+        attended, bias = self.self_attn(hidden, bias, padding)
+        attended = dropout(attended, self.dropout, self.training)
         hidden = self.self_attn_layer_norm(hidden * self.residual_scale + attended)
         inner = dropout(self.activation(self.fc1(hidden)), self.activation_dropout, self.training)
         outer = dropout(self.fc2(inner), self.dropout, self.training)
-        normed: Tensor = self.final_layer_norm(hidden * self.residual_scale + outer)
-        return normed
+        return self.final_layer_norm(hidden * self.residual_scale + outer), bias
 
 
 class BeatsAttention(nn.Module):
@@ -195,17 +194,18 @@ class BeatsAttention(nn.Module):
         if has_position_bias:
             self.relative_attention_bias = nn.Embedding(self.buckets, self.heads)
 
-    def forward(self, hidden: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
+    def forward(self, hidden: Tensor, bias: Tensor | None, padding: Tensor | None) -> tuple[Tensor, Tensor]:
         """Attend.
 
         Args:
             hidden: [sounds, patches, width].
-            bias: [heads, patches, patches], of `position_bias`.
+            bias: [heads, patches, patches], of the first layer, which takes None.
             padding: [sounds, patches], added to the scores of a key: 0, or next to minus infinity where it is padding.
 
         Returns:
-            [sounds, patches, width].
+            [sounds, patches, width], and the position bias.
         """
+        bias = self.position_bias(hidden.shape[1]) if bias is None else bias
         query, key, value = (
             projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
@@ -216,8 +216,7 @@ class BeatsAttention(nn.Module):
             scores = scores + padding[:, None, None]
         rate = self.dropout if self.training else 0.0
         attended = scaled_dot_product_attention(query, key, value, attn_mask=scores, dropout_p=rate)
-        output: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
-        return output
+        return self.out_proj(attended.transpose(1, 2).flatten(2)), bias
 
     def position_bias(self, length: int) -> Tensor:
         """What the distance from query to key adds to a score: [heads, queries, keys]."""

@@ -33,7 +33,7 @@ class SalmonnPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     base_model_prefix = "model"
     input_modalities = ("audio", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = None  # those of the parts
+    _no_split_modules = ("WhisperEncoderLayer", "BeatsLayer", "SalmonnWindowQFormer")  # and those of the language model
     _skip_keys_device_placement = ("past_key_values",)
     _keep_in_fp32_modules = ("window_qformer",)  # as in BLIP-2
     _supports_sdpa = True
