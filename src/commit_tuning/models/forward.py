@@ -42,8 +42,9 @@ class TransformersForward:
     """A transformers model as the probe sees it.
 
     Only the answers' hidden states reach the output head, so logits of [batch, length, vocabulary] never exist. Where
-    the model's `forward` takes `mm_encoder_outputs`, the image encoder runs once per set of its values; not under
-    FSDP2, which gathers parameters for whole forward passes only.
+    the model's `forward` takes `mm_encoder_outputs`, the image encoder runs once per set of its values, and the audio
+    encoder of a model whose `mm_encoder_modalities` names it; not under FSDP2, which gathers parameters for whole
+    forward passes only.
 
     Args:
         model: A transformers model, wrapped or not.
