@@ -39,7 +39,7 @@ and gives the same.
 
 ## Others
 
-Models whose `forward` takes none, and BLIP-2 over an encoder-decoder. {counts_others}
+Models whose `forward` takes none, BLIP-2 over an encoder-decoder, and SALMONN of this package. {counts_others}
 
 {table_others}
 """

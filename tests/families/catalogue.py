@@ -22,7 +22,8 @@ EXCEPTIONS: dict[str, Exceptions] = {
     for group in (whole_images, cut_images, image_patches, sounds, out_of_reach)
     for name, exceptions in group.EXCEPTIONS.items()
 }
-# What is not found: no `mm_encoder_outputs`, so that the whole model runs each time; BLIP-2 over an encoder-decoder.
+# What is not found: no `mm_encoder_outputs`, so that the whole model runs each time; BLIP-2 over an encoder-decoder;
+# the one that is not of transformers.
 OTHERS = (
     "AudioFlamingo3ForConditionalGeneration",
     "Blip2ForConditionalGeneration (T5)",
@@ -32,8 +33,10 @@ OTHERS = (
     "MllamaForConditionalGeneration",
     "Phi4MultimodalForCausalLM",
     "Qwen2AudioForConditionalGeneration",
+    "SalmonnForConditionalGeneration",
     "VoxtralForConditionalGeneration",
 )
+OURS = {"SalmonnForConditionalGeneration": "commit_tuning.models.salmonn"}
 CLASS = re.compile(r"^class (\w+)\(([^)]*)\):\n(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 FORWARD = re.compile(r"def forward\((.*?)\) ->", re.DOTALL)
 
@@ -69,7 +72,7 @@ def needs(name: str) -> Exceptions:
 def build_model(name: str) -> nn.Module:
     """A tiny random model of a family, in training mode."""
     name_of_class, own = name.split(" ", maxsplit=1)[0], needs(name)
-    module = found().get(name_of_class)
+    module = {**found(), **OURS}.get(name_of_class)
     cls: Any = getattr(importlib.import_module(module) if module else transformers, name_of_class)
     torch.manual_seed(0)
     config = own.config(cls) if own.config else cls.config_class()

@@ -79,6 +79,13 @@ def waves(model: Any) -> dict[str, Raw]:
     return {"image": next(image_inputs(model)), "audio": sound}
 
 
+def spectrograms_and_filter_banks(model: Any) -> dict[str, Raw]:
+    """What two encoders hear of the same sounds: bins before frames, and frames before bins."""
+    del model
+    banks = {"fbank_features": random(SAMPLES, FRAMES, MEL_BINS), "fbank_features_mask": HEARD}
+    return {"audio": {"input_features": random(SAMPLES, MEL_BINS, FRAMES), **banks}}
+
+
 def windows(model: Any) -> dict[str, Raw]:
     """Spectrograms of two windows, frames before bins, with a mask of the features that come out."""
     length = 2 * model.config.window_size
@@ -164,6 +171,10 @@ EXCEPTIONS: dict[str, Exceptions] = {
     "Qwen2AudioForConditionalGeneration": Exceptions(inputs=masked_frames, counts={"audio": FRAMES // 4}),
     "Qwen2_5OmniThinkerForConditionalGeneration": Exceptions(changes=OMNI),
     "Qwen3OmniMoeThinkerForConditionalGeneration": Exceptions(changes=OMNI),
+    "SalmonnForConditionalGeneration": Exceptions(
+        changes={"seconds_per_window": 0.1, "seconds_stride": 0.1, "beats_config.conv_pos": PATCH},
+        inputs=spectrograms_and_filter_banks,
+    ),
     "VoxtralForConditionalGeneration": Exceptions(
         changes={"audio_config.intermediate_size": 4 * WIDTH}  # four features of the tower become one
     ),

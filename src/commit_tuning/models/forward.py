@@ -16,10 +16,10 @@ from commit_tuning.core.partition import LANGUAGE_MODEL
 from commit_tuning.core.shards import is_sharded
 from commit_tuning.models.partition import ENCODER_OF_MODALITY, part_of_parameter, unwrap
 
-# Transformers takes encoder outputs of images and videos; sounds always run with the language model.
+# Transformers takes encoder outputs of images and videos; a model that takes others says so.
 _REUSED = ("image", "video")
 _RAW_PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches")
-_RAW_SOUNDS = ("input_features", "input_values", "audio_input_ids", "audio_input_features")
+_RAW_SOUNDS = ("input_features", "input_values", "audio_input_ids", "audio_input_features", "fbank_features")
 
 
 def forward_pass(model: nn.Module) -> ForwardPass:
@@ -42,8 +42,9 @@ class TransformersForward:
     """A transformers model as the probe sees it.
 
     Only the answers' hidden states reach the output head, so logits of [batch, length, vocabulary] never exist. Where
-    the model's `forward` takes `mm_encoder_outputs`, the image encoder runs once per set of its values; not under
-    FSDP2, which gathers parameters for whole forward passes only.
+    the model's `forward` takes `mm_encoder_outputs`, the image encoder runs once per set of its values, and the audio
+    encoder of a model whose `mm_encoder_modalities` names it; not under FSDP2, which gathers parameters for whole
+    forward passes only.
 
     Args:
         model: A transformers model, wrapped or not.
@@ -55,6 +56,8 @@ class TransformersForward:
         self._base = unwrap(model)
         self._head: Any = _output_head(self._base)
         takes_features = "mm_encoder_outputs" in inspect.signature(self._base.forward).parameters
+        self._reused = getattr(self._base, "mm_encoder_modalities", _REUSED)
+        self._raw = (*_RAW_PIXELS, *(_RAW_SOUNDS if "audio" in self._reused else ()))
         sharded = is_sharded(self._base)
         self._run = model if sharded else self._base  # FSDP2 gathers in its outermost module
         self._reuses_features = reuse_features and takes_features and not sharded
@@ -65,13 +68,13 @@ class TransformersForward:
         self.end_tokens = _end_tokens(self._base)
 
     def features(self, batch: Batch) -> dict[str, Any]:
-        """Run the encoders whose raw inputs are in the batch, if all images and videos in it can be taken so.
+        """Run the encoders whose raw inputs are in the batch, if all in it whose outputs are reused can be taken so.
 
         Returns:
             Encoder name to `{modality: encoder output}`, in the form that `mm_encoder_outputs` takes.
         """
         features: dict[str, Any] = {}
-        pixels = {name for name in _RAW_PIXELS if batch.get(name) is not None}
+        pixels = {name for name in self._raw if batch.get(name) is not None}
         for modality, (encode, wanted) in self._encoders.items() if self._reuses_features else ():
             if pixels & wanted:
                 arguments = {key: value for key, value in batch.items() if key in wanted}
@@ -88,7 +91,7 @@ class TransformersForward:
         """Modality to the function that runs its encoder, and the names of what that takes."""
         owners = [getattr(self._base, "base_model", self._base), self._base]
         found = {}
-        for modality in _REUSED:
+        for modality in self._reused:
             function = next(
                 (f for o in owners if (f := getattr(o, f"get_{modality}_features", None)) is not None), None
             )
@@ -105,7 +108,7 @@ class TransformersForward:
         arguments = {key: value for key, value in batch.items() if key != "labels"}
         outputs = {modality: output for module in features.values() for modality, output in module.items()}
         if outputs:
-            arguments.update({name: None for name in _RAW_PIXELS if name in batch}, mm_encoder_outputs=outputs)
+            arguments.update({name: None for name in self._raw if name in batch}, mm_encoder_outputs=outputs)
         if not self.shifts_labels and batch.get("decoder_input_ids") is None:
             arguments["decoder_input_ids"] = self._before(batch["labels"])
         with self._answers_only(mask):
@@ -135,13 +138,13 @@ class TransformersForward:
 
     def input_norms(self, batch: Batch, features: dict[str, Any]) -> InputNorms | None:
         """Squared norms of text embeddings, raw inputs and encoder outputs, for H of Eq. 6."""
-        sounds = any(batch.get(name) is not None for name in _RAW_SOUNDS)
+        sounds = any(batch.get(name) is not None for name in _RAW_SOUNDS if name not in self._raw)
         if not features or sounds or "input_ids" not in batch:
             return None
         raw: dict[str, float] = {}
         encoded: dict[str, float] = {}
         for module, outputs in features.items():
-            names = {name for modality in outputs for name in self._encoders[modality][1] if name in _RAW_PIXELS}
+            names = {name for modality in outputs for name in self._encoders[modality][1] if name in self._raw}
             raw[module] = sum(_squared_norm(batch[name]) for name in names if batch.get(name) is not None)
             encoded[module] = sum(_squared_norm(output.pooler_output) for output in outputs.values())
         return InputNorms(self._text_norm(batch), raw, encoded)
