@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from commit_tuning.data.collate import VisionCollator, build_prompt, question_text
-from commit_tuning.data.iconqa import Sample
 from commit_tuning.data.nano_questions import nano_vocabulary
+from commit_tuning.data.sample import Sample
 from commit_tuning.errors import UserError
 
 TEMPLATE = (
@@ -70,9 +70,9 @@ PROCESSORS: dict[str, Callable[[], Any]] = {  # a new processor joins by one lin
 }
 IMAGE = Image.linear_gradient("L").convert("RGB")
 SAMPLES = [
-    Sample("1", "choose_txt", IMAGE, "What is shown in the picture?", ("heart", "shopping cart"), "shopping cart"),
-    Sample("2", "choose_img", IMAGE.rotate(90), "Find the picture with the key.", ("A", "B"), "B"),
-    Sample("3", "fill_in_blank", IMAGE, "How many icons are there?", None, "3"),
+    Sample("1", "choose_txt", "What is shown in the picture?", ("heart", "shopping cart"), ("shopping cart",), IMAGE),
+    Sample("2", "choose_img", "Find the picture with the key.", ("A", "B"), ("B",), IMAGE.rotate(90)),
+    Sample("3", "fill_in_blank", "How many icons are there?", None, ("3",), IMAGE),
 ]
 
 
@@ -142,7 +142,7 @@ def test_device_and_faults() -> None:
     with pytest.raises(UserError, match="no vision-language processor"):
         VisionCollator(processor.tokenizer)
     with pytest.raises(UserError, match="cannot write the answer"):
-        VisionCollator(processor)([Sample("1", "fill_in_blank", IMAGE, "How many?", None, " ")])
+        VisionCollator(processor)([Sample("1", "fill_in_blank", "How many?", None, (" ",), IMAGE)])
     processor.tokenizer.eos_token = None
     with pytest.raises(UserError, match="no end-of-sequence token"):
         VisionCollator(processor)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from commit_tuning.data.iconqa import Sample
+from commit_tuning.data.sample import Sample
 from commit_tuning.errors import UserError
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.iconqa import IconQA, Sample
+from commit_tuning.data.iconqa import IconQA
 from commit_tuning.data.nano_iconqa import MANIFEST, build_nano_iconqa, default_nano_root
+from commit_tuning.data.sample import Sample
 from commit_tuning.experiments.schema import Data
 
 SPLITS = ("train", "val", "test")
