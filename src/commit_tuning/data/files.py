@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ MAX_LINE = 2**24
 
 MAX_DEPTH = 20
 """Deepest nesting of a YAML file; libyaml's own composer overflows the C stack on deeper ones."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class FaultError(Exception):
@@ -67,9 +70,39 @@ def words(value: object, what: str) -> str:
     """
     if not isinstance(value, str) or not value.strip():
         raise FaultError(f"no {what}")
-    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+    if _SURROGATE.search(value):
         raise FaultError(f"the {what} is not UTF-8")
     return value.strip()
+
+
+def latin(text: str) -> str:
+    """A text of :func:`csv_rows`; if its bytes were not UTF-8, they are Latin-1."""
+    return text.encode("utf-8", "surrogateescape").decode("latin-1") if _SURROGATE.search(text) else text
+
+
+def texts(value: object, what: str) -> tuple[str, ...]:
+    """A list of texts; blank ones are left out.
+
+    Raises:
+        FaultError: It is no list of texts, or none is left.
+    """
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise FaultError(f"no {what}")
+    kept = tuple(words(text, what) for text in value if text.strip())
+    if not kept:
+        raise FaultError(f"no {what}")
+    return kept
+
+
+def number(value: object, what: str, below: int = 10**12) -> int:
+    """An integer from 0 to below `below`.
+
+    Raises:
+        FaultError: It is none.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < below:
+        raise FaultError(f"no {what}" if value is None else f"the {what} {shown(str(value))} is none below {below}")
+    return value
 
 
 def read_json(path: Path) -> Any:

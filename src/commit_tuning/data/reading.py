@@ -7,7 +7,7 @@ keeps the same promises.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
@@ -59,6 +59,12 @@ class Record:
     answers: tuple[str, ...]
     pictures: tuple[Path, ...] = ()
     sound: Path | None = None
+
+    def per_caption(self) -> Iterator[Record]:
+        """A record for each caption: it comes first in its answers, the others stay as references."""
+        for turn, own in enumerate(self.answers):
+            others = self.answers[:turn] + self.answers[turn + 1 :]
+            yield replace(self, id=f"{self.id}#{turn}", answers=(own, *others))
 
 
 class Reader(Generic[Entry]):
@@ -191,14 +197,14 @@ def find(root: str | Path, names: Sequence[str], layout: str) -> Path:
     raise UserError(f"no {names[0]} in {root}: expected {layout}")
 
 
-def check_split(split: str, dataset: str, splits: Sequence[str] = SPLITS) -> None:
-    """Refuse a split that a dataset does not have.
+def check_option(value: str, what: str, options: Sequence[str] = SPLITS) -> None:
+    """Refuse a split, or the value of another option, that there is not.
 
     Raises:
-        UserError: It does not.
+        UserError: There is not.
     """
-    if split not in splits:
-        raise UserError(f"no split {split!r} of {dataset}: there are {', '.join(splits)}")
+    if value not in options:
+        raise UserError(f"no {what} {value!r}: there are {', '.join(options)}")
 
 
 def json_entries(path: Path, key: str | None = None) -> Iterator[tuple[Place, object]]:

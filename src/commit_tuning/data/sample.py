@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 CAPTION = "caption"
-"""The kind of a sample whose answers are descriptions, not votes on one answer."""
+"""Kind of a sample whose answers are descriptions, not votes on one answer."""
+
+DIRECT = "direct_answer"
+"""Kind of a question whose answers are what several people wrote (VQA)."""
+
+CONVERSATION = "conversation"
+"""Kind of a sample whose question is a whole instruction, as a user wrote it."""
 
 
 @dataclass(frozen=True, eq=False)

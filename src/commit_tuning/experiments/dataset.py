@@ -101,7 +101,7 @@ class StoredQuestions:
 
     def training(self, indices: list[int]) -> dict[str, Tensor]:
         """A batch with answers and labels."""
-        answers = [self.collator.answer_ids(self._samples[index].answer) for index in indices]
+        answers = [self.collator.target_ids(self._samples[index]) for index in indices]
         return self.collator.training_batch([self._prompts[i] for i in indices], answers, self._pictures(indices))
 
     def prompts(self, indices: list[int]) -> dict[str, Tensor]:
