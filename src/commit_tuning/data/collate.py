@@ -126,8 +126,9 @@ class VisionCollator:
         """Token ids of the prompts, not padded, and the tensors of the images or sounds."""
         if not samples:
             raise UserError("a batch needs at least one sample")
+        given = self._media(samples)
         texts = [build_prompt(self.processor, sample, self._prompt) for sample in samples]
-        encoded = self.processor(**self._media(samples), text=texts)
+        encoded = self.processor(**given, text=texts)
         prompts = [list(row[:-1] if row[-1] == self._eos and len(row) > 1 else row) for row in encoded["input_ids"]]
         media = {name: _stack(value) for name, value in encoded.items() if name not in {"input_ids", "attention_mask"}}
         return prompts, media
@@ -141,10 +142,12 @@ class VisionCollator:
             return {"images": [sample.image for sample in samples]}
         if len(sounds) != len(samples):
             raise UserError("a batch needs a picture in every sample, or a sound in every sample")
-        extractor = getattr(self.processor, "feature_extractor", None)
-        wanted = getattr(extractor, "sampling_rate", None)
-        if wanted is None or any(sound.rate != wanted for sound in sounds):
-            name, rates = type(self.processor).__name__, sorted({sound.rate for sound in sounds})
+        wanted = getattr(getattr(self.processor, "feature_extractor", None), "sampling_rate", None)
+        rates = sorted({sound.rate for sound in sounds})
+        if wanted is None:
+            raise UserError(f"{type(self.processor).__name__} takes no sounds, and the samples have no pictures")
+        if rates != [wanted]:
+            name = type(self.processor).__name__
             raise UserError(f"{name} takes sounds at {wanted} Hz, not {rates}: open the dataset with rate={wanted}")
         return {"audio": [sound.samples for sound in sounds], "sampling_rate": wanted}
 

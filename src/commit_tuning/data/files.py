@@ -181,7 +181,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     Raises:
         FaultError: The file is missing.
     """
-    _check_size(path, None)
+    _check_size(path, bounded=False)
     with path.open("rb") as file:
         number, whole = 0, True
         while text := file.readline(MAX_LINE):
@@ -198,14 +198,14 @@ def _line(text: bytes, path: Path) -> Any:
         return FaultError("the line is not valid JSON")
 
 
-def _check_size(path: Path, most: int | None = MAX_BYTES) -> None:
+def _check_size(path: Path, *, bounded: bool = True) -> None:
     try:
         size = path.stat().st_size if path.is_file() else None
     except (OSError, ValueError):
         size = None
     if size is None:
         raise FaultError(f"{shown(path)} is missing or unreadable")
-    if most is not None and size > most:
+    if bounded and size > MAX_BYTES:
         raise FaultError(f"{shown(path)} is too large: {size >> 20} MiB")
 
 

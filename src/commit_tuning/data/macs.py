@@ -81,4 +81,5 @@ def _clips(path: Path) -> Iterator[tuple[Place, object]]:
     clips = data.get("files") if isinstance(data, dict) else None
     if not isinstance(clips, list):
         raise FaultError("MACS.yaml holds no list of files")
-    return ((Place(path, number), clip) for number, clip in enumerate(clips, 1))
+    for number, clip in enumerate(clips, 1):
+        yield Place(path, number), clip

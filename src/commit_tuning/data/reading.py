@@ -217,7 +217,8 @@ def json_entries(path: Path, key: str | None = None) -> Iterator[tuple[Place, ob
     entries = data.get(key) if key is not None and isinstance(data, dict) else data
     if not isinstance(entries, list):
         raise FaultError(f"{shown(path)} holds no list" + (f" of {key}" if key else ""))
-    return ((Place(path, number), entry) for number, entry in enumerate(entries, 1))
+    for number, entry in enumerate(entries, 1):
+        yield Place(path, number), entry
 
 
 def fields(entry: object) -> dict[str, object]:
