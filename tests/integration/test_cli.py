@@ -69,7 +69,7 @@ def test_the_history_is_flat_and_complete(finished: Path) -> None:
 def test_predictions_and_pictures(finished: Path) -> None:
     rows = RunRecord.read(finished).predictions()
     assert len(rows) == 9
-    assert {"id", "kind", "question", "choices", "truth", "answer"} == set(rows[0])
+    assert {"id", "kind", "question", "choices", "truth", "answers", "answer"} == set(rows[0])
     assert sorted(path.stem for path in (finished / "images").iterdir()) == sorted(row["id"] for row in rows[:3])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,17 +15,15 @@ from torch import Tensor
 
 from commit_tuning.data.building import MANIFEST
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.iconqa import IconQA
-from commit_tuning.data.nano_iconqa import build_nano_iconqa, default_nano_root
-from commit_tuning.data.reading import Reader
 from commit_tuning.data.sample import Sample
 from commit_tuning.experiments.schema import Data
+from commit_tuning.experiments.tasks import TASKS, Samples
 
 SPLITS = ("train", "val", "test")
 
 
 def ensure_data(settings: Data, workers: int = 1) -> Path:
-    """The dataset's folder; the built dataset is made first if it is not there yet.
+    """The dataset's folder; a dataset that is built is made first if it is not there yet.
 
     Args:
         settings: The recipe's `data` section.
@@ -33,12 +32,7 @@ def ensure_data(settings: Data, workers: int = 1) -> Path:
     Raises:
         UserError: The folder is not a dataset, or something that building needs is not installed.
     """
-    if settings.dataset == "iconqa":
-        return Path(str(settings.root))
-    if settings.root is None:
-        return default_nano_root(workers=workers)
-    root = Path(settings.root)
-    return root if (root / MANIFEST).is_file() else build_nano_iconqa(root, workers=workers)
+    return TASKS[settings.dataset].root(settings.root, workers)
 
 
 class Questions(Protocol):
@@ -54,6 +48,10 @@ class Questions(Protocol):
         """One question as it was read."""
         ...
 
+    def words(self, index: int) -> Sample:
+        """The same; its picture and sound may be left out."""
+        ...
+
     def training(self, indices: list[int]) -> dict[str, Tensor]:
         """A batch with answers and labels."""
         ...
@@ -66,13 +64,17 @@ class Questions(Protocol):
 class StreamedQuestions:
     """Read and encoded each time they are asked for: any size of dataset."""
 
-    def __init__(self, samples: Reader[Any], collator: VisionCollator) -> None:
+    def __init__(self, samples: Samples, collator: VisionCollator) -> None:
         self._samples, self.collator = samples, collator
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> Sample:
+        return self._samples[index]
+
+    def words(self, index: int) -> Sample:
+        """One question."""
         return self._samples[index]
 
     def training(self, indices: list[int]) -> dict[str, Tensor]:
@@ -85,40 +87,51 @@ class StreamedQuestions:
 
 
 class StoredQuestions:
-    """Read and encoded once, then kept in memory: for small images and many runs. The batches are the same."""
+    """Read and encoded once, then kept in memory: for small media and many runs. The batches are the same."""
 
     _AT_ONCE = 100
 
-    def __init__(self, samples: Reader[Any], collator: VisionCollator) -> None:
-        self._samples, self.collator = list(samples), collator
-        parts = [collator.encode(part) for part in chunks(self._samples, self._AT_ONCE)]
-        self._prompts = [prompt for prompts, _ in parts for prompt in prompts]
-        self._images = {name: torch.cat([images[name] for _, images in parts]) for name in parts[0][1]}
+    def __init__(self, samples: Samples, collator: VisionCollator) -> None:
+        self._samples, self.collator = samples, collator
+        self._words: list[Sample] = []
+        self._prompts: list[list[int]] = []
+        parts: list[dict[str, Tensor]] = []
+        for indices in chunks(list(range(len(samples))), self._AT_ONCE):
+            read = [samples[index] for index in indices]
+            self._words += [replace(sample, image=None, audio=None) for sample in read]
+            prompts, media = collator.encode(read)
+            self._prompts += prompts
+            parts.append(media)
+        self._media = {name: torch.cat([media[name] for media in parts]) for name in parts[0]}
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self._words)
 
     def __getitem__(self, index: int) -> Sample:
         return self._samples[index]
 
+    def words(self, index: int) -> Sample:
+        """One question without its picture and sound."""
+        return self._words[index]
+
     def training(self, indices: list[int]) -> dict[str, Tensor]:
         """A batch with answers and labels."""
-        answers = [self.collator.target_ids(self._samples[index]) for index in indices]
-        return self.collator.training_batch([self._prompts[i] for i in indices], answers, self._pictures(indices))
+        answers = [self.collator.target_ids(self._words[index]) for index in indices]
+        return self.collator.training_batch([self._prompts[i] for i in indices], answers, self._chosen(indices))
 
     def prompts(self, indices: list[int]) -> dict[str, Tensor]:
         """A batch for generation."""
-        return self.collator.prompt_batch([self._prompts[i] for i in indices], self._pictures(indices))
+        return self.collator.prompt_batch([self._prompts[i] for i in indices], self._chosen(indices))
 
-    def _pictures(self, indices: list[int]) -> dict[str, Tensor]:
-        return {name: values[indices] for name, values in self._images.items()}
+    def _chosen(self, indices: list[int]) -> dict[str, Tensor]:
+        return {name: values[indices] for name, values in self._media.items()}
 
 
 def open_splits(root: Path, settings: Data, model_name: str, processor: Any, device: str) -> dict[str, Questions]:
     """Train, val and test questions, cut to the recipe's limits and encoded for a model."""
     if settings.in_memory:
         return stored_splits(root, settings, model_name, device)
-    collator = VisionCollator(processor, device=device)
+    collator = VisionCollator(processor, device, settings.prompt)
     return {split: StreamedQuestions(_read(root, split, settings), collator) for split in SPLITS}
 
 
@@ -127,12 +140,12 @@ def stored_splits(root: Path, settings: Data, model_name: str, device: str) -> d
     """All splits in memory; made once per process, and before a worker is forked from it."""
     from commit_tuning.models.nano import load_processor
 
-    collator = VisionCollator(load_processor(model_name), device=device)
+    collator = VisionCollator(load_processor(model_name), device, settings.prompt)
     return {split: StoredQuestions(_read(root, split, settings), collator) for split in SPLITS}
 
 
-def _read(root: Path, split: str, settings: Data) -> IconQA:
-    return IconQA(root, split, limit=getattr(settings, f"{split}_limit"))
+def _read(root: Path, split: str, settings: Data) -> Samples:
+    return TASKS[settings.dataset].read(root, split, getattr(settings, f"{split}_limit"))
 
 
 def data_checksum(root: Path) -> str | None:

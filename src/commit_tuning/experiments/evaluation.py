@@ -11,7 +11,7 @@ import torch
 from commit_tuning.core.divergence import AnswerPositions
 from commit_tuning.experiments.dataset import Questions, chunks
 from commit_tuning.experiments.schema import Eval
-from commit_tuning.metrics.iconqa import accuracy_by_kind
+from commit_tuning.metrics.score import METRICS
 from commit_tuning.models.forward import forward_pass
 
 
@@ -33,15 +33,16 @@ def answer_questions(
         on_batch: Called with the number of questions answered so far.
 
     Returns:
-        One mapping per question, in order: `id`, `kind`, `question`, `choices`, `truth`, `answer`.
+        One mapping per question, in order: `id`, `kind`, `question`, `choices`, `truth` (what is trained on),
+        `answers` (the references), `answer` (the model's).
     """
     model.eval()
     rows: list[dict[str, Any]] = []
     for indices in chunks(list(range(len(questions))), settings.batch_size):
         answers = generate(model, processor, questions.prompts(indices), settings)
-        for sample, answer in zip((questions[index] for index in indices), answers, strict=True):
+        for sample, answer in zip(map(questions.words, indices), answers, strict=True):
             asked = {"id": sample.id, "kind": sample.kind, "question": sample.question, "choices": sample.choices}
-            rows.append({**asked, "truth": sample.answer, "answer": answer})
+            rows.append({**asked, "truth": sample.answer, "answers": sample.answers, "answer": answer})
         on_batch(len(rows))
     return rows
 
@@ -89,10 +90,28 @@ def evenly(items: Sequence[int], count: int) -> list[int]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-def score(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Exact match: `accuracy` over all questions, `by_kind`, and the number of `questions`; shares in [0, 1]."""
-    shares = accuracy_by_kind({"kind": r["kind"], "prediction": r["answer"], "answer": r["truth"]} for r in rows)
-    return {"accuracy": shares.pop("all"), "by_kind": shares, "questions": len(rows)}
+def score(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    """The dataset's metric of answered questions.
+
+    Args:
+        rows: Of `answer_questions`.
+        metric: A name in `commit_tuning.metrics.score.METRICS`.
+
+    Returns:
+        `accuracy`, the metric's mean over all questions, in [0, 1] whatever the metric; `by_kind`; `metric`, its name;
+        the number of `questions`, and how many the metric leaves out.
+    """
+    found = METRICS[metric](
+        {
+            "kind": row["kind"],
+            "prediction": row["answer"],
+            "answers": row["answers"],
+            "answer": row["truth"],
+            "choices": row["choices"],
+        }
+        for row in rows
+    )
+    return {"accuracy": found.pop("score"), **found, "metric": METRICS[metric].name}
 
 
 def save_images(samples: Questions, count: int, folder: Path) -> None:

@@ -34,6 +34,7 @@ from commit_tuning.experiments.record import (
     write_text,
 )
 from commit_tuning.experiments.schema import Recipe, Train
+from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.models.partition import partition_model
 
 _FINAL_STEPS = 20
@@ -165,7 +166,7 @@ def _evaluate(
             recipe.eval,
             on_batch=partial(_tell, progress, task, asked),
         )
-        record.metrics[split] = score(answers)
+        record.metrics[split] = score(answers, TASKS[recipe.data.dataset].metric)
     record.metrics |= _losses(model, questions, recipe)
     record.seconds["evaluation"] = round(time.perf_counter() - started, 2)
     return answers

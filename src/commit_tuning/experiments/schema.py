@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from typing_extensions import Self
 
 from commit_tuning.config import METHODS, CoMMITConfig, ProjectorPlace
+from commit_tuning.data.prompts import PROMPTS
+from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.models.nano import NANO_MODELS
 
 COMMIT_KEYS = tuple(field.name for field in dataclasses.fields(CoMMITConfig))
@@ -62,22 +64,31 @@ class Model(Section):
 
 
 class Data(Section):
-    """The dataset. `root: null` is the built icons dataset in the cache folder; limits of `null` take everything.
+    """The dataset: `dataset` is one of `experiments.tasks.TASKS`, and decides the metric.
 
-    `in_memory` keeps the encoded questions of all splits in memory, for small images and many runs.
+    `root: null` is, of a dataset that is built here, its folder in the cache; limits of `null` take everything.
+    `in_memory` keeps the encoded questions of all splits in memory, for small media and many runs. `prompt` is how
+    questions are asked: a name of `data.prompts.PROMPTS`.
     """
 
-    dataset: Literal["nano-iconqa", "iconqa"] = "nano-iconqa"
+    dataset: str = "nano-iconqa"
     root: str | None = None
     train_limit: int | None = Field(default=None, ge=1)
     val_limit: int | None = Field(default=None, ge=1)
     test_limit: int | None = Field(default=None, ge=1)
     in_memory: bool = False
+    prompt: str = "nano"
 
     @model_validator(mode="after")
-    def _root_of_a_real_dataset(self) -> Self:
-        if self.dataset == "iconqa" and self.root is None:
-            raise ValueError("data.root is missing: dataset 'iconqa' is not built here, name the folder it lies in")
+    def _known(self) -> Self:
+        if self.dataset not in TASKS:
+            raise ValueError(f"data.dataset: {self.dataset!r} is not one of {', '.join(TASKS)}")
+        if self.prompt not in PROMPTS:
+            raise ValueError(f"data.prompt: {self.prompt!r} is not one of {', '.join(PROMPTS)}")
+        if self.root is None and TASKS[self.dataset].default is None:
+            raise ValueError(
+                f"data.root is missing: dataset {self.dataset!r} is not built here, name the folder it lies in"
+            )
         return self
 
 

@@ -53,18 +53,20 @@ def load_nano(name: str, pretrained: bool = True) -> tuple[PreTrainedModel, Proc
 
 
 def load_model(name_or_path: str | Path) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Vision-language model and processor: a nano name, or any local folder or hub name that transformers knows.
+    """Vision- or audio-language model and processor: a nano name, or a local folder or hub name that transformers knows.
 
     Raises:
         UserError: Neither a nano name nor something that transformers can load.
     """
     if str(name_or_path) in NANO_MODELS:
         return load_nano(str(name_or_path))
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForMultimodalLM
+
+    import commit_tuning.models.salmonn  # noqa: F401  (registers its classes)
 
     processor = load_processor(name_or_path)
     with _explained(name_or_path):
-        return AutoModelForImageTextToText.from_pretrained(name_or_path).eval(), processor
+        return AutoModelForMultimodalLM.from_pretrained(name_or_path).eval(), processor
 
 
 def load_processor(name_or_path: str | Path) -> ProcessorMixin:
@@ -93,5 +95,5 @@ def _explained(name_or_path: str | Path) -> Iterator[None]:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"model {str(name_or_path)!r} cannot be loaded ({reason}): give one of {', '.join(NANO_MODELS)},"
-            " a folder with a transformers vision-language model, or its hub name"
+            " a folder with a transformers vision- or audio-language model, or its hub name"
         ) from error

@@ -1,0 +1,118 @@
+"""The datasets that a recipe can name: how each is read, built and scored. A new one is a line in `TASKS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from commit_tuning.data.aokvqa import AOKVQA
+from commit_tuning.data.building import MANIFEST
+from commit_tuning.data.clothoaqa import ClothoAQA
+from commit_tuning.data.iconqa import IconQA
+from commit_tuning.data.macs import MACS
+from commit_tuning.data.nano_iconqa import build_nano_iconqa, default_nano_root
+from commit_tuning.data.reading import Reader, Skipped
+from commit_tuning.data.sample import Sample
+from commit_tuning.data.songdescriber import SongDescriber
+from commit_tuning.data.textvqa import TextVQA
+
+HELD_OUT = 10  # every tenth training question is for validation where the official validation questions are the test
+
+
+class Samples(Protocol):
+    """The samples of a split."""
+
+    skipped: list[Skipped]
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """One, decoded."""
+        ...
+
+
+class Part:
+    """Some samples of a reader, by position."""
+
+    def __init__(self, reader: Samples, positions: Sequence[int]) -> None:
+        self._reader, self._positions = reader, positions
+        self.skipped = reader.skipped
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._reader[self._positions[index]]
+
+
+Read = Callable[[Path, str, "int | None"], Samples]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset and its metric.
+
+    Attributes:
+        read: Opens a split: folder, train, val or test, and the most samples to read (None for all).
+        metric: A name in `commit_tuning.metrics.score.METRICS`.
+        build: Makes the dataset in a folder, `build(root, workers=)`; None where it is downloaded.
+        default: Makes it in the cache, `default(workers=)`.
+    """
+
+    read: Read
+    metric: str
+    build: Callable[..., Path] | None = None
+    default: Callable[..., Path] | None = None
+
+    def root(self, chosen: str | None, workers: int = 1) -> Path:
+        """The dataset's folder; one that is built here is made first if it is not there yet.
+
+        Raises:
+            UserError: The folder holds something else, or something that building needs is not installed.
+        """
+        if chosen is None and self.default is not None:
+            return self.default(workers=workers)
+        folder = Path(str(chosen))
+        if self.build is None or (folder / MANIFEST).is_file():
+            return folder
+        return self.build(folder, workers=workers)
+
+
+def _splits(reader: Callable[..., Reader[Any]], **options: Any) -> Read:
+    """A dataset whose three splits have answers."""
+    return lambda root, split, limit: reader(root, split, limit=limit, **options)
+
+
+def _captions(reader: Callable[..., Reader[Any]]) -> Read:
+    """Trained on each caption, scored against all of a clip's."""
+    return lambda root, split, limit: reader(root, split, captions="all" if split == "train" else "first", limit=limit)
+
+
+def _hidden_test(reader: Callable[..., Reader[Any]], **options: Any) -> Read:
+    """A dataset whose test answers are not public: its validation split is the test, a part of train validates."""
+
+    def read(root: Path, split: str, limit: int | None) -> Samples:
+        if split == "test":
+            return reader(root, "val", limit=limit, **options)
+        held_out, train = split == "val", reader(root, "train", **options)
+        positions = [index for index in range(len(train)) if (index % HELD_OUT == HELD_OUT - 1) == held_out]
+        return Part(train, positions[:limit])
+
+    return read
+
+
+TASKS: dict[str, Task] = {
+    "iconqa": Task(_splits(IconQA), "iconqa"),
+    "textvqa": Task(_hidden_test(TextVQA), "textvqa"),
+    "aokvqa": Task(_hidden_test(AOKVQA), "aokvqa"),
+    "aokvqa-direct": Task(_hidden_test(AOKVQA, setting="direct_answer"), "aokvqa/direct-answer"),
+    "clothoaqa": Task(_splits(ClothoAQA), "clothoaqa"),
+    "macs": Task(_captions(MACS), "macs"),
+    "song-describer": Task(_captions(SongDescriber), "song-describer"),
+    "nano-iconqa": Task(_splits(IconQA), "iconqa", build_nano_iconqa, default_nano_root),
+}
+"""Datasets by name."""
