@@ -228,3 +228,37 @@ def test_the_command_line_imports_nothing_heavy_by_itself() -> None:
     code = f"import commit_tuning.cli.app, json, sys; print(json.dumps([m for m in {heavy} if m in sys.modules]))"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert json.loads(found.stdout) == []
+
+
+def test_a_finished_run_answers_again_as_it_did(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = tmp_path / "answers.jsonl"
+    assert run(["evaluate", finished, "--predictions", answers]) == 0
+    accuracy = RunRecord.read(finished).accuracy("test")
+    assert f"nano-iconqa, test: accuracy {100 * accuracy:.1f} % of 9" in capsys.readouterr().out
+    assert answers.read_text() == (finished / "predictions.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--split", "dev"], "no split 'dev'"),
+        (["data.dataset=textvqa", "data.root=null"], "data.root is missing"),
+        (["data.dataset=vqa"], "is not one of iconqa"),
+        (["model.name=nano-blip2"], "is of another model"),
+    ],
+)
+def test_what_evaluate_cannot_do(
+    words: list[str], message: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["evaluate", finished, *words]) == 2
+    assert message in error_line(capsys)
+
+
+def test_a_run_without_weights_cannot_be_evaluated(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_text((finished / "run.json").read_text())
+    assert run(["evaluate", tmp_path]) == 2
+    assert "train.save_weights=true" in error_line(capsys)

@@ -10,6 +10,7 @@ import typer
 
 from commit_tuning.cli.compare import compare
 from commit_tuning.cli.demo import demo
+from commit_tuning.cli.evaluate import evaluate
 from commit_tuning.cli.inspect import inspect
 from commit_tuning.cli.report import report
 from commit_tuning.cli.train import train
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, compare, report, inspect, demo):
+for command in (train, evaluate, compare, report, inspect, demo):
     app.command(no_args_is_help=command is not demo)(command)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from commit_tuning.data.building import MANIFEST
 from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.sample import Sample
+from commit_tuning.errors import UserError
 from commit_tuning.experiments.schema import Data
 from commit_tuning.experiments.tasks import TASKS, Samples
 
@@ -66,6 +67,7 @@ class StreamedQuestions:
 
     def __init__(self, samples: Samples, collator: VisionCollator) -> None:
         self._samples, self.collator = samples, collator
+        self.skipped = samples.skipped
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -131,8 +133,14 @@ def open_splits(root: Path, settings: Data, model_name: str, processor: Any, dev
     """Train, val and test questions, cut to the recipe's limits and encoded for a model."""
     if settings.in_memory:
         return stored_splits(root, settings, model_name, device)
-    collator = VisionCollator(processor, device, settings.prompt)
-    return {split: StreamedQuestions(_read(root, split, settings), collator) for split in SPLITS}
+    return {split: open_split(root, settings, split, processor, device) for split in SPLITS}
+
+
+def open_split(root: Path, settings: Data, split: str, processor: Any, device: str) -> StreamedQuestions:
+    """One split, read as it is asked for."""
+    if split not in SPLITS:
+        raise UserError(f"no split {split!r}: there are {', '.join(SPLITS)}")
+    return StreamedQuestions(_read(root, split, settings), VisionCollator(processor, device, settings.prompt))
 
 
 @cache

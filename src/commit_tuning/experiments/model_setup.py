@@ -106,6 +106,35 @@ def save_trainable(model: Any, folder: Path) -> None:
     temporary.replace(folder / "tuned.safetensors")
 
 
+def load_trained(model: Any, folder: Path) -> None:
+    """Put back what `save_trainable` stored.
+
+    Args:
+        model: Built with the same settings.
+        folder: Of the run.
+
+    Raises:
+        UserError: The weights were not kept, or are of another model.
+    """
+    from safetensors.torch import load_file
+
+    tuned, adapter = folder / "tuned.safetensors", folder / "adapter" / "adapter_model.safetensors"
+    if not tuned.is_file():
+        raise UserError(f"{folder} holds no weights (tuned.safetensors): train it with train.save_weights=true")
+    stored = load_file(tuned)
+    if hasattr(model, "peft_config"):
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_file(adapter))
+    named = {name.removeprefix(_PEFT_PREFIX): parameter for name, parameter in model.named_parameters()}
+    strange = [n for n, value in stored.items() if n not in named or named[n].shape != value.shape]
+    if strange:
+        raise UserError(f"{tuned} is of another model: it has {strange[0]!r}, {len(strange)} such in all")
+    with torch.no_grad():
+        for name, value in stored.items():
+            named[name].copy_(value)
+
+
 def count_parameters(parameters: list[torch.nn.Parameter]) -> int:
     """Number of scalars."""
     return sum(parameter.numel() for parameter in parameters)

@@ -34,7 +34,7 @@ def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Reci
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read recipe {path}: {error}; give the path of a YAML text file") from None
-    return build_recipe(parse_mapping(text, source=str(path)), _parse_overrides(overrides), source=str(path))
+    return build_recipe(parse_mapping(text, source=str(path)), parse_overrides(overrides), source=str(path))
 
 
 def find_recipe(path_or_name: str | Path) -> Path:
@@ -82,7 +82,12 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return build_recipe(recipe.model_dump(mode="json"), changes, source="the recipe")
 
 
-def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """`section.key=value` texts as keys with values.
+
+    Raises:
+        UserError: Not of that form.
+    """
     parsed = {}
     for text in overrides:
         key, equals, value = text.partition("=")

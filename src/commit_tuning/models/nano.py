@@ -53,7 +53,7 @@ def load_nano(name: str, pretrained: bool = True) -> tuple[PreTrainedModel, Proc
 
 
 def load_model(name_or_path: str | Path) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Vision- or audio-language model and processor: a nano name, or a local folder or hub name that transformers knows.
+    """Vision- or audio-language model and processor: a nano name, or a local folder or hub name of transformers.
 
     Raises:
         UserError: Neither a nano name nor something that transformers can load.

@@ -1,0 +1,47 @@
+"""`commit-tuning evaluate`: a model asked the questions of a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commit_tuning.cli.options import SettingsArgument
+
+
+def evaluate(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="The output folder of a run, or a recipe: its model, untuned.")
+    ],
+    settings: SettingsArgument = None,
+    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "test",
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", metavar="FILE", help="Write every answer there, as JSON lines.")
+    ] = None,
+) -> None:
+    """Ask a model the questions of a dataset, and score its answers with the dataset's metric.
+
+    Examples:
+      commit-tuning evaluate runs/clr
+
+      commit-tuning evaluate runs/clr data.dataset=textvqa data.root=~/textvqa --split val --predictions answers.jsonl
+    """
+    from commit_tuning.cli.display import Display
+    from commit_tuning.experiments.evaluate import evaluate as ask
+    from commit_tuning.experiments.record import json_line, write_text
+
+    with Display(every=10) as display:
+        found = ask(target, settings or [], split, progress=display)
+    scores = found.scores
+    typer.echo(
+        f"{found.dataset}, {split}: {scores['metric']} {100 * scores['accuracy']:.1f} % of {scores['questions']}"
+    )
+    for kind, share in scores["by_kind"].items():
+        typer.echo(f"  {kind}: {100 * share:.1f} %")
+    if scores["left_out"]:
+        typer.echo(f"  the metric leaves out {scores['left_out']}")
+    if found.skipped:
+        typer.echo(f"  skipped {len(found.skipped)} that cannot be read, first: {found.skipped[0]}")
+    if predictions is not None:
+        write_text(predictions, "".join(map(json_line, found.answers)))

@@ -1,0 +1,73 @@
+"""A tuned model, or one as it is, asked the questions of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from commit_tuning.experiments.dataset import ensure_data, open_split
+from commit_tuning.experiments.evaluation import answer_questions, score
+from commit_tuning.experiments.model_setup import build_model, load_trained
+from commit_tuning.experiments.progress import Progress, silent
+from commit_tuning.experiments.recipe import build_recipe, load_recipe, parse_overrides
+from commit_tuning.experiments.record import RECORD, RunRecord
+from commit_tuning.experiments.schema import Recipe
+from commit_tuning.experiments.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    Attributes:
+        dataset: Its name in `TASKS`.
+        split: val or test (or train).
+        scores: As `evaluation.score` gives them.
+        answers: As `evaluation.answer_questions` gives them.
+        skipped: Questions that could not be read, as `path[:line]: reason`.
+    """
+
+    dataset: str
+    split: str
+    scores: dict[str, Any]
+    answers: list[dict[str, Any]]
+    skipped: list[str]
+
+
+def evaluate(
+    target: str, settings: Sequence[str] = (), split: str = "test", *, progress: Progress = silent
+) -> Evaluation:
+    """Ask the model of a finished run, with what it has learnt, or that of a recipe, untuned.
+
+    Args:
+        target: Folder of a run, or a recipe (file or shipped name).
+        settings: `section.key=value`, over those of run or recipe: another dataset, another number of new tokens.
+        split: train, val or test.
+        progress: Told about every batch.
+
+    Raises:
+        UserError: Neither a run with weights nor a recipe, or the data cannot be read.
+    """
+    trained = Path(target, RECORD).is_file()
+    recipe = _of_run(Path(target), settings) if trained else load_recipe(target, settings)
+    root = ensure_data(recipe.data)
+    model, processor = build_model(recipe.model, recipe.train.device)
+    if trained:
+        load_trained(model, Path(target))
+    questions = open_split(root, recipe.data, split, processor, recipe.train.device)
+    told = partial(_tell, progress, f"{split} questions", len(questions))
+    answers = answer_questions(model, processor, questions, recipe.eval, on_batch=told)
+    scores = score(answers, TASKS[recipe.data.dataset].metric)
+    skipped = [f"{s.path}{'' if s.line is None else f':{s.line}'}: {s.reason}" for s in questions.skipped]
+    return Evaluation(recipe.data.dataset, split, scores, answers, skipped)
+
+
+def _of_run(folder: Path, settings: Sequence[str]) -> Recipe:
+    return build_recipe(RunRecord.read(folder).recipe, parse_overrides(settings), source=str(folder / RECORD))
+
+
+def _tell(progress: Progress, task: str, total: int, done: int) -> None:
+    progress(task, done, total)
