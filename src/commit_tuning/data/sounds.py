@@ -73,7 +73,7 @@ def load_sound(source: Source, rate: int = 16_000, max_seconds: float | None = N
         wanted, native = _wanted(file, source, max_seconds), file.samplerate
         samples = np.concatenate(list(_mono_blocks(file, source, wanted)))
     if native != rate:
-        samples = _libraries()[1].resample(samples, native, rate)
+        samples = sound_libraries()[1].resample(samples, native, rate)
     return Audio(samples, rate)
 
 
@@ -112,7 +112,8 @@ def _mono_blocks(file: Any, source: Source, wanted: int) -> Iterator[NDArray[np.
         raise FaultError(f"{shown(source)} is cut off: {wanted - left} of {wanted} frames")
 
 
-def _libraries() -> tuple[Any, Any]:
+def sound_libraries() -> tuple[Any, Any]:
+    """The modules soundfile and soxr; UserError if one is not installed."""
     try:
         return import_module("soundfile"), import_module("soxr")
     except ImportError as error:
@@ -126,7 +127,7 @@ class _Opened:
         self.source = source
 
     def __enter__(self) -> Any:
-        soundfile, _ = _libraries()
+        soundfile, _ = sound_libraries()
         try:
             self.file = soundfile.SoundFile(self._file())
         except Exception as error:
