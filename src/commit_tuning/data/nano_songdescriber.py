@@ -3,7 +3,7 @@
 Layout, as in the official release (Manco et al. 2023)::
 
     root/song_describer.csv                  a row per caption: caption_id,track_id,caption,...,path,duration
-    root/audio/<nn>/<track_id>.2min.mp3      4.5 s, 16 kHz, one channel; <nn> are the id's last two digits
+    root/audio/<nn>/<track_id>.2min.mp3      4 s, 16 kHz, one channel; <nn> are the id's last two digits
     root/MANIFEST.json                       counts, seed, versions and checksum; written last
 
 A piece stands for an artist, so :func:`commit_tuning.data.songdescriber.split_of` decides its split: no piece, and no
@@ -23,10 +23,10 @@ from commit_tuning.data.building import cache_dir
 from commit_tuning.data.nano_sounds import FORMAT, Clip, Entry, Samples, build_sounds, vocabulary
 from commit_tuning.data.scores import CHORALE, KINDS, METRES, MODES, Piece, Score, pieces, read_score
 from commit_tuning.data.songdescriber import split_of
-from commit_tuning.data.sound_concepts import CONCEPTS, INSTRUMENTS, Player, levelled, mixed
+from commit_tuning.data.sound_concepts import CONCEPTS, HIGHEST, INSTRUMENTS, Player, levelled, mixed
 from commit_tuning.data.soundfont import Note, render
 
-SECONDS = 4.5
+SECONDS = 4.0
 CAPTIONS = 3
 """Captions per track."""
 
@@ -160,7 +160,13 @@ def _perform(rng: random.Random, split: str, piece: Piece, pace: str) -> tuple[S
     if ensemble == "two" and piece.kind != CHORALE:
         parts.append((melody, sounds[1], -12))
     notes = [
-        Note(voice, float(tone.start - start) * unit, 0.95 * float(tone.length) * unit, tone.key + shift + octave, 90)
+        Note(
+            voice,
+            float(tone.start - start) * unit,
+            0.95 * float(tone.length) * unit,
+            _key(tone.key + shift + octave),
+            90,
+        )
         for tones, voice, octave in parts
         for tone in tones
         if 0 <= (tone.start - start) * unit < SECONDS
@@ -172,6 +178,11 @@ def _perform(rng: random.Random, split: str, piece: Piece, pace: str) -> tuple[S
     samples = mixed([(0.0, levelled(render(notes, SECONDS), rng.uniform(*_LEVEL)))], SECONDS)
     others = {"one": [], "two": [second.phrase], "drum": [_DRUM.phrase]}[ensemble]
     return samples, [first.phrase, *others]
+
+
+def _key(key: int) -> int:
+    """A key that is played: too high ones go down an octave."""
+    return key - 12 if key > HIGHEST else key
 
 
 def _first_bar(rng: random.Random, score: Score, length: float) -> float:

@@ -21,6 +21,9 @@ INSTRUMENT, STROKE, WORLD = "instrument", "stroke", "world"
 SHIFTS = {"train": (1.5, 4.0), "val": (0.8, 1.2), "test": (0.0, 0.5)}
 """Semitones, up or down, by which a split shifts the one recording of a sound."""
 
+HIGHEST = 96
+"""Highest key that is played: above it some programs of different splits have a recording in common."""
+
 LOUD, MIDDLE, QUIET = (0.12, 0.15), (0.05, 0.08), (0.012, 0.018)
 """Spans of loudness: root mean square of an event's loudest tenth of a second."""
 

@@ -97,7 +97,7 @@ def render(notes: Iterable[Note], seconds: float) -> NDArray[np.float32]:
     return np.pad(samples, (0, length - len(samples))).astype(np.float32)
 
 
-def recordings(voice: Voice, keys: Iterable[int] = range(24, 97)) -> frozenset[int]:
+def recordings(voice: Voice, keys: Iterable[int]) -> frozenset[int]:
     """Numbers of the recordings that a voice plays over some keys."""
     return frozenset(zone[_SAMPLE] for key in keys for zone in _font().zones(voice, key, 100))
 
@@ -178,21 +178,16 @@ class _Font:
                 ("loop_end", _LOOP_END, _LOOP_END_COARSE),
             )
         )
-        loops = zone.get(_MODES, 0) & 1 and loop_end > loop
         release = min(_LONGEST_RELEASE, max(0.02, _seconds(zone, _RELEASE)))
         count = round((note.seconds + release) * _PLAY)
-        if not loops:
-            count = min(count, int((end - start - 1) / step))
-        places = np.arange(max(0, count)) * step
-        if loops:
-            head, cycle = loop - start, loop_end - loop
-            places = np.where(places < head, places, head + (places - head) % cycle)
-        whole = places.astype(np.int64)
-        near, part = start + whole, places - whole
-        after = np.where(near + 1 == loop_end, loop, near + 1) if loops else near + 1
-        sound = self.samples[near] * (1 - part) + self.samples[after] * part
+        recording = self.samples[start:end]
+        if zone.get(_MODES, 0) & 1 and loop_end > loop:
+            again = max(0, int(count * step) + 2 - (loop - start))
+            recording = np.concatenate([self.samples[start:loop], np.resize(self.samples[loop:loop_end], again)])
+        count = max(0, min(count, int((len(recording) - 1) / step)))
+        sound = np.interp(np.arange(count) * step, np.arange(len(recording)), recording)
         loudness = (note.velocity / 127) ** 2 * 10 ** (-0.4 * zone.get(_ATTENUATION, 0) / 200)
-        return np.asarray(sound * (loudness / 32768) * _envelope(zone, len(sound), note.seconds, release))
+        return np.asarray(sound * (loudness / 32768) * _envelope(zone, count, note.seconds, release))
 
 
 def _envelope(zone: _Zone, count: int, held: float, release: float) -> NDArray[np.float64]:
