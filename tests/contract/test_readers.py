@@ -338,7 +338,7 @@ BOTH: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a folder": (folder, "is missing"),
 }
 PICTURES = BOTH | {  # a new damage joins by one line
-    "truncated": (cut(0.6), "is not a whole picture"),
+    "truncated": (cut(0.95), "is not a whole picture"),
     "bomb": (bomb(20_000), "DecompressionBombError"),
     "small bomb": (bomb(6000), "is too large: 6000 x 6000 pixels"),
     "PostScript": (lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "not a whole"),
@@ -393,10 +393,29 @@ def test_a_broken_file_of_annotations_is_an_error(name: str, damage: str, tmp_pa
     case.check_error()
 
 
+@pytest.mark.parametrize("change", [lambda text: text[:-2], lambda text: text + " ]", lambda text: text[:-1] + ",]"])
+@pytest.mark.parametrize("name", ["textvqa", "aokvqa", "llava"])
+def test_json_that_ends_wrongly_is_an_error(name: str, change: Callable[[str], str], tmp_path: Path) -> None:
+    case = make(name, tmp_path / "root")
+    assert case.written.notes is not None
+    case.written.notes.write_text(change(case.written.notes.read_text()))
+    case.check_error("is not valid JSON")
+
+
+def test_entries_of_a_list_may_stand_as_they_like(tmp_path: Path) -> None:
+    case = make("llava", tmp_path / "root")
+    assert case.written.notes is not None
+    entries = json.loads(case.written.notes.read_text())
+    spaced = "\ufeff \n[\r\n" + "\t,\n".join(json.dumps(entry, indent=2) for entry in entries) + "\n]\n"
+    case.written.notes.write_text(spaced, "utf-8")
+    assert [sample.id for sample in case(strict=True)] == case.written.ids
+
+
 @pytest.mark.parametrize("name", [name for name in ANNOTATED if name != "messages"])  # read line by line
 def test_annotations_too_large_are_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make(name, tmp_path / "root")
-    monkeypatch.setattr("commit_tuning.data.files.MAX_BYTES", 100)
+    for bound in ("MAX_BYTES", "MAX_YAML"):
+        monkeypatch.setattr(f"commit_tuning.data.files.{bound}", 100)
     case.check_error("too large")
 
 

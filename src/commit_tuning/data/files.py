@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ Source = Path | bytes
 MAX_BYTES = 2**31
 """Largest file of annotations that is read."""
 
+MAX_YAML = 2**25
+"""Largest YAML file that is read; its nodes take some hundred times as much."""
+
 MAX_LINE = 2**24
 """Longest line of a JSONL file, in bytes."""
 
 MAX_DEPTH = 20
 """Deepest nesting of a YAML file; libyaml's own composer overflows the C stack on deeper ones."""
 
+_SPACE = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -122,6 +127,38 @@ def parse_json(text: bytes, path: Path) -> Any:
         raise FaultError(f"{shown(path)} is not valid JSON") from None
 
 
+def json_list(path: Path) -> Iterator[Any]:
+    """The entries of a list in a JSON file; each is built when its turn comes, so that a large file is no large tree.
+
+    Raises:
+        FaultError: As :func:`read_json`, perhaps after the first entries; or it is no list.
+    """
+    try:
+        text, entry = _content(path).decode("utf-8-sig"), json.JSONDecoder().raw_decode
+        at = _after_space(text, 0)
+        if text[at : at + 1] != "[":
+            json.loads(text)
+            raise FaultError(f"{shown(path)} holds no list")
+        at = _after_space(text, at + 1)
+        more = text[at : at + 1] != "]"
+        while more:
+            value, at = entry(text, at)
+            yield value
+            at = _after_space(text, at)
+            more = text[at : at + 1] == ","
+            at = _after_space(text, at + 1) if more else at
+        if text[at : at + 1] != "]" or _after_space(text, at + 1) != len(text):
+            raise ValueError
+    except (ValueError, RecursionError):
+        raise FaultError(f"{shown(path)} is not valid JSON") from None
+
+
+def _after_space(text: str, at: int) -> int:
+    """The place of the next character that JSON counts."""
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
 def read_yaml(path: Path) -> Any:
     """What a YAML file holds, every scalar as its text.
 
@@ -132,14 +169,14 @@ def read_yaml(path: Path) -> Any:
 
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     try:
-        text, depth = _content(path).decode("utf-8-sig"), 0
+        text, depth = _content(path, MAX_YAML).decode("utf-8-sig"), 0
         for event in yaml.parse(text, Loader=loader):
             starts, ends = isinstance(event, yaml.CollectionStartEvent), isinstance(event, yaml.CollectionEndEvent)
             depth += starts - ends
             if depth > MAX_DEPTH:
                 raise FaultError(f"{shown(path)} is nested too deep")
         return yaml.load(text, Loader=loader)  # a BaseLoader builds texts, lists and mappings of them, nothing else
-    except (ValueError, yaml.YAMLError):
+    except (ValueError, RecursionError, yaml.YAMLError):
         raise FaultError(f"{shown(path)} is not valid YAML") from None
 
 
@@ -151,7 +188,7 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str
     Raises:
         FaultError: The file is missing or too large, or has not the columns.
     """
-    _check_size(path)
+    _check_size(path, MAX_BYTES)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         rows = csv.reader(file, strict=True)
         try:
@@ -181,7 +218,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     Raises:
         FaultError: The file is missing.
     """
-    _check_size(path, bounded=False)
+    _check_size(path, sys.maxsize)
     with path.open("rb") as file:
         number, whole = 0, True
         while text := file.readline(MAX_LINE):
@@ -198,19 +235,19 @@ def _line(text: bytes, path: Path) -> Any:
         return FaultError("the line is not valid JSON")
 
 
-def _check_size(path: Path, *, bounded: bool = True) -> None:
+def _check_size(path: Path, most: int) -> None:
     try:
         size = path.stat().st_size if path.is_file() else None
     except (OSError, ValueError):
         size = None
     if size is None:
         raise FaultError(f"{shown(path)} is missing or unreadable")
-    if bounded and size > MAX_BYTES:
+    if size > most:
         raise FaultError(f"{shown(path)} is too large: {size >> 20} MiB")
 
 
-def _content(path: Path) -> bytes:
-    _check_size(path)
+def _content(path: Path, most: int | None = None) -> bytes:
+    _check_size(path, most or MAX_BYTES)
     try:
         return path.read_bytes()
     except OSError:

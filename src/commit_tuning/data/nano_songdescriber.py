@@ -47,7 +47,7 @@ _FIRST_ID = {"train": 10_000, "val": 20_000, "test": 30_000}
 
 
 def build_nano_songdescriber(
-    root: str | Path, *, train: int = 1000, val: int = 150, test: int = 400, seed: int = 0, workers: int = 1
+    root: str | Path, *, train: int = 800, val: int = 120, test: int = 320, seed: int = 0, workers: int = 1
 ) -> Path:
     """Write Nano Song Describer, unless the same dataset lies there complete.
 
@@ -74,7 +74,7 @@ def build_nano_songdescriber(
 
 
 def default_nano_songdescriber_root(*, workers: int = 1) -> Path:
-    """Folder of the default Nano Song Describer (1000 + 150 + 400 excerpts, seed 0); built on first use."""
+    """Folder of the default Nano Song Describer (800 + 120 + 320 excerpts, seed 0); built on first use."""
     return build_nano_songdescriber(cache_dir() / f"nano-songdescriber-v{FORMAT}", workers=workers)
 
 

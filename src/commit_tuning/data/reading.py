@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
-from commit_tuning.data.files import FaultError, member, read_json, shown
+from commit_tuning.data.files import FaultError, json_list, member, read_json, shown
 from commit_tuning.data.pictures import check_picture, load_picture
 from commit_tuning.data.sample import Sample
 from commit_tuning.data.sounds import check_sound, load_sound
@@ -213,10 +213,9 @@ def json_entries(path: Path, key: str | None = None) -> Iterator[tuple[Place, ob
     Raises:
         FaultError: The file is no such thing.
     """
-    data = read_json(path)
-    entries = data.get(key) if key is not None and isinstance(data, dict) else data
-    if not isinstance(entries, list):
-        raise FaultError(f"{shown(path)} holds no list" + (f" of {key}" if key else ""))
+    entries = json_list(path) if key is None else fields(read_json(path)).get(key)
+    if not isinstance(entries, (list, Iterator)):
+        raise FaultError(f"{shown(path)} holds no list of {key}")
     for number, entry in enumerate(entries, 1):
         yield Place(path, number), entry
 

@@ -16,6 +16,7 @@ from commit_tuning.data.building import MANIFEST
 from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.iconqa import IconQA
 from commit_tuning.data.nano_iconqa import build_nano_iconqa, default_nano_root
+from commit_tuning.data.reading import Reader
 from commit_tuning.data.sample import Sample
 from commit_tuning.experiments.schema import Data
 
@@ -65,7 +66,7 @@ class Questions(Protocol):
 class StreamedQuestions:
     """Read and encoded each time they are asked for: any size of dataset."""
 
-    def __init__(self, samples: IconQA, collator: VisionCollator) -> None:
+    def __init__(self, samples: Reader[Any], collator: VisionCollator) -> None:
         self._samples, self.collator = samples, collator
 
     def __len__(self) -> int:
@@ -88,7 +89,7 @@ class StoredQuestions:
 
     _AT_ONCE = 100
 
-    def __init__(self, samples: IconQA, collator: VisionCollator) -> None:
+    def __init__(self, samples: Reader[Any], collator: VisionCollator) -> None:
         self._samples, self.collator = list(samples), collator
         parts = [collator.encode(part) for part in chunks(self._samples, self._AT_ONCE)]
         self._prompts = [prompt for prompts, _ in parts for prompt in prompts]
