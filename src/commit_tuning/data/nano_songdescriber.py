@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import csv
 import random
+from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from math import sqrt
 from pathlib import Path
 
@@ -33,6 +35,7 @@ CAPTIONS = 3
 PACES: dict[str, tuple[float, float]] = {"slow": (1.5, 2.0), "moderate": (2.9, 3.5), "fast": (5.2, 6.4)}
 """Notes per second of the highest voice."""
 
+_BEATS = {"two four": 2, "three four": 3, "four four": 4, "six eight": 2}  # to a bar
 _LEVEL = (0.08, 0.12)
 _DRUM = next(concept for concept in CONCEPTS if concept.name == "drum")
 _FORMS = (
@@ -146,11 +149,11 @@ def _perform(rng: random.Random, split: str, piece: Piece, pace: str) -> tuple[S
     """Play an excerpt from the start of a bar; returns the sound and the players' names.
 
     A chorale has one player, or two for its upper and lower voices; a tune has one, two an octave apart, or one and a
-    drum on the first beat of each bar.
+    drum.
     """
     score, player = read_score(piece), Player(rng, split)
     first, second = rng.sample(INSTRUMENTS, 2)
-    ensemble = rng.choice(("one", "two") if piece.kind == CHORALE else ("one", "two", "drum"))
+    ensemble = rng.choice(("one", "two") if piece.kind == CHORALE else ("one", "two", "drum", "drum"))
     sounds = [player.sound(concept)[0].voice for concept in (first, second)]
     melody = score.voices[0]
     mean = sum(tone.length for tone in melody) / len(melody)
@@ -173,8 +176,8 @@ def _perform(rng: random.Random, split: str, piece: Piece, pace: str) -> tuple[S
     ]
     if ensemble == "drum":
         drum, _ = player.sound(_DRUM)
-        beats = [float(bar - start) * unit for bar in score.bars if 0 <= (bar - start) * unit < SECONDS]
-        notes += [Note(drum.voice, beat, 0.3, drum.key or 60, 100) for beat in beats]
+        beats = [(float(beat - start) * unit, velocity) for beat, velocity in _beats(score, _BEATS[piece.metre])]
+        notes += [Note(drum.voice, at, 0.3, drum.key or 60, velocity) for at, velocity in beats if 0 <= at < SECONDS]
     samples = mixed([(0.0, levelled(render(notes, SECONDS), rng.uniform(*_LEVEL)))], SECONDS)
     others = {"one": [], "two": [second.phrase], "drum": [_DRUM.phrase]}[ensemble]
     return samples, [first.phrase, *others]
@@ -183,6 +186,14 @@ def _perform(rng: random.Random, split: str, piece: Piece, pace: str) -> tuple[S
 def _key(key: int) -> int:
     """A key that is played: too high ones go down an octave."""
     return key - 12 if key > HIGHEST else key
+
+
+def _beats(score: Score, count: int) -> list[tuple[Fraction, int]]:
+    """The beats of the whole bars with their velocities, the first of each bar the strongest."""
+    lengths = [after - bar for bar, after in pairwise(score.bars)]
+    length = max(lengths, key=lengths.count, default=Fraction(0))
+    bars = [bar for bar, own in zip(score.bars, lengths, strict=False) if own == length]
+    return [(bar + turn * length / count, 60 if turn else 110) for bar in bars for turn in range(count)]
 
 
 def _first_bar(rng: random.Random, score: Score, length: float) -> float:

@@ -116,6 +116,14 @@ def test_songdescriber_splits_by_piece(roots: dict[str, Path]) -> None:
         assert all(split_of(piece.name) == split for metres in groups.values() for one in metres for piece in one)
 
 
+def test_a_drum_marks_the_bars() -> None:
+    score = Score((), tuple(map(Fraction, (0, 2, 8, 14, 20))))  # after an upbeat, bars of six
+    strong = [(Fraction(bar), 110) for bar in (2, 8, 14)]
+    weak = [(Fraction(bar + 3), 60) for bar in (2, 8, 14)]
+    assert nano_songdescriber._beats(score, 2) == sorted(strong + weak)
+    assert nano_songdescriber._BEATS.keys() == set(nano_songdescriber.METRES.values())
+
+
 @pytest.fixture
 def unheard(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clips without sound, for tests of many."""
