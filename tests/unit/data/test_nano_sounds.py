@@ -49,6 +49,12 @@ def test_the_official_reader_reads_what_was_built(roots: dict[str, Path], name: 
             assert 0.005 < np.abs(sample.audio.samples).max() < 1
 
 
+def test_the_check_of_mp3_is_silent(roots: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    for path in (roots["songdescriber"] / "audio").rglob("*.mp3"):
+        sounds.check_sound(path)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 def test_same_seed_same_files(
     roots: dict[str, Path], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
