@@ -34,7 +34,9 @@ _STREAMED = (0, 2**32 - 1)  # lengths that a program writes which does not know 
 def check_sound(source: Source, max_seconds: float | None = None) -> None:
     """Check a sound as far as that is possible without decoding all of it.
 
-    The header must be true to the file's size, and the end must decode. What could hold NaN (WAV of floats) is decoded.
+    The header must be true to the file's size, and the end must decode. What could hold NaN (WAV of floats) is decoded;
+    so is MP3, as far as it will be asked for: its frames lean on those before, and libmpg123 complains on stderr when
+    it is sent to the end.
 
     Args:
         source: The file, or its content.
@@ -46,7 +48,7 @@ def check_sound(source: Source, max_seconds: float | None = None) -> None:
     """
     with _Opened(source) as file:
         wanted = _wanted(file, source, max_seconds)
-        if file.subtype in {"FLOAT", "DOUBLE"} or not _tail_decodes(file):
+        if file.format == "MP3" or file.subtype in {"FLOAT", "DOUBLE"} or not _tail_decodes(file):
             file.seek(0)
             for _ in _mono_blocks(file, source, wanted):
                 pass
@@ -73,7 +75,7 @@ def load_sound(source: Source, rate: int = 16_000, max_seconds: float | None = N
         wanted, native = _wanted(file, source, max_seconds), file.samplerate
         samples = np.concatenate(list(_mono_blocks(file, source, wanted)))
     if native != rate:
-        samples = _libraries()[1].resample(samples, native, rate)
+        samples = sound_libraries()[1].resample(samples, native, rate)
     return Audio(samples, rate)
 
 
@@ -112,7 +114,8 @@ def _mono_blocks(file: Any, source: Source, wanted: int) -> Iterator[NDArray[np.
         raise FaultError(f"{shown(source)} is cut off: {wanted - left} of {wanted} frames")
 
 
-def _libraries() -> tuple[Any, Any]:
+def sound_libraries() -> tuple[Any, Any]:
+    """The modules soundfile and soxr; UserError if one is not installed."""
     try:
         return import_module("soundfile"), import_module("soxr")
     except ImportError as error:
@@ -126,7 +129,7 @@ class _Opened:
         self.source = source
 
     def __enter__(self) -> Any:
-        soundfile, _ = _libraries()
+        soundfile, _ = sound_libraries()
         try:
             self.file = soundfile.SoundFile(self._file())
         except Exception as error:

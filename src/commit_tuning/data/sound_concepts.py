@@ -1,0 +1,185 @@
+"""What the nano datasets of sounds are about: instruments, strokes and sounds of the world, by split.
+
+An instrument is a family: train, val and test have programs of their own, which share no recording. A sound of the
+world has one recording, which every split plays at pitches of its own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from commit_tuning.data.soundfont import KIT, Note, Voice, render
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+INSTRUMENT, STROKE, WORLD = "instrument", "stroke", "world"
+SHIFTS = {"train": (1.5, 4.0), "val": (0.8, 1.2), "test": (0.0, 0.5)}
+"""Semitones, up or down, by which a split shifts the one recording of a sound."""
+
+HIGHEST = 96
+"""Highest key that is played: above it some programs of different splits have a recording in common."""
+
+LOUD, MIDDLE, QUIET = (0.12, 0.15), (0.05, 0.08), (0.012, 0.018)
+"""Spans of loudness: root mean square of an event's loudest tenth of a second."""
+
+_FRAME = 1600
+_PEAK = 0.97
+
+
+@dataclass(frozen=True)
+class Sound:
+    """One way to play a concept: a voice, at a fixed key if it is no pitched instrument."""
+
+    voice: Voice
+    key: int | None = None
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A thing that sounds.
+
+    Attributes:
+        name: One word, the answer.
+        phrase: With its article: "a piano".
+        kind: instrument (phrases of several notes), stroke (one to four strokes) or world (one long sound).
+        doing: What people say that it does, in the singular or plural that the phrase needs.
+        sounds: By split.
+    """
+
+    name: str
+    phrase: str
+    kind: str
+    doing: tuple[str, ...]
+    sounds: dict[str, tuple[Sound, ...]] = field(compare=False)
+
+    @property
+    def one_recording(self) -> bool:
+        """Whether the splits share the recording, and differ by pitch alone."""
+        return self.sounds["train"] == self.sounds["test"]
+
+
+def _instrument(name: str, phrase: str, **programs: Sequence[int]) -> Concept:
+    sounds = {split: tuple(Sound(Voice(0, program)) for program in own) for split, own in programs.items()}
+    doing = ("play", "are heard") if name == "strings" else ("plays", "is heard")
+    return Concept(name, phrase, INSTRUMENT, doing, sounds)
+
+
+def _strokes(name: str, doing: tuple[str, ...], **keys: Sequence[tuple[int, int, int]]) -> Concept:
+    sounds = {
+        split: tuple(Sound(Voice(bank, program), key) for bank, program, key in own) for split, own in keys.items()
+    }
+    return Concept(name, f"a {name}", STROKE, doing, sounds)
+
+
+def _single(name: str, phrase: str, kind: str, doing: tuple[str, ...], sound: Sound) -> Concept:
+    return Concept(name, phrase, kind, doing, dict.fromkeys(SHIFTS, (sound,)))
+
+
+CONCEPTS: tuple[Concept, ...] = (
+    _instrument("piano", "a piano", train=(0, 1, 3, 4), val=(6,), test=(5,)),
+    _instrument("bell", "a bell", train=(8, 9, 14), val=(10,), test=(112,)),
+    _instrument("organ", "an organ", train=(17, 18, 19), val=(20,), test=(16,)),
+    _instrument("guitar", "a guitar", train=(24, 26, 27), val=(31,), test=(25,)),
+    _instrument("strings", "the strings", train=(40, 41, 48, 49), val=(43,), test=(42,)),
+    _instrument("horn", "a horn", train=(57, 58, 60, 61), val=(59,), test=(56,)),
+    _instrument("saxophone", "a saxophone", train=(64, 66), val=(67,), test=(65,)),
+    _instrument("flute", "a flute", train=(72, 74, 75), val=(77,), test=(73,)),
+    _strokes(
+        "drum",
+        ("beats", "is hit"),
+        train=((0, 116, 52), (0, 116, 60), (0, 118, 52), (KIT, 0, 36), (KIT, 0, 38)),
+        val=((KIT, 0, 63),),
+        test=((KIT, 0, 45), (KIT, 0, 48), (KIT, 0, 50)),
+    ),
+    _strokes(
+        "cymbal",
+        ("crashes", "is hit"),
+        train=((KIT, 0, 49), (KIT, 0, 51), (KIT, 0, 52)),
+        val=((KIT, 0, 53),),
+        test=((KIT, 0, 46),),
+    ),
+    _strokes(
+        "rattle",
+        ("shakes", "is shaken"),
+        train=((KIT, 0, 54), (KIT, 0, 69)),
+        val=((KIT, 0, 73),),
+        test=((KIT, 0, 70),),
+    ),
+    _single("clap", "a clap", STROKE, ("sounds", "is heard"), Sound(Voice(KIT, 0), 39)),
+    _single("whistle", "a whistle", STROKE, ("blows", "is blown"), Sound(Voice(KIT, 0), 72)),
+    _single("gun", "a gun", STROKE, ("fires", "is shot"), Sound(Voice(0, 127), 60)),
+    _single("bird", "a bird", WORLD, ("sings", "chirps"), Sound(Voice(0, 123), 60)),
+    _single("telephone", "a telephone", WORLD, ("rings", "is ringing"), Sound(Voice(0, 124), 60)),
+    _single("helicopter", "a helicopter", WORLD, ("flies", "passes by"), Sound(Voice(0, 125), 60)),
+    _single("applause", "applause", WORLD, ("sounds", "is heard"), Sound(Voice(0, 126), 60)),
+    _single("sea", "the sea", WORLD, ("roars", "is heard"), Sound(Voice(0, 122), 60)),
+)
+"""Every concept, in a fixed order."""
+
+INSTRUMENTS: tuple[Concept, ...] = tuple(concept for concept in CONCEPTS if concept.kind == INSTRUMENT)
+
+
+class Player:
+    """Plays concepts with the sounds of one split; all chance comes from one generator."""
+
+    def __init__(self, rng: random.Random, split: str) -> None:
+        self.rng, self.split = rng, split
+
+    def sound(self, concept: Concept) -> tuple[Sound, float]:
+        """A sound of the concept, and by how many semitones it is shifted."""
+        shift = self.rng.choice((-1, 1)) * self.rng.uniform(*SHIFTS[self.split]) if concept.one_recording else 0.0
+        return self.rng.choice(concept.sounds[self.split]), shift
+
+    def event(self, concept: Concept, seconds: float) -> NDArray[np.float32]:
+        """A concept as it sounds in a scene, at a middle loudness: float32 (round(seconds x 16000),)."""
+        sound, shift = self.sound(concept)
+        if concept.kind == WORLD:
+            notes = [Note(sound.voice, 0.0, seconds - 0.1, sound.key or 60, 100, shift)]
+        else:
+            count = self.rng.randint(2, 4) if concept.kind == INSTRUMENT else self.rng.randint(1, 3)
+            base = self.rng.randint(52, 72)
+            keys = [sound.key or base + self.rng.choice((0, 2, 3, 4, 5, 7)) for _ in range(count)]
+            gap = (seconds - 0.1) / count
+            velocity = self.rng.randint(80, 110)
+            notes = [Note(sound.voice, turn * gap, gap, key, velocity, shift) for turn, key in enumerate(keys)]
+        return levelled(render(notes, seconds), self.rng.uniform(*MIDDLE))
+
+
+def levelled(samples: NDArray[np.float32], level: float) -> NDArray[np.float32]:
+    """Scale to a loudness (see :data:`LOUD`).
+
+    Args:
+        samples: float32 (T,), not silent.
+        level: Root mean square of the loudest tenth of a second.
+    """
+    import numpy as np
+
+    padded = np.pad(samples, (0, -len(samples) % _FRAME)).reshape(-1, _FRAME)
+    return samples * np.float32(level / np.sqrt((padded**2).mean(axis=1).max()))
+
+
+def mixed(events: Sequence[tuple[float, NDArray[np.float32]]], seconds: float) -> NDArray[np.float32]:
+    """Add events at their start times; scaled down only where it would clip.
+
+    Args:
+        events: Start in seconds, and float32 (T,).
+        seconds: Length of the result.
+
+    Returns:
+        float32 (round(seconds x 16000),), within -1 and 1.
+    """
+    import numpy as np
+
+    from commit_tuning.data.soundfont import RATE
+
+    mix = np.zeros(round(seconds * RATE), np.float32)
+    for start, samples in events:
+        begin = round(start * RATE)
+        end = min(len(mix), begin + len(samples))
+        mix[begin:end] += samples[: end - begin]
+    return np.asarray(mix * np.float32(min(1.0, _PEAK / max(1e-9, float(np.abs(mix).max())))))
