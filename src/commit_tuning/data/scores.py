@@ -94,7 +94,7 @@ def pieces() -> tuple[Piece, ...]:
     found = find_spec("music21")  # not imported
     roots = [Path(place, "corpus") for place in (found.submodule_search_locations or ())] if found else []
     if not roots or not roots[0].is_dir():
-        raise UserError("no scores: pip install 'commit-tuning[audio]' (package music21 carries them)")
+        raise UserError("no scores: pip install 'commit-tuning[nano-audio]' (package music21 carries them)")
     tunes = [
         piece
         for folder in ("oneills1850", "ryansMammoth")

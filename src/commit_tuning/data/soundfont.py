@@ -121,7 +121,9 @@ def _font() -> _Font:
     for folder in (found.submodule_search_locations or ()) if found else ():
         if (path := Path(folder, "TimGM6mb.sf2")).is_file():
             return _Font(path)
-    raise UserError("no soundfont TimGM6mb.sf2: pip install 'commit-tuning[audio]' (package pretty_midi carries it)")
+    raise UserError(
+        "no soundfont TimGM6mb.sf2: pip install 'commit-tuning[nano-audio]' (package pretty_midi carries it)"
+    )
 
 
 class _Font:

@@ -12,7 +12,10 @@ from commit_tuning.data.building import MANIFEST
 from commit_tuning.data.clothoaqa import ClothoAQA
 from commit_tuning.data.iconqa import IconQA
 from commit_tuning.data.macs import MACS
+from commit_tuning.data.nano_clothoaqa import build_nano_clothoaqa, default_nano_clothoaqa_root
 from commit_tuning.data.nano_iconqa import build_nano_iconqa, default_nano_root
+from commit_tuning.data.nano_macs import build_nano_macs, default_nano_macs_root
+from commit_tuning.data.nano_songdescriber import build_nano_songdescriber, default_nano_songdescriber_root
 from commit_tuning.data.reading import Reader, Skipped
 from commit_tuning.data.sample import Sample
 from commit_tuning.data.songdescriber import SongDescriber
@@ -114,5 +117,10 @@ TASKS: dict[str, Task] = {
     "macs": Task(_captions(MACS), "macs"),
     "song-describer": Task(_captions(SongDescriber), "song-describer"),
     "nano-iconqa": Task(_splits(IconQA), "iconqa", build_nano_iconqa, default_nano_root),
+    "nano-clothoaqa": Task(_splits(ClothoAQA), "clothoaqa", build_nano_clothoaqa, default_nano_clothoaqa_root),
+    "nano-macs": Task(_captions(MACS), "macs", build_nano_macs, default_nano_macs_root),
+    "nano-song-describer": Task(
+        _captions(SongDescriber), "song-describer", build_nano_songdescriber, default_nano_songdescriber_root
+    ),
 }
 """Datasets by name."""
