@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from commit_tuning.data.collate import VisionCollator, build_prompt, question_text
-from commit_tuning.data.iconqa import Sample
 from commit_tuning.data.nano_questions import nano_vocabulary
+from commit_tuning.data.sample import Audio, Sample
 from commit_tuning.errors import UserError
 
 TEMPLATE = (
@@ -70,9 +71,9 @@ PROCESSORS: dict[str, Callable[[], Any]] = {  # a new processor joins by one lin
 }
 IMAGE = Image.linear_gradient("L").convert("RGB")
 SAMPLES = [
-    Sample("1", "choose_txt", IMAGE, "What is shown in the picture?", ("heart", "shopping cart"), "shopping cart"),
-    Sample("2", "choose_img", IMAGE.rotate(90), "Find the picture with the key.", ("A", "B"), "B"),
-    Sample("3", "fill_in_blank", IMAGE, "How many icons are there?", None, "3"),
+    Sample("1", "choose_txt", "What is shown in the picture?", ("heart", "shopping cart"), ("shopping cart",), IMAGE),
+    Sample("2", "choose_img", "Find the picture with the key.", ("A", "B"), ("B",), IMAGE.rotate(90)),
+    Sample("3", "fill_in_blank", "How many icons are there?", None, ("3",), IMAGE),
 ]
 
 
@@ -142,7 +143,70 @@ def test_device_and_faults() -> None:
     with pytest.raises(UserError, match="no vision-language processor"):
         VisionCollator(processor.tokenizer)
     with pytest.raises(UserError, match="cannot write the answer"):
-        VisionCollator(processor)([Sample("1", "fill_in_blank", IMAGE, "How many?", None, " ")])
+        VisionCollator(processor)([Sample("1", "fill_in_blank", "How many?", None, (" ",), IMAGE)])
     processor.tokenizer.eos_token = None
     with pytest.raises(UserError, match="no end-of-sequence token"):
         VisionCollator(processor)
+
+
+def hearing() -> Any:
+    from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
+
+    tokenizer = word_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", "<|AUDIO|>"]})
+    return Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=8, chunk_length=2), tokenizer, TEMPLATE_OF_SOUNDS)
+
+
+TEMPLATE_OF_SOUNDS = TEMPLATE.replace("'image'", "'audio'").replace("<image>", "<|AUDIO|>")
+
+
+def heard(identity: str, frames: int, answer: str, rate: int = 16_000) -> Sample:
+    wave = np.sin(np.arange(frames) / 9).astype(np.float32)
+    return Sample(identity, "single_word", "How many icons are there?", None, (answer,), audio=Audio(wave, rate))
+
+
+SOUNDS = [heard("1", 8000, "two"), heard("2", 30_000, "shopping cart")]
+
+
+def test_a_batch_of_sounds() -> None:
+    processor = hearing()
+    collator = VisionCollator(processor)
+    batch, prompts = collator(SOUNDS), collator.prompts(SOUNDS)
+    assert batch["input_features"].shape == (2, 8, 200)
+    assert batch["feature_attention_mask"].sum(1).tolist() == [50, 188]
+    assert torch.equal(prompts["input_features"], batch["input_features"])
+    marks = batch["input_ids"] == processor.tokenizer.convert_tokens_to_ids("<|AUDIO|>")
+    assert marks.sum(1).tolist() == [12, 47]  # one for four frames
+    for row, sample in enumerate(SOUNDS):
+        predicted = batch["labels"][row][batch["labels"][row] != -100]
+        assert processor.tokenizer.decode(predicted) == f"{sample.answer} </s>"
+    alone = collator(SOUNDS[:1])
+    assert torch.equal(alone["input_features"][0], batch["input_features"][0])
+
+
+def test_faults_of_sounds() -> None:
+    with pytest.raises(UserError, match=r"takes sounds at 16000 Hz, not \[8000\]: open the dataset with rate=16000"):
+        VisionCollator(hearing())([heard("1", 8000, "two", 8000)])
+    with pytest.raises(UserError, match="a picture in every sample, or a sound in every sample"):
+        VisionCollator(hearing())([*SOUNDS, *SAMPLES])
+    with pytest.raises(UserError, match="takes sounds, and the samples have pictures"):
+        VisionCollator(hearing())(SAMPLES)
+    with pytest.raises(UserError, match="takes no sounds"):
+        VisionCollator(llava())(SOUNDS)
+
+
+def test_another_prompt_asks_for_the_letter(processor: Any) -> None:
+    collator = VisionCollator(processor, prompt="llava-1.5")
+    batch = collator(SAMPLES)
+    spoken = [row[row != -100] for row in batch["labels"]]
+    assert [processor.tokenizer.decode(row) for row in spoken] == ["b </s>", "b </s>", "3 </s>"]
+    with pytest.raises(UserError, match="no prompt 'other'"):
+        VisionCollator(processor, prompt="other")
+
+
+def test_few_answers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("commit_tuning.data.collate._KEPT_ANSWERS", 2)
+    collator = VisionCollator(llava())
+    ids = [collator.answer_ids(answer) for answer in ("heart", "star", "key", "heart")]
+    assert ids[0] == ids[3]
+    assert len(collator._answers) <= 2

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from commit_tuning.data.iconqa import IconQA, Sample
+from commit_tuning.data.iconqa import IconQA
 from commit_tuning.data.pictures import choice_names, collage
+from commit_tuning.data.sample import Sample
 from commit_tuning.errors import UserError
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)

@@ -1,1 +1,1 @@
-"""Data: the open icon catalogue, Nano-IconQA, the reader of IconQA's layout, and the collator."""
+"""Data: readers of datasets in their official layouts, the nano edition of IconQA and its icons, and the collator."""

@@ -1,6 +1,7 @@
-"""Batches for vision-language models, made with the model's own processor.
+"""Batches for vision-language and audio-language models, made with the model's own processor.
 
-This module is the one place that knows the prompt: :func:`question_text` and :func:`build_prompt`.
+:func:`build_prompt` is the one place that knows what stands around a question; how it is asked is
+:mod:`commit_tuning.data.prompts`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from commit_tuning.data.iconqa import Sample
+from commit_tuning.data.prompts import find_prompt
+from commit_tuning.data.sample import Sample
 from commit_tuning.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,27 +20,28 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 _CUE = "Answer:"
+_KEPT_ANSWERS = 10_000  # whose ids are remembered: questions have few answers, captions and conversations no end
 
 
-def question_text(sample: Sample) -> str:
-    """The words of a question: ``What is shown? Options: heart, star. Answer:``."""
-    options = f" Options: {', '.join(sample.choices)}." if sample.choices else ""
-    return f"{sample.question}{options} {_CUE}"
+def question_text(sample: Sample, prompt: str = "nano") -> str:
+    """The words of a question, such as ``What is shown? Options: heart, star. Answer:``."""
+    return find_prompt(prompt).question(sample)
 
 
-def build_prompt(processor: Any, sample: Sample) -> str:
-    """The text that goes to the processor, with the image placeholder where the processor wants one.
+def build_prompt(processor: Any, sample: Sample, prompt: str = "nano") -> str:
+    """The text that goes to the processor, with the placeholder of picture or sound where the processor wants one.
 
     A processor with a chat template gets one user turn; without, the plain words. LLaVA's processor expands an image
     token in the text; BLIP-2's puts its query tokens in front by itself.
     """
-    text = question_text(sample)
+    text = question_text(sample, prompt)
+    medium = "image" if sample.audio is None else "audio"
     if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}, {"type": "text", "text": text}]
+        content = [{"type": medium}, {"type": "text", "text": text}]
         return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
     if hasattr(processor, "num_query_tokens"):
         return text
-    return f"{processor.image_token}\n{text}"
+    return f"{getattr(processor, f'{medium}_token')}\n{text}"
 
 
 class VisionCollator:
@@ -48,21 +51,27 @@ class VisionCollator:
     answer and the end-of-sequence token.
 
     Args:
-        processor: A transformers processor of one image per text (such as LlavaProcessor or Blip2Processor).
+        processor: A transformers processor of one image per text (such as LlavaProcessor or Blip2Processor), or of one
+            sound per text (such as Qwen2AudioProcessor, with Whisper's log-mel features).
         device: Where the tensors go; None leaves them on the CPU.
+        prompt: How a question is asked: a name of :data:`commit_tuning.data.prompts.PROMPTS`.
 
     Raises:
-        UserError: The processor has no tokenizer, image processor or end-of-sequence token.
+        UserError: The processor has no tokenizer, image processor (or feature extractor) or end-of-sequence token, or
+            there is no such prompt.
     """
 
-    def __init__(self, processor: Any, device: torch.device | str | None = None) -> None:
+    def __init__(self, processor: Any, device: torch.device | str | None = None, prompt: str = "nano") -> None:
         tokenizer = getattr(processor, "tokenizer", None)
-        if tokenizer is None or getattr(processor, "image_processor", None) is None:
-            raise UserError(f"{type(processor).__name__} is no vision-language processor: load one with AutoProcessor")
+        media = [getattr(processor, name, None) for name in ("image_processor", "feature_extractor")]
+        if tokenizer is None or media == [None, None]:
+            name = type(processor).__name__
+            raise UserError(f"{name} is no vision-language processor, nor an audio one: load one with AutoProcessor")
         if tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no end-of-sequence token: set tokenizer.eos_token")
         self.processor = processor
         self.device = device
+        self._prompt, self._ask = prompt, find_prompt(prompt)
         self._eos: int = tokenizer.eos_token_id
         self._pad: int = self._eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._answers: dict[str, list[int]] = {}
@@ -76,10 +85,10 @@ class VisionCollator:
 
         Returns:
             input_ids, attention_mask, labels: int64 (B, L), labels are -100 on prompt and padding; pixel_values:
-            float (B, 3, H, W).
+            float (B, 3, H, W), or for sounds input_features: float (B, mel bins, frames) and its mask.
         """
-        prompts, pixels = self.encode(samples)
-        return self.training_batch(prompts, [self.answer_ids(sample.answer) for sample in samples], pixels)
+        prompts, media = self.encode(samples)
+        return self.training_batch(prompts, [self.target_ids(sample) for sample in samples], media)
 
     def prompts(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Batch for generation: the prompts alone, padded on the left.
@@ -88,7 +97,7 @@ class VisionCollator:
             samples: B questions.
 
         Returns:
-            input_ids, attention_mask: int64 (B, L); pixel_values: float (B, 3, H, W).
+            input_ids, attention_mask: int64 (B, L); pixel_values or input_features as in training.
         """
         return self.prompt_batch(*self.encode(samples))
 
@@ -114,14 +123,37 @@ class VisionCollator:
         return self._place(batch | images)
 
     def encode(self, samples: Sequence[Sample]) -> tuple[list[list[int]], dict[str, Tensor]]:
-        """Token ids of the prompts, not padded, and the tensors of the images."""
+        """Token ids of the prompts, not padded, and the tensors of the images or sounds."""
         if not samples:
             raise UserError("a batch needs at least one sample")
-        texts = [build_prompt(self.processor, sample) for sample in samples]
-        encoded = self.processor(images=[sample.image for sample in samples], text=texts)
+        given = self._media(samples)
+        texts = [build_prompt(self.processor, sample, self._prompt) for sample in samples]
+        encoded = self.processor(**given, text=texts)
         prompts = [list(row[:-1] if row[-1] == self._eos and len(row) > 1 else row) for row in encoded["input_ids"]]
-        images = {name: _stack(value) for name, value in encoded.items() if name not in {"input_ids", "attention_mask"}}
-        return prompts, images
+        media = {name: _stack(value) for name, value in encoded.items() if name not in {"input_ids", "attention_mask"}}
+        return prompts, media
+
+    def _media(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """The pictures or the sounds, as the processor takes them."""
+        sounds = [sample.audio for sample in samples if sample.audio is not None]
+        if not sounds and all(sample.image is not None for sample in samples):
+            if getattr(self.processor, "image_processor", None) is None:
+                raise UserError(f"{type(self.processor).__name__} takes sounds, and the samples have pictures")
+            return {"images": [sample.image for sample in samples]}
+        if len(sounds) != len(samples):
+            raise UserError("a batch needs a picture in every sample, or a sound in every sample")
+        wanted = getattr(getattr(self.processor, "feature_extractor", None), "sampling_rate", None)
+        rates = sorted({sound.rate for sound in sounds})
+        if wanted is None:
+            raise UserError(f"{type(self.processor).__name__} takes no sounds, and the samples have no pictures")
+        if rates != [wanted]:
+            name = type(self.processor).__name__
+            raise UserError(f"{name} takes sounds at {wanted} Hz, not {rates}: open the dataset with rate={wanted}")
+        return {"audio": [sound.samples for sound in sounds], "sampling_rate": wanted}
+
+    def target_ids(self, sample: Sample) -> list[int]:
+        """Ids of what a sample is trained to be answered with, and the end of the sequence."""
+        return self.answer_ids(self._ask.answer(sample))
 
     def answer_ids(self, answer: str) -> list[int]:
         """Ids of an answer as it is written after the cue, and the end of the sequence."""
@@ -129,6 +161,8 @@ class VisionCollator:
             ids = self.processor.tokenizer(f"{_CUE} {answer}", add_special_tokens=False)["input_ids"]
             if ids[: len(self._cue)] != self._cue or len(ids) == len(self._cue):
                 raise UserError(f"the tokenizer cannot write the answer {answer!r} after {_CUE!r}")
+            if len(self._answers) >= _KEPT_ANSWERS:
+                self._answers.clear()
             self._answers[answer] = [*ids[len(self._cue) :], self._eos]
         return self._answers[answer]
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from commit_tuning.data.iconqa import Sample
 from commit_tuning.data.icons import Glyph, concept_glyphs, concepts, render_glyph
+from commit_tuning.data.sample import Sample
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -99,7 +99,7 @@ def word_samples(count: int) -> list[Sample]:
     """The first training questions that choose among words (every third question does), as samples."""
     drawn = [make_question(0, "train", 3 * number) for number in range(count)]
     return [
-        Sample(str(3 * number), q.kind, q.picture, q.question, q.choices, q.choices[int(q.answer)])
+        Sample(str(3 * number), q.kind, q.question, q.choices, (q.choices[int(q.answer)],), q.picture)
         for number, q in enumerate(drawn)
         if q.choices is not None
     ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
 import string
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from commit_tuning.data.files import FaultError, Source, shown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,15 +21,8 @@ LETTERS = tuple(string.ascii_uppercase)
 MAX_PIXELS = 32_000_000
 """Largest picture that is decoded, in pixels (width x height)."""
 
-
-class FaultError(Exception):
-    """Why one question cannot be read; the reader turns it into a skip or a UserError."""
-
-
-def shown(path: Path) -> str:
-    """A file's name as one short line, whatever it holds."""
-    return ascii(path.name[:60])[1:-1]
-
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""What is opened as a picture: the common formats, none that Pillow hands to another program."""
 
 GRID_PLACES = ("top left", "top right", "bottom left", "bottom right")
 """Names of up to four choices in a collage without a question picture."""
@@ -71,31 +68,48 @@ def collage(question: Image.Image, choices: Sequence[Image.Image]) -> Image.Imag
     return sheet
 
 
-def check_picture(path: Path) -> None:
-    """Check size and integrity without decoding (a PNG's checksums cover all its data).
+def check_picture(source: Source) -> None:
+    """Check size and integrity, if possible without decoding: a PNG has checksums, a JPEG ends with its end marker.
+
+    Args:
+        source: The file, or its content.
 
     Raises:
         FaultError: The file is missing, too large, or no whole picture.
     """
-    with _Opened(path) as image:
-        image.verify()
+    with _Opened(source) as image:
+        if image.format == "PNG":
+            image.verify()
+        elif image.format != "JPEG" or not _ends_as_jpeg(source):
+            image.load()
 
 
-def load_picture(path: Path) -> Image.Image:
+def load_picture(source: Source) -> Image.Image:
     """Decode a picture as RGB.
+
+    Args:
+        source: The file, or its content.
 
     Raises:
         FaultError: As :func:`check_picture`.
     """
-    with _Opened(path) as image:
+    with _Opened(source) as image:
         return image.convert("RGB")
+
+
+def _ends_as_jpeg(source: Source) -> bool:
+    if isinstance(source, bytes):
+        return source.endswith(b"\xff\xd9")
+    with source.open("rb") as file:
+        file.seek(-2, os.SEEK_END)
+        return file.read() == b"\xff\xd9"
 
 
 class _Opened:
     """An open picture of bearable size; every failure of Pillow inside becomes a fault of this file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, source: Source) -> None:
+        self.source = source
 
     def __enter__(self) -> Image.Image:
         from PIL import Image
@@ -103,13 +117,13 @@ class _Opened:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a limit of our own follows
-                self.image: Image.Image = Image.open(self.path)
+                self.image: Image.Image = Image.open(self._file(), formats=FORMATS)
         except Exception as error:
             self._fail(error)
         width, height = self.image.size
         if width * height > MAX_PIXELS:
             self.image.close()
-            raise FaultError(f"{shown(self.path)} is too large: {width} x {height} pixels")
+            raise FaultError(f"{shown(self.source)} is too large: {width} x {height} pixels")
         return self.image
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -117,7 +131,14 @@ class _Opened:
         if isinstance(error, Exception):
             self._fail(error)
 
+    def _file(self) -> io.BytesIO | Path:
+        if isinstance(self.source, bytes):
+            return io.BytesIO(self.source)
+        if not self.source.is_file():  # a pipe would be waited for
+            raise FileNotFoundError
+        return self.source
+
     def _fail(self, error: Exception) -> None:
         if isinstance(error, FileNotFoundError):
-            raise FaultError(f"{shown(self.path)} is missing") from error
-        raise FaultError(f"{shown(self.path)} is not a whole picture ({type(error).__name__})") from error
+            raise FaultError(f"{shown(self.source)} is missing") from error
+        raise FaultError(f"{shown(self.source)} is not a whole picture ({type(error).__name__})") from error

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from commit_tuning.data.building import MANIFEST
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.iconqa import IconQA, Sample
+from commit_tuning.data.iconqa import IconQA
 from commit_tuning.data.nano_iconqa import build_nano_iconqa, default_nano_root
+from commit_tuning.data.sample import Sample
 from commit_tuning.experiments.schema import Data
 
 SPLITS = ("train", "val", "test")
@@ -101,7 +102,7 @@ class StoredQuestions:
 
     def training(self, indices: list[int]) -> dict[str, Tensor]:
         """A batch with answers and labels."""
-        answers = [self.collator.answer_ids(self._samples[index].answer) for index in indices]
+        answers = [self.collator.target_ids(self._samples[index]) for index in indices]
         return self.collator.training_batch([self._prompts[i] for i in indices], answers, self._pictures(indices))
 
     def prompts(self, indices: list[int]) -> dict[str, Tensor]:

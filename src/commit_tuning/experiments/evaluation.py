@@ -98,5 +98,6 @@ def score(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def save_images(samples: Questions, count: int, folder: Path) -> None:
     """Keep the pictures of the first `count` questions, as PNG by id."""
     folder.mkdir(exist_ok=True)
-    for index in range(min(count, len(samples))):
-        samples[index].image.save(folder / f"{samples[index].id}.png")
+    for sample in (samples[index] for index in range(min(count, len(samples)))):
+        if sample.image is not None:
+            sample.image.save(folder / f"{sample.id}.png")

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.iconqa import Sample
+from commit_tuning.data.sample import Sample
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.dataset import ensure_data, open_splits
 from commit_tuning.experiments.model_setup import build_model
@@ -55,4 +55,4 @@ def _inspect_recipe(recipe: Recipe) -> Inspection:
 
 def _grey_batch(processor: Any) -> dict[str, Any]:
     picture = Image.new("RGB", (SIDE, SIDE), (127, 127, 127))
-    return VisionCollator(processor)([Sample("0", "fill_in_blank", picture, "What is shown?", None, "nothing")])
+    return VisionCollator(processor)([Sample("0", "fill_in_blank", "What is shown?", None, ("nothing",), picture)])

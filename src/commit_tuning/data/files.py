@@ -1,0 +1,217 @@
+"""Files that nobody has vouched for: every failure to read one becomes a :class:`FaultError`, in bounded memory."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+Source = Path | bytes
+"""A file, or its content."""
+
+MAX_BYTES = 2**31
+"""Largest file of annotations that is read."""
+
+MAX_LINE = 2**24
+"""Longest line of a JSONL file, in bytes."""
+
+MAX_DEPTH = 20
+"""Deepest nesting of a YAML file; libyaml's own composer overflows the C stack on deeper ones."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class FaultError(Exception):
+    """Why a sample or a file cannot be read; the reader turns it into a skip or a UserError."""
+
+
+def shown(source: Source | str) -> str:
+    """A file's name, or any text of a dataset, as one short line, whatever it holds."""
+    if isinstance(source, bytes):
+        return "the file"
+    return ascii((source if isinstance(source, str) else source.name)[:60])[1:-1]
+
+
+def check_inside(base: Path, path: Path) -> None:
+    """Refuse a path that leads out of a resolved folder, by `..`, by being absolute, or through links.
+
+    Raises:
+        FaultError: It does.
+    """
+    try:
+        inside = path.resolve().is_relative_to(base)
+    except (OSError, ValueError, RuntimeError):  # too long a name, a zero byte, a loop of links
+        inside = False
+    if not inside:
+        raise FaultError(f"{shown(path)} lies outside the dataset folder")
+
+
+def member(base: Path, folder: Path, name: str) -> Path:
+    """A file by its name in a dataset; `folder` is known to lie inside the resolved folder `base`.
+
+    Raises:
+        FaultError: As :func:`check_inside`.
+    """
+    path = folder / name
+    if Path(name).name != name or "\0" in name or os.path.islink(path):  # noqa: PTH114 (it never raises)
+        check_inside(base, path)
+    return path
+
+
+def words(value: object, what: str) -> str:
+    """A text without the white space around it.
+
+    Raises:
+        FaultError: It is no text, is blank, or holds what was not UTF-8.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise FaultError(f"no {what}")
+    if _SURROGATE.search(value):
+        raise FaultError(f"the {what} is not UTF-8")
+    return value.strip()
+
+
+def latin(text: str) -> str:
+    """A text of :func:`csv_rows`; if its bytes were not UTF-8, they are Latin-1."""
+    return text.encode("utf-8", "surrogateescape").decode("latin-1") if _SURROGATE.search(text) else text
+
+
+def texts(value: object, what: str) -> tuple[str, ...]:
+    """A list of texts; blank ones are left out.
+
+    Raises:
+        FaultError: It is no list of texts, or none is left.
+    """
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise FaultError(f"no {what}")
+    kept = tuple(words(text, what) for text in value if text.strip())
+    if not kept:
+        raise FaultError(f"no {what}")
+    return kept
+
+
+def number(value: object, what: str, below: int = 10**12) -> int:
+    """An integer from 0 to below `below`.
+
+    Raises:
+        FaultError: It is none.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < below:
+        raise FaultError(f"no {what}" if value is None else f"the {what} {shown(str(value))} is none below {below}")
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        FaultError: The file is missing, too large, not UTF-8, not JSON, or nested too deep.
+    """
+    return parse_json(_content(path), path)
+
+
+def parse_json(text: bytes, path: Path) -> Any:
+    """What a JSON text holds; see :func:`read_json`."""
+    try:
+        return json.loads(text.decode("utf-8-sig"))
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested too deep
+        raise FaultError(f"{shown(path)} is not valid JSON") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, every scalar as its text.
+
+    Raises:
+        FaultError: The file is missing, too large, not UTF-8, not YAML, or nested too deep.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+    try:
+        text, depth = _content(path).decode("utf-8-sig"), 0
+        for event in yaml.parse(text, Loader=loader):
+            starts, ends = isinstance(event, yaml.CollectionStartEvent), isinstance(event, yaml.CollectionEndEvent)
+            depth += starts - ends
+            if depth > MAX_DEPTH:
+                raise FaultError(f"{shown(path)} is nested too deep")
+        return yaml.load(text, Loader=loader)  # a BaseLoader builds texts, lists and mappings of them, nothing else
+    except (ValueError, yaml.YAMLError):
+        raise FaultError(f"{shown(path)} is not valid YAML") from None
+
+
+def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str] | FaultError]]:
+    """The rows of a CSV file with a header, each with its line (1-based), one at a time; a broken one is a fault.
+
+    Bytes that are not UTF-8 are kept as surrogates, which :func:`words` refuses.
+
+    Raises:
+        FaultError: The file is missing or too large, or has not the columns.
+    """
+    _check_size(path)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        rows = csv.reader(file, strict=True)
+        try:
+            header = [name.strip() for name in next(rows, [])]
+        except csv.Error:
+            header = []
+        absent = [name for name in columns if name not in header]
+        if absent:
+            raise FaultError(f"{shown(path)} has no column {', '.join(absent)}")
+        while True:
+            line = rows.line_num + 1
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield line, FaultError(f"lines {line} to {rows.line_num} are not CSV ({error})")
+                continue
+            if row:
+                wrong = FaultError(f"{len(row)} columns instead of {len(header)}")
+                yield line, dict(zip(header, row, strict=True)) if len(row) == len(header) else wrong
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """What each line of a JSONL file holds, with its line (1-based), one at a time; a broken one is a fault.
+
+    Raises:
+        FaultError: The file is missing.
+    """
+    _check_size(path, bounded=False)
+    with path.open("rb") as file:
+        number, whole = 0, True
+        while text := file.readline(MAX_LINE):
+            starts, whole = whole, text.endswith(b"\n") or len(text) < MAX_LINE
+            number += starts
+            if starts and text.strip():
+                yield number, _line(text, path) if whole else FaultError(f"longer than {MAX_LINE} bytes")
+
+
+def _line(text: bytes, path: Path) -> Any:
+    try:
+        return parse_json(text, path)
+    except FaultError:
+        return FaultError("the line is not valid JSON")
+
+
+def _check_size(path: Path, *, bounded: bool = True) -> None:
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError):
+        size = None
+    if size is None:
+        raise FaultError(f"{shown(path)} is missing or unreadable")
+    if bounded and size > MAX_BYTES:
+        raise FaultError(f"{shown(path)} is too large: {size >> 20} MiB")
+
+
+def _content(path: Path) -> bytes:
+    _check_size(path)
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise FaultError(f"{shown(path)} is missing or unreadable") from None
