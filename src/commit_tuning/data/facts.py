@@ -142,8 +142,13 @@ HELD_OUT: frozenset[tuple[str, str]] = frozenset(
 
 
 def value_of(relation: str, concept: str) -> str | None:
-    """What a relation says of a concept; None if nothing."""
+    """What a relation says of a concept; None if it says nothing."""
     return next((value for value, things in FACTS[relation].items() if concept in things), None)
+
+
+def sentence(relation: str, concept: str) -> str:
+    """A fact in words, such as ``The key is made of metal.``; for reasons, and for text to pre-train on."""
+    return f"The {concept} {PHRASES[relation][1].format(value_of(relation, concept))}."
 
 
 def known_concepts() -> tuple[str, ...]:

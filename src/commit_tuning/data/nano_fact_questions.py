@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from commit_tuning.data.annotators import ten_answers
-from commit_tuning.data.facts import ALSO_SAID, FACTS, HELD_OUT, PHRASES, VALUES, known_concepts, value_of
+from commit_tuning.data.facts import ALSO_SAID, FACTS, HELD_OUT, PHRASES, VALUES, known_concepts, sentence
 from commit_tuning.data.painter import PICTURE_PX, Painter
 
 if TYPE_CHECKING:
@@ -110,10 +110,9 @@ class _Asker(Painter):
         self.rng.shuffle(wrong)
         choices = (*wrong[:slot], right, *wrong[slot:])
         answers = ten_answers(self.rng, right, _SLIPS.get(right, ALSO_SAID.get(right, ())))
-        relation, thing = about
-        hard = relation == "goes" and self.label.startswith("value")
-        fact = f"The {thing} {PHRASES[relation][1].format(value_of(relation, thing))}."
-        reasons = (fact, f"It shows the {thing}. {fact}", f"{fact} So the answer is {right}.")
+        hard = about[0] == "goes" and self.label.startswith("value")
+        fact = sentence(*about)
+        reasons = (fact, f"It shows the {about[1]}. {fact}", f"{fact} So the answer is {right}.")
         return FactQuestion(self.label, question, choices, slot, answers, hard, reasons, self._picture)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from commit_tuning.data.aokvqa import AOKVQA
 from commit_tuning.data.building import MANIFEST, dataset_checksum
-from commit_tuning.data.facts import ALSO_SAID, FACTS, HELD_OUT, PHRASES, VALUES, known_concepts, value_of
+from commit_tuning.data.facts import ALSO_SAID, FACTS, HELD_OUT, PHRASES, VALUES, known_concepts, sentence, value_of
 from commit_tuning.data.icons import concepts
 from commit_tuning.data.nano_aokvqa import build_nano_aokvqa, nano_aokvqa_vocabulary
 from commit_tuning.data.nano_fact_questions import CHOICES, FORMS, OUTCOMES, FactQuestion, make_fact_question
@@ -70,6 +70,7 @@ def test_facts_are_clean() -> None:
     assert set(ALSO_SAID) <= {value for _, value in VALUES} | set(known_concepts())
     assert value_of("made", "key") == "metal"
     assert value_of("made", "ghost") is None
+    assert sentence("made", "key") == "The key is made of metal."
 
 
 def test_the_reader_reads_every_split(root: Path) -> None:
@@ -166,6 +167,8 @@ def test_the_vocabulary_covers_questions_choices_and_answers(asked: dict[str, li
         texts = " ".join([one.question.question.lower().replace("?", " ?"), *one.question.choices])
         assert set(texts.split()) <= words
         assert len(one.question.question.split()) <= 12
+    told = [sentence(relation, thing) for relation, value in VALUES for thing in FACTS[relation][value]]
+    assert {word for text in told for word in text.lower().rstrip(".").split()} <= words
 
 
 def test_counts_must_be_positive(tmp_path: Path) -> None:
