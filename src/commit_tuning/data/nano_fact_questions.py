@@ -1,14 +1,15 @@
 """The questions of Nano-A-OKVQA: things to recognise, and something to know about them.
 
-A question is a pure function of (seed, split, number). Three forms alternate with the number:
+A question is a pure function of (seed, split, number). Four forms alternate with the number:
 
+- ``single``: one thing; what does a relation say of it?
 - ``value``: two things; what does a relation say of the one in a place? The other's value is among the choices.
 - ``which``: three things, of which one has a value. Things that have it too but are not in the picture are among the
   choices, and things of the picture that have it not, so that neither the text nor the picture alone tells.
 - ``compare``: two things; which has the value: left, right, both or none?
 
 Values, and within ``compare`` the four outcomes, are counted through, so that a question's words say as little as can
-be about its answer: its form alone leaves 1 in 4, for ``which`` 1 in 2 or 3.
+be about its answer: it alone leaves 1 in 4, and for ``which`` 1 in 2 or 3.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from commit_tuning.data.painter import PICTURE_PX, Painter
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMS = ("value", "which", "compare")
+FORMS = ("single", "value", "which", "compare")
 CHOICES = 4
 OUTCOMES = ("left", "right", "both", "none")
 _SLIPS: dict[str, tuple[str, ...]] = {
@@ -41,6 +42,7 @@ _CELLS: dict[str, tuple[int, int, int, int]] = {
     "at the top": (0, 0, PICTURE_PX, _HALF),
     "at the bottom": (0, _HALF, PICTURE_PX, _HALF),
 }
+_WHOLE = (0, 0, PICTURE_PX, PICTURE_PX)
 _FACING = {place: tuple(_CELLS)[index ^ 1] for index, place in enumerate(_CELLS)}
 _TAUGHT = ("pretrain", "train")  # splits that never ask for what is held out
 _QUARTERS = tuple((x, y, _HALF, _HALF) for x in (0, _HALF) for y in (0, _HALF))
@@ -51,7 +53,7 @@ class FactQuestion:
     """One question before it is written.
 
     Attributes:
-        label: One of :data:`FORMS`; ``value held out`` if train never asks for this concept's value of this relation.
+        label: One of :data:`FORMS`; with `` held out`` if train never asks for this concept's value of this relation.
         question: The text.
         choices: Four.
         right: Index of the right one.
@@ -87,7 +89,9 @@ def nano_aokvqa_vocabulary() -> tuple[str, ...]:
     """All words of questions, choices and right answers: lower case, sorted. What a few people say is not in it."""
     texts = [phrase.replace("{}", " ").replace("?", " ? ") for pair in PHRASES.values() for phrase in pair]
     values = [value for _, value in VALUES]
-    words = " ".join([*texts, "which of these object", *_CELLS, *OUTCOMES, *values, *known_concepts()]).lower()
+    words = " ".join(
+        [*texts, "which of these object in the picture", *_CELLS, *OUTCOMES, *values, *known_concepts()]
+    ).lower()
     return tuple(sorted(set(words.split())))
 
 
@@ -99,10 +103,19 @@ class _Asker(Painter):
         self.split, self.label, self.turn = split, FORMS[number % len(FORMS)], number // len(FORMS)
         self._picture = self.canvas()
 
+    def choose(self, relation: str, value: str) -> str:
+        """A thing to ask the value of; what is held out changes the label."""
+        things = FACTS[relation][value]
+        taught = [thing for thing in things if self.split not in _TAUGHT or (relation, thing) not in HELD_OUT]
+        thing = self.rng.choice(taught)
+        self.label += " held out" * ((relation, thing) in HELD_OUT)
+        return thing
+
     def show(self, things: Sequence[str], cells: Sequence[tuple[int, int, int, int]]) -> None:
         """Paint each thing somewhere in its cell."""
         for thing, cell in zip(things, cells, strict=True):
-            self.stamp(self._picture, self.glyph(thing), cell, (24, 31), self.colour())
+            size = (30, 48) if cell == _WHOLE else (24, 31)
+            self.stamp(self._picture, self.glyph(thing), cell, size, self.colour())
 
     def ask(self, question: str, about: tuple[str, str], right: str, wrong: list[str]) -> FactQuestion:
         """Put the choices in order, ask ten people, and give the reasons from a fact (relation, concept)."""
@@ -110,21 +123,24 @@ class _Asker(Painter):
         self.rng.shuffle(wrong)
         choices = (*wrong[:slot], right, *wrong[slot:])
         answers = ten_answers(self.rng, right, _SLIPS.get(right, ALSO_SAID.get(right, ())))
-        hard = about[0] == "goes" and self.label.startswith("value")
+        hard = about[0] == "goes" and self.label.startswith(("single", "value"))
         fact = sentence(*about)
         reasons = (fact, f"It shows the {about[1]}. {fact}", f"{fact} So the answer is {right}.")
         return FactQuestion(self.label, question, choices, slot, answers, hard, reasons, self._picture)
 
 
+def _single(asker: _Asker, relation: str, value: str) -> FactQuestion:
+    thing = asker.choose(relation, value)
+    asker.show((thing,), (_WHOLE,))
+    wrong = asker.rng.sample([other for other in FACTS[relation] if other != value], CHOICES - 1)
+    return asker.ask(PHRASES[relation][0].format("in the picture"), (relation, thing), value, wrong)
+
+
 def _value(asker: _Asker, relation: str, value: str) -> FactQuestion:
     rng, table = asker.rng, FACTS[relation]
-    asked = [thing for thing in table[value] if asker.split not in _TAUGHT or (relation, thing) not in HELD_OUT]
-    thing, place = rng.choice(asked), rng.choice(tuple(_CELLS))
-    other_value = rng.choice([other for other in table if other != value])
-    other = rng.choice(table[other_value])
-    asker.show((thing, other), (_CELLS[place], _CELLS[_FACING[place]]))
-    wrong = [other_value, *rng.sample([v for v in table if v not in (value, other_value)], CHOICES - 2)]
-    asker.label = "value held out" if (relation, thing) in HELD_OUT else "value"
+    thing, place = asker.choose(relation, value), rng.choice(tuple(_CELLS))
+    wrong = rng.sample([other for other in table if other != value], CHOICES - 1)
+    asker.show((thing, rng.choice(table[wrong[0]])), (_CELLS[place], _CELLS[_FACING[place]]))
     return asker.ask(PHRASES[relation][0].format(place), (relation, thing), value, wrong)
 
 
@@ -155,6 +171,7 @@ def _without(relation: str, value: str) -> list[str]:
 
 
 _MAKERS: dict[str, Callable[[_Asker, str, str], FactQuestion]] = {
+    "single": _single,
     "value": _value,
     "which": _which,
     "compare": _compare,
