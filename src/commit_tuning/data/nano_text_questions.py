@@ -44,7 +44,7 @@ _TEMPLATES: dict[str, tuple[str, ...]] = {
     "last": ("What is the last letter on the sign?", "With which letter does the word end?"),
 }
 _FINE = 4  # plates are drawn this many times as large, turned, then reduced
-_TILT = 6.0  # degrees
+_TILT = 5.0  # degrees
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ class _Writer(Painter):
 
     def row(self, top: int, concept: str, text: str) -> None:
         """An icon and, on one side of it, text: half of the picture."""
-        self.stamp(self.picture, self.glyph(concept), (0, top, 25, 33), (20, 25), self.colour())
-        self.plate((26, top, 40, 33), text, self.colour())
+        self.stamp(self.picture, self.glyph(concept), (0, top, 22, 33), (18, 22), self.colour())
+        self.plate((22, top, 44, 33), text, self.colour())
 
     def plate(self, cell: tuple[int, int, int, int], text: str, colour: str, filled: bool = False) -> None:
         """A plate somewhere in a cell (x, y, width, height), with text in a colour, or in white on that colour."""
@@ -185,7 +185,7 @@ def _letter(writer: _Writer, turn: int) -> _Made:
 def _beside(writer: _Writer, turn: int) -> _Made:
     texts, shown = writer.two(WORDS, turn), tuple(writer.concepts(2))
     for top, concept, text in zip(writer.rows(), shown, texts, strict=True):
-        writer.row(top, concept, writer.cased(text))
+        writer.row(top, concept, text)
     return "beside", shown[0], texts[0], shown
 
 
