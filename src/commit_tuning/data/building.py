@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import mkdtemp
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 from commit_tuning.errors import UserError
 
 MANIFEST = "MANIFEST.json"
+_CHUNK = 100
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -83,6 +85,35 @@ def in_processes(task: Callable[[Task], Result], tasks: list[Task], workers: int
         return map(task, tasks)
     with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=get_context("spawn")) as pool:
         return list(pool.map(task, tasks))
+
+
+def in_splits(
+    write: Callable[[str, int, int], Result], counts: dict[str, int], workers: int
+) -> dict[str, list[Result]]:
+    """Make every entry of every split.
+
+    Args:
+        write: Makes one entry from the split, its number in the split from 0, and its number in the dataset from 1;
+            importable if there is more than one worker.
+        counts: Split -> number of its entries.
+        workers: Number of processes.
+
+    Returns:
+        Split -> its entries in order.
+    """
+    first, chunks = 1, []
+    for split, count in counts.items():
+        chunks += [(split, first, range(at, min(at + _CHUNK, count))) for at in range(0, count, _CHUNK)]
+        first += count
+    made: dict[str, list[Result]] = {split: [] for split in counts}
+    for (split, _, _), entries in zip(chunks, in_processes(partial(_chunk, write), chunks, workers), strict=True):
+        made[split] += entries
+    return made
+
+
+def _chunk(write: Callable[[str, int, int], Result], chunk: tuple[str, int, range]) -> list[Result]:
+    split, first, numbers = chunk
+    return [write(split, number, first + number) for number in numbers]
 
 
 def write_json(path: Path, value: object) -> None:

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from commit_tuning.data.building import build, cache_dir, in_processes, write_json
+from commit_tuning.data.building import build, cache_dir, in_splits, write_json
 from commit_tuning.data.icons import concepts
 from commit_tuning.data.nano_questions import Question, make_question, nano_vocabulary
 from commit_tuning.errors import UserError
@@ -25,9 +25,7 @@ from commit_tuning.errors import UserError
 __all__ = ["build_nano_iconqa", "default_nano_root", "nano_vocabulary"]
 
 FORMAT = 1
-_CHUNK = 100
 _Problems = dict[str, dict[str, Any]]
-_Chunk = tuple[str, int, range]  # split, id of its first question, numbers within it
 
 
 def build_nano_iconqa(
@@ -58,28 +56,19 @@ def build_nano_iconqa(
 
 
 def _write(recipe: dict[str, Any], workers: int, root: Path) -> dict[str, Any]:
-    counts: dict[str, int] = recipe["counts"]
-    task = partial(_write_chunk, str(root), recipe["seed"])
-    first, chunks = 1, []
-    for split, count in counts.items():
-        chunks += [(split, first, range(start, min(start + _CHUNK, count))) for start in range(0, count, _CHUNK)]
-        first += count
-    problems = {pid: problem for written in in_processes(task, chunks, workers) for pid, problem in written.items()}
+    made = in_splits(partial(_write_entry, str(root), recipe["seed"]), recipe["counts"], workers)
+    problems = {pid: problem for entries in made.values() for pid, problem in entries}
     write_json(root / "problems.json", problems)
     write_json(root / "pid_splits.json", _pid_splits(problems))
     versions = {name: metadata.version(name) for name in ("qtawesome", "pillow")}
     return {"concepts": list(concepts()), "versions": versions}
 
 
-def _write_chunk(root: str, seed: int, chunk: _Chunk) -> _Problems:
-    """Write some questions of a split; returns their problems by id."""
-    split, first, numbers = chunk
-    problems = {}
-    for number in numbers:
-        question = make_question(seed, split, number)
-        folder = Path(root, "iconqa", split, question.kind, str(first + number))
-        problems[folder.name] = _write_question(folder, question) | {"split": split}
-    return problems
+def _write_entry(root: str, seed: int, split: str, number: int, pid: int) -> tuple[str, dict[str, Any]]:
+    """Write a question; returns its id and problem."""
+    question = make_question(seed, split, number)
+    folder = Path(root, "iconqa", split, question.kind, str(pid))
+    return folder.name, _write_question(folder, question) | {"split": split}
 
 
 def _write_question(folder: Path, question: Question) -> dict[str, Any]:

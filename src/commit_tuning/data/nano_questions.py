@@ -12,26 +12,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from commit_tuning.data.icons import Glyph, concept_glyphs, concepts, render_glyph
+from commit_tuning.data.icons import concepts
+from commit_tuning.data.painter import COLOURS, Painter
 from commit_tuning.data.sample import Sample
 
 if TYPE_CHECKING:
     from PIL import Image
 
 KINDS = ("choose_txt", "choose_img", "fill_in_blank")
-PICTURE_PX = 64
 CHOICE_PX = 32
 OPTIONS = 4
 MAX_COUNT = 5
 
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (205, 30, 35),
-    "blue": (30, 80, 215),
-    "green": (15, 135, 50),
-    "orange": (235, 125, 0),
-    "purple": (140, 40, 170),
-    "black": (25, 25, 25),
-}
 _TEMPLATES: dict[str, tuple[str, ...]] = {
     "identity": ("What is shown in the picture?", "What does the picture show?", "Which icon do you see?"),
     "frequency": ("Which icon appears most often?", "Which icon is there more of?"),
@@ -119,48 +111,8 @@ def nano_vocabulary(extra: Iterable[str] = ()) -> list[str]:
     return sorted(set(spaced.split()))
 
 
-class _Painter:
-    """Draws icons of one split; all chance comes from one generator."""
-
-    def __init__(self, rng: random.Random, split: str) -> None:
-        self.rng = rng
-        self.glyphs = concept_glyphs(split)
-        self.background = self._tint((232, 255))
-
-    def _tint(self, span: tuple[int, int]) -> tuple[int, int, int]:
-        return (self.rng.randint(*span), self.rng.randint(*span), self.rng.randint(*span))
-
-    def concepts(self, count: int) -> list[str]:
-        return self.rng.sample(concepts(), count)
-
-    def glyph(self, concept: str) -> Glyph:
-        return self.rng.choice(self.glyphs[concept])
-
-    def colour(self) -> str:
-        return self.rng.choice(tuple(COLOURS))
-
-    def canvas(self, side: int = PICTURE_PX) -> Image.Image:
-        from PIL import Image
-
-        return Image.new("RGB", (side, side), self.background)
-
-    def stamp(
-        self, canvas: Image.Image, glyph: Glyph, cell: tuple[int, int, int, int], size: tuple[int, int], colour: str
-    ) -> None:
-        """Paint a glyph somewhere in a cell (x, y, width, height), its side between the two sizes."""
-        side = self.rng.randint(*size)
-        tone = tuple(min(255, max(0, part + self.rng.randint(-15, 15))) for part in COLOURS[colour])
-        icon = render_glyph(glyph, side, (tone[0], tone[1], tone[2]), rotation=self.rng.uniform(-12, 12))
-        x, y, width, height = cell
-        canvas.paste(icon, (x + self.rng.randint(0, width - side), y + self.rng.randint(0, height - side)), icon)
-
-    def scatter(self, icons: list[tuple[Glyph, str]]) -> Image.Image:
-        """Paint up to nine icons into cells of a grid of 3 x 3, in random order: sides of 17 to 20 pixels."""
-        canvas = self.canvas()
-        for place, (glyph, colour) in zip(self.rng.sample(range(9), len(icons)), icons, strict=True):
-            cell = (21 * (place % 3), 21 * (place // 3), 21, 21)
-            self.stamp(canvas, glyph, cell, (17, 20), colour)
-        return canvas
+class _Painter(Painter):
+    """A painter that knows the sentences."""
 
     def sentence(self, label: str, word: str = "") -> str:
         return self.rng.choice(_TEMPLATES[label]).format(word)

@@ -12,10 +12,12 @@ from commit_tuning.data.building import MANIFEST
 from commit_tuning.data.clothoaqa import ClothoAQA
 from commit_tuning.data.iconqa import IconQA
 from commit_tuning.data.macs import MACS
+from commit_tuning.data.nano_aokvqa import build_nano_aokvqa, default_nano_aokvqa_root
 from commit_tuning.data.nano_clothoaqa import build_nano_clothoaqa, default_nano_clothoaqa_root
 from commit_tuning.data.nano_iconqa import build_nano_iconqa, default_nano_root
 from commit_tuning.data.nano_macs import build_nano_macs, default_nano_macs_root
 from commit_tuning.data.nano_songdescriber import build_nano_songdescriber, default_nano_songdescriber_root
+from commit_tuning.data.nano_textvqa import build_nano_textvqa, default_nano_textvqa_root
 from commit_tuning.data.reading import Reader, Skipped
 from commit_tuning.data.sample import Sample
 from commit_tuning.data.songdescriber import SongDescriber
@@ -117,6 +119,11 @@ TASKS: dict[str, Task] = {
     "macs": Task(_captions(MACS), "macs"),
     "song-describer": Task(_captions(SongDescriber), "song-describer"),
     "nano-iconqa": Task(_splits(IconQA), "iconqa", build_nano_iconqa, default_nano_root),
+    "nano-textvqa": Task(_splits(TextVQA), "textvqa", build_nano_textvqa, default_nano_textvqa_root),
+    "nano-aokvqa": Task(_splits(AOKVQA), "aokvqa", build_nano_aokvqa, default_nano_aokvqa_root),
+    "nano-aokvqa-direct": Task(
+        _splits(AOKVQA, setting="direct_answer"), "aokvqa/direct-answer", build_nano_aokvqa, default_nano_aokvqa_root
+    ),
     "nano-clothoaqa": Task(_splits(ClothoAQA), "clothoaqa", build_nano_clothoaqa, default_nano_clothoaqa_root),
     "nano-macs": Task(_captions(MACS), "macs", build_nano_macs, default_nano_macs_root),
     "nano-song-describer": Task(

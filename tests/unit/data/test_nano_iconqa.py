@@ -47,7 +47,7 @@ def test_reader_reads_what_was_built(root: Path) -> None:
 def test_same_seed_same_dataset_whatever_the_workers(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nano_iconqa, "_CHUNK", 5)
+    monkeypatch.setattr(building, "_CHUNK", 5)
     again = build_nano_iconqa(tmp_path / "again", **SIZES, workers=2)
     other = build_nano_iconqa(tmp_path / "other", **SIZES, seed=1)
     manifest = json.loads((again / "MANIFEST.json").read_text())
