@@ -20,9 +20,25 @@ def make_experiment(folder: Path) -> Path:
     build_model("nano-llava", len(tokenizer)).save_pretrained(folder / "model")
     build_processor("nano-llava", tokenizer).save_pretrained(folder / "model")
     build_nano_iconqa(folder / "data", train=24, val=6, test=9)
+    return _write_recipe(folder, {"root": str(folder / "data")})
+
+
+def make_audio_experiment(folder: Path) -> Path:
+    """The same with sounds: an untrained nano SALMONN and questions about clips."""
+    from commit_tuning.data.nano_clothoaqa import build_nano_clothoaqa, nano_clothoaqa_vocabulary
+    from commit_tuning.models.nano_salmonn import build_salmonn, build_salmonn_processor, build_salmonn_tokenizer
+
+    tokenizer = build_salmonn_tokenizer(nano_clothoaqa_vocabulary())
+    build_salmonn(tokenizer).save_pretrained(folder / "model")
+    build_salmonn_processor(tokenizer).save_pretrained(folder / "model")
+    build_nano_clothoaqa(folder / "data", train=12, val=4, test=8)
+    return _write_recipe(folder, {"dataset": "nano-clothoaqa", "root": str(folder / "data"), "in_memory": True})
+
+
+def _write_recipe(folder: Path, data: dict[str, object]) -> Path:
     recipe = {
-        "model": {"name": str(folder / "model"), "lora": {"r": 2}},
-        "data": {"root": str(folder / "data")},
+        "model": {"name": str(folder / "model"), "lora": {"r": 2, "target_modules": ["q_proj", "v_proj"]}},
+        "data": data,
         "train": {"steps": 3, "batch_size": 4, "learning_rate": 1e-3},
         "commit": {"probe_interval": 1, "probe_samples": 2, "kappa_window": 3, "lr_update_interval": 1},
         "eval": {"batch_size": 16, "max_new_tokens": 2, "images": 3},

@@ -22,12 +22,12 @@ NANO_MODELS: tuple[str, ...] = ("nano-llava", "nano-blip2")
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 """Token ids 0 to 4 of every nano tokenizer."""
 
-_PAD, _BOS, _EOS, _, _IMAGE = range(len(SPECIAL_TOKENS))
+PAD, BOS, EOS, _, _IMAGE = range(len(SPECIAL_TOKENS))
 _PATCHES, _PATCH_PX = 6, 11  # per side; pixels
 _IMAGE_PX = _PATCHES * _PATCH_PX
 _BLIP2_QUERIES = 12
-_MAX_POSITIONS = 128
-_INIT = 0.09  # standard deviation of fresh weights: about 1 / sqrt(width); the usual 0.02 is for wide models
+MAX_POSITIONS = 128
+INIT = 0.09  # standard deviation of fresh weights: about 1 / sqrt(width); the usual 0.02 is for wide models
 _MEAN, _STD = [0.94] * 3, [0.3] * 3  # of pixels: nearly all of a picture is light background, which becomes zero
 
 
@@ -44,7 +44,7 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(entries)}, unk_token="<unk>"))
     backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", _BOS)])
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
     pad, bos, eos, unk, image = SPECIAL_TOKENS
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -52,7 +52,7 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
         bos_token=bos,
         eos_token=eos,
         unk_token=unk,
-        model_max_length=_MAX_POSITIONS,
+        model_max_length=MAX_POSITIONS,
         clean_up_tokenization_spaces=False,
     )
     tokenizer.add_tokens([AddedToken(image, normalized=False, special=True)], special_tokens=True)
@@ -139,7 +139,7 @@ def _build_llava(vocab_size: int) -> LlavaForConditionalGeneration:
         patch_size=_PATCH_PX,
         projection_dim=96,
         hidden_act="gelu",
-        initializer_range=_INIT,
+        initializer_range=INIT,
     )
     text = LlamaConfig(
         vocab_size=vocab_size,
@@ -148,12 +148,12 @@ def _build_llava(vocab_size: int) -> LlavaForConditionalGeneration:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=_MAX_POSITIONS,
-        initializer_range=_INIT,
+        max_position_embeddings=MAX_POSITIONS,
+        initializer_range=INIT,
         tie_word_embeddings=True,
-        pad_token_id=_PAD,
-        bos_token_id=_BOS,
-        eos_token_id=_EOS,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
     )
     config = LlavaConfig(
         vision_config=vision,
@@ -185,7 +185,7 @@ def _build_blip2(vocab_size: int) -> Blip2ForConditionalGeneration:
         num_attention_heads=3,
         image_size=_IMAGE_PX,
         patch_size=_PATCH_PX,
-        initializer_range=_INIT,
+        initializer_range=INIT,
     )
     qformer = Blip2QFormerConfig(
         vocab_size=1,
@@ -197,7 +197,7 @@ def _build_blip2(vocab_size: int) -> Blip2ForConditionalGeneration:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         max_position_embeddings=_BLIP2_QUERIES,
-        initializer_range=_INIT,
+        initializer_range=INIT,
     )
     text = OPTConfig(
         vocab_size=vocab_size,
@@ -207,11 +207,11 @@ def _build_blip2(vocab_size: int) -> Blip2ForConditionalGeneration:
         num_hidden_layers=2,
         num_attention_heads=4,
         dropout=0.0,
-        init_std=_INIT,
-        max_position_embeddings=_MAX_POSITIONS,
-        pad_token_id=_PAD,
-        bos_token_id=_BOS,
-        eos_token_id=_EOS,
+        init_std=INIT,
+        max_position_embeddings=MAX_POSITIONS,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
     )
     config = Blip2Config(
         vision_config=vision,
@@ -221,5 +221,5 @@ def _build_blip2(vocab_size: int) -> Blip2ForConditionalGeneration:
         image_token_index=_IMAGE,
     )
     model = Blip2ForConditionalGeneration(config)
-    torch.nn.init.normal_(model.query_tokens, std=_INIT)  # zeros, as transformers leaves them, would stay alike
+    torch.nn.init.normal_(model.query_tokens, std=INIT)  # zeros, as transformers leaves them, would stay alike
     return model

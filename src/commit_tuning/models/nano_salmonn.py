@@ -1,0 +1,117 @@
+"""The nano SALMONN: tokenizer, processor and untrained model, in the sizes of the other nano models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from commit_tuning.models.nano_build import BOS, EOS, INIT, MAX_POSITIONS, PAD, build_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from commit_tuning.models.salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
+
+SECONDS = 4
+"""What it hears of a sound; the nano datasets' clips last three or four seconds."""
+
+_FRAMES = 50 * SECONDS  # of Whisper's encoder
+_WINDOW = 0.2  # seconds: 20 embeddings a sound
+_MELS, _FBANK = 40, 64
+
+
+def build_salmonn_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
+    """The nano tokenizer with the placeholder of a sound."""
+    from tokenizers import AddedToken
+
+    from commit_tuning.models.salmonn.processing import AUDIO_TOKEN
+
+    tokenizer = build_tokenizer(words)
+    tokenizer.add_tokens([AddedToken(AUDIO_TOKEN, normalized=False, special=True)], special_tokens=True)
+    return tokenizer
+
+
+def build_salmonn_processor(tokenizer: PreTrainedTokenizerFast) -> SalmonnProcessor:
+    """Log-mel spectrograms and filter banks of `SECONDS`, and the plain prompt of the nano models.
+
+    Args:
+        tokenizer: Of :func:`build_salmonn_tokenizer`.
+    """
+    from commit_tuning.models.salmonn import SalmonnFeatureExtractor, SalmonnProcessor
+    from commit_tuning.models.salmonn.processing import AUDIO_TOKEN
+
+    extractor = SalmonnFeatureExtractor(
+        feature_size=_MELS, chunk_length=SECONDS, fbank_bins=_FBANK, min_seconds=float(SECONDS)
+    )
+    plain = (
+        "{{ bos_token }}{% for message in messages %}{% for part in message['content'] %}"
+        "{% if part['type'] == 'audio' %}" + AUDIO_TOKEN + " {% else %}{{ part['text'] }}{% endif %}"
+        "{% endfor %}{% endfor %}"
+    )
+    windows = round(SECONDS / _WINDOW)
+    return SalmonnProcessor(extractor, tokenizer, chat_template=plain, num_audio_tokens=windows)
+
+
+def build_salmonn(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> SalmonnForConditionalGeneration:
+    """Untrained model, the same for the same seed; the global random state is left as it was."""
+    import torch
+
+    from commit_tuning.models.salmonn import SalmonnConfig, SalmonnForConditionalGeneration
+    from commit_tuning.models.salmonn.processing import AUDIO_TOKEN
+
+    config = SalmonnConfig(
+        whisper_config={
+            "d_model": 96,
+            "encoder_layers": 3,
+            "encoder_attention_heads": 3,
+            "encoder_ffn_dim": 288,
+            "decoder_layers": 1,
+            "num_mel_bins": _MELS,
+            "max_source_positions": _FRAMES,
+            "init_std": INIT,
+        },
+        beats_config={
+            "num_mel_bins": _FBANK,
+            "embed_dim": 48,
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 192,
+            "conv_pos": 16,
+            "conv_pos_groups": 8,
+            "initializer_range": INIT,
+        },
+        qformer_config={
+            "vocab_size": 1,
+            "hidden_size": 96,
+            "intermediate_size": 192,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "cross_attention_frequency": 1,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+            "initializer_range": INIT,
+        },
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": MAX_POSITIONS,
+            "initializer_range": INIT,
+            "tie_word_embeddings": True,
+            "pad_token_id": PAD,
+            "bos_token_id": BOS,
+            "eos_token_id": EOS,
+        },
+        audio_token_id=tokenizer.convert_tokens_to_ids(AUDIO_TOKEN),
+        seconds_per_window=_WINDOW,
+        seconds_stride=_WINDOW,
+        initializer_range=INIT,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SalmonnForConditionalGeneration(config)
+    model.eval()
+    return model
