@@ -37,7 +37,7 @@ def make_audio_experiment(folder: Path) -> Path:
 
 def _write_recipe(folder: Path, data: dict[str, object]) -> Path:
     recipe = {
-        "model": {"name": str(folder / "model"), "lora": {"r": 2, "target_modules": ["q_proj", "v_proj"]}},
+        "model": {"name": str(folder / "model"), "lora": {"r": 2}},
         "data": data,
         "train": {"steps": 3, "batch_size": 4, "learning_rate": 1e-3},
         "commit": {"probe_interval": 1, "probe_samples": 2, "kappa_window": 3, "lr_update_interval": 1},

@@ -14,11 +14,11 @@ from commit_tuning.data.nano_questions import (
     KINDS,
     MAX_COUNT,
     OPTIONS,
-    PICTURE_PX,
     Question,
     make_question,
     nano_vocabulary,
 )
+from commit_tuning.data.painter import PICTURE_PX
 
 
 @pytest.fixture(scope="module")
