@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.core.balance import KappaWindow, balance_coefficient
 from commit_tuning.core.displacement import Displacement
-from commit_tuning.core.forward import Batch, check_batches, take_samples
+from commit_tuning.core.forward import Batch
 from commit_tuning.core.groups import GroupRates
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.probe import DriftProbe, Measurement, coarse_modules
+from commit_tuning.core.samples import check_batches, take_samples
 from commit_tuning.core.shards import refuse_unsupported, whole
 from commit_tuning.core.starvation import STARVED, StarvationDetector
 from commit_tuning.models.forward import forward_pass
@@ -164,7 +165,8 @@ class BalanceMonitor:
         """
         if self._in_step:
             raise RuntimeError("before_step() was called twice; call after_step() once optimizer.step() is done")
-        batches = take_samples(check_batches(micro_batches), self.config.probe_samples)
+        placeholders = self._forward.placeholder_tokens
+        batches = take_samples(check_batches(micro_batches), self.config.probe_samples, placeholders)
         self._decide_to_measure()
         self._before(batches)
         self._rates = self._groups.by_module()

@@ -1,0 +1,87 @@
+"""Which samples of an optimizer step's batches are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from commit_tuning.core.forward import Batch
+from commit_tuning.errors import BatchError
+
+
+def check_batches(batches: Batch | Sequence[Batch]) -> list[Batch]:
+    """One batch or several micro-batches of one optimizer step, as a list; each must hold `labels`.
+
+    Raises:
+        BatchError: Not a mapping, no micro-batch at all, or no `labels`.
+    """
+    items = [batches] if isinstance(batches, Mapping) else list(batches)
+    if not items:
+        raise BatchError(
+            "no micro-batch was given; pass the batch, or the list of micro-batches, of this optimizer step"
+        )
+    for item in items:
+        if not isinstance(item, Mapping):
+            raise BatchError(
+                f"a batch must be a mapping such as the model's keyword arguments, not {type(item).__name__}"
+            )
+        if not isinstance(item.get("labels"), Tensor):
+            keys = ", ".join(map(str, item)) or "none"
+            raise BatchError(
+                f"the batch has no 'labels' tensor (its keys: {keys}); the drift is measured at the answers"
+            )
+    return items
+
+
+def take_samples(batches: Sequence[Batch], samples: int | None, placeholders: Collection[int] = ()) -> list[Batch]:
+    """The first `samples` samples of a list of micro-batches.
+
+    A micro-batch is cut only where it is sure which rows of its tensors and lists are whose; otherwise it is taken
+    whole.
+
+    Args:
+        batches: Micro-batches.
+        samples: How many samples; None for all.
+        placeholders: Ids of the tokens that stand for an encoder's output.
+    """
+    if samples is None:
+        return list(batches)
+    taken: list[Batch] = []
+    for batch in batches:
+        if samples <= 0:
+            break
+        size = batch["labels"].shape[0]
+        taken.append(_cut(batch, samples) if size > samples and _has_a_row_per_sample(batch, placeholders) else batch)
+        samples -= size
+    return taken
+
+
+def _cut(batch: Batch, samples: int) -> Batch:
+    return {key: value[:samples] if isinstance(value, Tensor | list | tuple) else value for key, value in batch.items()}
+
+
+def _has_a_row_per_sample(batch: Batch, placeholders: Collection[int]) -> bool:
+    """Whether everything in a batch has one row for each sample, in their order.
+
+    Images, tiles and sounds of all samples may stand in one list. That is one for each sample if they are as many as
+    the samples and every sample has a placeholder.
+    """
+    size, ids = batch["labels"].shape[0], batch.get("input_ids")
+    if isinstance(ids, Tensor):
+        for token in placeholders:
+            has = (ids == token).any(-1)
+            if has.any() and not has.all():
+                return False
+    return all(_rows(key, value) in (size, None) for key, value in batch.items())
+
+
+def _rows(key: str, value: Any) -> int | None:
+    """How many rows a value of a batch has; None if it is the same for all samples, 0 if that cannot be told."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return None
+    if isinstance(value, Tensor):
+        many_axes = key == "position_ids" and value.ndim > 2  # [axes, batch, length]
+        return 0 if value.ndim == 0 or many_axes else value.shape[0]
+    return len(value) if isinstance(value, list | tuple) else 0
