@@ -26,6 +26,7 @@ from commit_tuning.core.probe import DriftProbe, Measurement, coarse_modules
 from commit_tuning.core.samples import check_batches, take_samples
 from commit_tuning.core.shards import refuse_unsupported, whole
 from commit_tuning.core.starvation import STARVED, StarvationDetector
+from commit_tuning.errors import NoAnswerError
 from commit_tuning.models.forward import forward_pass
 from commit_tuning.models.partition import partition_model
 
@@ -41,7 +42,7 @@ class BalanceMonitor:
         partition: Which parameters are whose; None asks `partition_model(model)`.
 
     Raises:
-        PartitionError: A trainable parameter is in no module, in two, or a module has none.
+        PartitionError: A trainable parameter is in no module, in two, or in no optimizer group; a module has none.
         ShardingError: Parameters are sharded in a way that cannot be measured.
 
     Example:
@@ -82,6 +83,7 @@ class BalanceMonitor:
         self._measured_now = False
         self._idle: set[str] = set()
         self._owed = False
+        self._unanswered = 0
         self._overflowed = False
         self._probe: DriftProbe | None = None
         self._in_step = False
@@ -160,15 +162,16 @@ class BalanceMonitor:
             micro_batches: The batch of this step, or the list of its micro-batches.
 
         Raises:
-            BatchError: No labels, or no answer among them.
+            BatchError: No labels, or no answer in any of the first `starvation_patience` batches that were looked at.
+                A batch without an answer is not measured else, and made up for at the next.
             RuntimeError: `after_step` of the step before was not called.
         """
         if self._in_step:
             raise RuntimeError("before_step() was called twice; call after_step() once optimizer.step() is done")
-        placeholders = self._forward.placeholder_tokens
-        batches = take_samples(check_batches(micro_batches), self.config.probe_samples, placeholders)
+        batches = check_batches(micro_batches)
         self._decide_to_measure()
-        self._before(batches)
+        looks = self._measured_now or self.config.regularizer is not None
+        self._before(self._samples_of(batches) if looks else [])
         self._rates = self._groups.by_module()
         self._versions = {id(p): p._version for name in self.partition for p in self.partition[name]}
         self._in_step = True
@@ -270,6 +273,7 @@ class BalanceMonitor:
         return {
             "steps": self._steps,
             "owed": self._owed,
+            "unanswered": self._unanswered,
             "windows": {name: window.state_dict() for name, window in self._windows.items()},
             "displacement": self._displacement.state_dict(),
             "starvation": self._starvation.state_dict(),
@@ -279,6 +283,7 @@ class BalanceMonitor:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
         self._steps, self._owed = state["steps"], state.get("owed", False)
+        self._unanswered = state.get("unanswered", 0)
         self._starvation.load_state_dict(state["starvation"])
         for name, window in self._windows.items():
             window.load_state_dict(state["windows"][name])
@@ -320,8 +325,17 @@ class BalanceMonitor:
 
     def _before(self, batches: list[Batch]) -> None:
         """What happens before the step; last comes the probe, which keeps the values that the step overwrites."""
-        if self._measured_now:
+        if not self._measured_now:
+            return
+        try:
             self._probe = DriftProbe(self._forward, self.partition, batches, self._shift)
+        except NoAnswerError as error:  # on all ranks alike
+            self._measured_now, self._owed, self._norms = False, True, {}
+            self._report_no_answer(error)
+
+    def _samples_of(self, batches: list[Batch]) -> list[Batch]:
+        """What is looked at of a step's micro-batches."""
+        return take_samples(batches, self.config.probe_samples, self._shift, self._forward.placeholder_tokens)
 
     def _after(self, skipped: bool) -> None:
         """What happens after the step and before the measurement."""
@@ -341,6 +355,18 @@ class BalanceMonitor:
             norms[f"grad_norm/{name}"] = _norm(gradients) if gradients else 0.0
             norms[f"theta_norm/{name}"] = _norm([p.detach() for p in parameters])
         return norms
+
+    def _report_no_answer(self, error: NoAnswerError) -> None:
+        """Warn once about batches without an answer; refuse them where no other was ever seen."""
+        self._unanswered += 1
+        if self._measurement is None and self._unanswered >= self.config.starvation_patience:
+            raise error
+        if self._unanswered == 1:
+            warnings.warn(
+                f"every label of the batch at optimizer step {self._steps + 1} is -100: nothing can be measured, and "
+                "the next batch with an answer is measured instead; see how the labels are masked",
+                stacklevel=4,
+            )
 
     def _report_stillness(self) -> None:
         """Warn once about a module without a measurable drift: kappa does not exist then, and says so.

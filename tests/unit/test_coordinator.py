@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -295,7 +296,8 @@ BAD_BATCHES = {
 def test_a_bad_batch_is_named_and_nothing_has_moved(fault):
     change, hint = BAD_BATCHES[fault]
     model, partition = build("plain")
-    coordinator = Coordinator(model, torch.optim.SGD(partition.param_groups(lr=0.1)), QUIET, partition)
+    config = replace(QUIET, starvation_patience=1)  # looks at batches without an answer
+    coordinator = Coordinator(model, torch.optim.SGD(partition.param_groups(lr=0.1)), config, partition)
     batch = make_batch("plain", 3, torch.float32)
     backward(model, batch)
     before = parameters_of(model)

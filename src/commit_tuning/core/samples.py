@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from commit_tuning.core.divergence import AnswerPositions
 from commit_tuning.core.forward import Batch
 from commit_tuning.errors import BatchError
 
@@ -35,31 +36,47 @@ def check_batches(batches: Batch | Sequence[Batch]) -> list[Batch]:
     return items
 
 
-def take_samples(batches: Sequence[Batch], samples: int | None, placeholders: Collection[int] = ()) -> list[Batch]:
-    """The first `samples` samples of a list of micro-batches.
+def take_samples(
+    batches: Sequence[Batch], samples: int | None, shift: bool = True, placeholders: Collection[int] = ()
+) -> list[Batch]:
+    """The first `samples` samples with an answer of a list of micro-batches; the first of all if none has one.
 
     A micro-batch is cut only where it is sure which rows of its tensors and lists are whose; otherwise it is taken
     whole.
 
     Args:
         batches: Micro-batches.
-        samples: How many samples; None for all.
+        samples: How many samples; None for all, with or without an answer.
+        shift: Whether the logits at position j predict the label at j + 1.
         placeholders: Ids of the tokens that stand for an encoder's output.
+
+    Raises:
+        BatchError: Labels are not two-dimensional.
     """
     if samples is None:
         return list(batches)
+    answered = [AnswerPositions.from_labels(batch["labels"], shift).mask.any(1).tolist() for batch in batches]
+    if not any(map(any, answered)):  # so that this rank runs the model as the others do
+        answered = [[True] * len(rows) for rows in answered]
     taken: list[Batch] = []
-    for batch in batches:
+    for batch, has_answer in zip(batches, answered, strict=True):
+        rows = [row for row, answers in enumerate(has_answer) if answers][:samples]
+        if rows:
+            cut = len(has_answer) > samples and _has_a_row_per_sample(batch, placeholders)
+            taken.append({key: _pick(value, rows) for key, value in batch.items()} if cut else batch)
+        samples -= sum(has_answer)
         if samples <= 0:
             break
-        size = batch["labels"].shape[0]
-        taken.append(_cut(batch, samples) if size > samples and _has_a_row_per_sample(batch, placeholders) else batch)
-        samples -= size
     return taken
 
 
-def _cut(batch: Batch, samples: int) -> Batch:
-    return {key: value[:samples] if isinstance(value, Tensor | list | tuple) else value for key, value in batch.items()}
+def _pick(value: Any, rows: list[int]) -> Any:
+    """Some rows of a tensor or list; the first are a view."""
+    if not isinstance(value, Tensor | list | tuple):
+        return value
+    if rows == [*range(len(rows))]:
+        return value[: len(rows)]
+    return value[rows] if isinstance(value, Tensor) else type(value)(value[row] for row in rows)
 
 
 def _has_a_row_per_sample(batch: Batch, placeholders: Collection[int]) -> bool:

@@ -26,6 +26,22 @@ def test_samples_come_from_the_front_and_odd_batches_are_taken_whole() -> None:
     assert sizes(take_samples([packed, batches[1]], 2)) == [4]
 
 
+def test_samples_and_micro_batches_without_an_answer_are_passed_over() -> None:
+    batches = [make_batch("plain", 4, torch.float32, seed=s) for s in range(3)]
+    batches[0]["labels"][:] = -100
+    batches[1]["labels"][1] = -100
+    pictures = [object() for _ in range(4)]
+    [cut] = take_samples([batches[0], {**batches[1], "pictures": pictures}, batches[2]], 2)
+    assert torch.equal(cut["pixels"], batches[1]["pixels"][[0, 2]])
+    assert cut["pictures"] == [pictures[0], pictures[2]]
+    assert sizes(take_samples(batches, 5)) == [4, 2]
+    assert sizes(take_samples(batches[:1], 3)) == [3]  # none has an answer
+    only_first = batches[2]["labels"].clone().fill_(-100)
+    only_first[0, 0] = 1  # which nothing predicts in a causal model
+    assert sizes(take_samples([{**batches[2], "labels": only_first}, batches[1]], 2)) == [2]
+    assert sizes(take_samples([{**batches[2], "labels": only_first}, batches[1]], 2, shift=False)) == [1, 1]
+
+
 def with_images(*counts: int) -> dict[str, Any]:
     """A batch whose samples have so many images each, with four placeholders for one."""
     batch = make_batch("llava", len(counts), torch.float32)
@@ -47,7 +63,7 @@ def test_as_many_images_as_samples_may_not_be_one_each(counts: tuple[int, ...]) 
     model(**batch).loss.backward()
     coordinator.step(batch)
     assert coordinator.kappa > 0
-    assert sizes(take_samples([batch], 3, [IMAGE])) == [3 if set(counts) == {1} else len(counts)]
+    assert sizes(take_samples([batch], 3, placeholders=[IMAGE])) == [3 if set(counts) == {1} else len(counts)]
 
 
 UNSURE = {
@@ -65,7 +81,7 @@ def test_what_cannot_be_cut_is_taken_whole(what: str) -> None:
 
 def test_three_axes_of_positions_are_not_three_samples() -> None:
     batch = {**make_batch("llava", 3, torch.float32), "position_ids": torch.zeros(3, 3, 9)}
-    assert sizes(take_samples([batch], 2, [IMAGE])) == [3]
+    assert sizes(take_samples([batch], 2, placeholders=[IMAGE])) == [3]
 
 
 def test_a_list_with_a_picture_per_sample_is_cut_with_it() -> None:
