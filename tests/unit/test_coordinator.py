@@ -174,6 +174,18 @@ def test_a_module_that_is_not_in_the_optimizer_is_named():
         BalanceMonitor(model, torch.optim.SGD(partition["language_model"], lr=0.1), QUIET, partition)
 
 
+def test_one_of_two_optimizers_that_split_a_module_by_shape_is_refused():
+    model, partition = build("plain")
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    with pytest.raises(
+        PartitionError, match=r"'embed.weight' \(and 3 more\) of module 'language_model' is in no group"
+    ):
+        Coordinator(model, torch.optim.SGD(vectors, lr=0.1), QUIET, partition)
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.ndim == 1)  # what is frozen may be left out, when the partition was made too
+    Coordinator(model, torch.optim.SGD(vectors, lr=0.1), QUIET, partition)
+
+
 @pytest.mark.parametrize(("regularizer", "sign"), [("lookahead", 1), ("previous-step", 1), ("drift-penalty", -1)])
 def test_the_regularised_step_is_the_plain_step_and_the_ascent(kind, regularizer, sign):
     """Theta = plain step + lr x weight x gradient of the drift (Eq. 9-10), module by module, in float64."""
