@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import warnings
-import weakref
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,15 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning.config import CoMMITConfig
+from commit_tuning.core.alarms import Alarms
 from commit_tuning.core.balance import KappaWindow, balance_coefficient
 from commit_tuning.core.displacement import Displacement
 from commit_tuning.core.forward import Batch
 from commit_tuning.core.groups import GroupRates
+from commit_tuning.core.hooks import look_before_steps
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.probe import DriftProbe, Measurement, coarse_modules
-from commit_tuning.core.samples import check_batches, take_samples
+from commit_tuning.core.samples import Collector, check_batches, take_samples
 from commit_tuning.core.shards import refuse_unsupported, whole
-from commit_tuning.core.starvation import STARVED, StarvationDetector
 from commit_tuning.errors import NoAnswerError
 from commit_tuning.models.forward import forward_pass
 from commit_tuning.models.partition import partition_model
@@ -68,8 +68,8 @@ class BalanceMonitor:
         self.partition = partition or partition_model(model)
         self.partition.check(model)
         self._optimizer = optimizer
-        self._accumulated: list[Batch] = []
-        _guard(getattr(optimizer, "optimizer", optimizer), self)  # Accelerate's has the real one inside
+        self._collected = Collector(self.config.probe_samples)
+        look_before_steps(optimizer, self._look)
         self._groups = GroupRates(optimizer, self.partition)
         self._forward = forward_pass(model)
         shift = self.config.shift_labels
@@ -83,19 +83,14 @@ class BalanceMonitor:
         self._measured_now = False
         self._idle: set[str] = set()
         self._owed = False
-        self._unanswered = 0
         self._overflowed = False
         self._probe: DriftProbe | None = None
         self._in_step = False
         self._rates = self._groups.by_module()
         self._norms: dict[str, float] = {}
-        self._warned: set[str] = set()
         self._multipliers = dict.fromkeys(self.partition, 1.0)
-        self._starvation = StarvationDetector(
-            self.config.starvation_patience,
-            bound=self.config.kappa_bound if self.config.has_bound and not self.config.sets_drift else None,
-            lowest=0.0 if self.config.sets_drift else STARVED,
-        )
+        self._alarms = Alarms(self.config)
+        self._versions: dict[int, int] = {}
         if coarse := coarse_modules(self.partition):
             warnings.warn(
                 f"trained in half precision: {', '.join(coarse)}. Updates below a rounding step of a weight are lost, "
@@ -153,7 +148,7 @@ class BalanceMonitor:
         bound, for `starvation_patience` measurements or more. Under `"trust-region"`, which sets rates by drift, its
         rate says nothing.
         """
-        return self._starvation.starving
+        return self._alarms.starvation.starving
 
     def before_step(self, micro_batches: Batch | Sequence[Batch]) -> None:
         """Prepare for an optimizer step; call it after the last backward pass and after clipping.
@@ -173,7 +168,7 @@ class BalanceMonitor:
         looks = self._measured_now or self.config.regularizer is not None
         self._before(self._samples_of(batches) if looks else [])
         self._rates = self._groups.by_module()
-        self._versions = {id(p): p._version for name in self.partition for p in self.partition[name]}
+        self._versions = {id(p): p._version for name in self.partition for p in self.partition[name] if looks}
         self._in_step = True
 
     def after_step(self, skipped: bool = False) -> None:
@@ -201,8 +196,7 @@ class BalanceMonitor:
             for name, window in self._windows.items():
                 window.push(self._measurement.drift[LANGUAGE_MODEL], self._measurement.drift[name])
             self._owed = bool(self._idle)
-            self._report_stillness()
-            self._report_starvation()
+            self._look_for_faults(self._measurement)
         self._probe = None
         self._steps += 1
         self._counted()
@@ -215,10 +209,10 @@ class BalanceMonitor:
         """
         accumulation = getattr(self._optimizer, "gradient_state", None)
         if accumulation is not None and not accumulation.sync_gradients:
-            self._accumulated.extend(check_batches(batches))
+            self._collected.add(*check_batches(batches))
             return
-        batches, self._accumulated = [*self._accumulated, *check_batches(batches)], []
-        self.before_step(batches)
+        self._collected.add(*check_batches(batches))
+        self.before_step(self._collected.take())
         self._optimizer.step()
         self.after_step(skipped=getattr(self._optimizer, "step_was_skipped", False))
 
@@ -273,18 +267,16 @@ class BalanceMonitor:
         return {
             "steps": self._steps,
             "owed": self._owed,
-            "unanswered": self._unanswered,
             "windows": {name: window.state_dict() for name, window in self._windows.items()},
             "displacement": self._displacement.state_dict(),
-            "starvation": self._starvation.state_dict(),
+            **self._alarms.state_dict(),
             "measurement": self._measurement and asdict(self._measurement),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
         self._steps, self._owed = state["steps"], state.get("owed", False)
-        self._unanswered = state.get("unanswered", 0)
-        self._starvation.load_state_dict(state["starvation"])
+        self._alarms.load_state_dict(state)
         for name, window in self._windows.items():
             window.load_state_dict(state["windows"][name])
         self._displacement.load_state_dict(state["displacement"])
@@ -298,8 +290,12 @@ class BalanceMonitor:
         self._check_untouched()
 
     def _check_untouched(self) -> None:
-        """Between `before_step` and the optimizer's step no parameter may change: that would count as the step's."""
-        if not self._in_step or not self._measured_now:
+        """Between `before_step` and the optimizer's step no parameter may change: that would count as the step's.
+
+        Looked for where it would: at measured steps, and at all with a regulariser. In-place changes are seen, those
+        through `.data` are not, for which all values would have to be compared.
+        """
+        if not self._in_step or not self._versions:
             return
         for module in self.partition:
             for name, parameter in self.partition.named_parameters(module).items():
@@ -331,7 +327,7 @@ class BalanceMonitor:
             self._probe = DriftProbe(self._forward, self.partition, batches, self._shift)
         except NoAnswerError as error:  # on all ranks alike
             self._measured_now, self._owed, self._norms = False, True, {}
-            self._report_no_answer(error)
+            self._alarms.unanswered(self._steps + 1, error, before_the_first=self._measurement is None)
 
     def _samples_of(self, batches: list[Batch]) -> list[Batch]:
         """What is looked at of a step's micro-batches."""
@@ -356,66 +352,11 @@ class BalanceMonitor:
             norms[f"theta_norm/{name}"] = _norm([p.detach() for p in parameters])
         return norms
 
-    def _report_no_answer(self, error: NoAnswerError) -> None:
-        """Warn once about batches without an answer; refuse them where no other was ever seen."""
-        self._unanswered += 1
-        if self._measurement is None and self._unanswered >= self.config.starvation_patience:
-            raise error
-        if self._unanswered == 1:
-            warnings.warn(
-                f"every label of the batch at optimizer step {self._steps + 1} is -100: nothing can be measured, and "
-                "the next batch with an answer is measured instead; see how the labels are masked",
-                stacklevel=4,
-            )
-
-    def _report_stillness(self) -> None:
-        """Warn once about a module without a measurable drift: kappa does not exist then, and says so.
-
-        Not while samples without its input explain it and another module moves: it starves if that goes on.
-        """
-        readings = self._measurement.readings if self._measurement else {}
-        moved = {name for name in readings if self._norms[f"step_norm/{name}"] > 0}
-        unseen = {name for name, reading in readings.items() if reading.drift == 0 and name in self._idle | moved}
-        for name, reading in readings.items():
-            explained = name in unseen and len(unseen) < len(readings)
-            if reading.fault is None or name in self._warned or explained or self._rates[name] == 0:
-                continue
-            self._warned.add(name)
-            warnings.warn(
-                f"the drift of module {name!r} {reading.fault} at optimizer step {self._steps}: no kappa can be taken. "
-                "Does it get a gradient from this batch, is its learning rate above zero, is the loss finite?",
-                stacklevel=3,
-            )
-
-    def _report_starvation(self) -> None:
-        """Warn once about a module that learns next to nothing."""
-        moving = {name: self._multipliers[name] for name in self.partition if self._rates[name] > 0}
-        for name in self._starvation.observe(self._steps + 1, self.drift, moving):
-            why = (
-                f"its learning rate is {self._multipliers[name]:.3g} of its base rate and its drift "
-                f"{self.drift[name]:.3g} nats, of {max(self.drift.values()):.3g} in the module that moves most; "
-                "see docs/stability.md"
-            )
-            if self.drift[name] == 0:
-                why = "nothing of it shows in the outputs. Do the batches hold its inputs, does a gradient reach it?"
-            warnings.warn(f"module {name!r} starves since optimizer step {self.starving[name]}: {why}", stacklevel=3)
-
-
-def _guard(optimizer: Any, monitor: BalanceMonitor) -> None:
-    """Before every step of the optimizer, let its newest monitor look at the parameters."""
-    if not hasattr(optimizer, "register_step_pre_hook"):
-        return
-    previous = getattr(optimizer, "_commit_guard", None)
-    if previous is not None:
-        previous.remove()
-    reference = weakref.ref(monitor)
-
-    def look(stepping: Any, *_: Any) -> None:
-        alive = reference()
-        if alive is not None:
-            alive._look(stepping)
-
-    optimizer._commit_guard = optimizer.register_step_pre_hook(look)
+    def _look_for_faults(self, found: Measurement) -> None:
+        moved = {name for name in self.partition if self._norms[f"step_norm/{name}"] > 0}
+        self._alarms.measured(self._steps, found, self._idle, moved, self._rates)
+        trained = {name: self._multipliers[name] for name in self.partition if self._rates[name] > 0}
+        self._alarms.learning(self._steps + 1, found.drift, trained)
 
 
 def _norm(tensors: list[Tensor]) -> float:

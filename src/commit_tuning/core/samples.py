@@ -36,6 +36,32 @@ def check_batches(batches: Batch | Sequence[Batch]) -> list[Batch]:
     return items
 
 
+class Collector:
+    """The micro-batches of a step, no more of them than a measurement looks at, and none copied.
+
+    Samples are counted with or without an answer: to look for one would wait for the device at every micro-batch.
+
+    Args:
+        samples: How many samples; None for all.
+    """
+
+    def __init__(self, samples: int | None) -> None:
+        self._samples, self._count = samples, 0
+        self._batches: list[Batch] = []
+
+    def add(self, *batches: Batch) -> None:
+        """Keep micro-batches, unless there are enough."""
+        for batch in batches:
+            if self._samples is None or self._count < self._samples:
+                self._batches.append(batch)
+                self._count += batch["labels"].shape[0]
+
+    def take(self) -> list[Batch]:
+        """What was kept, and forget it."""
+        kept, self._batches, self._count = self._batches, [], 0
+        return kept
+
+
 def take_samples(
     batches: Sequence[Batch], samples: int | None, shift: bool = True, placeholders: Collection[int] = ()
 ) -> list[Batch]:

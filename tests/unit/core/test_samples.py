@@ -9,7 +9,7 @@ import torch
 from conftest import build, make_batch
 
 from commit_tuning import CoMMITConfig, Coordinator
-from commit_tuning.core.samples import take_samples
+from commit_tuning.core.samples import Collector, take_samples
 
 IMAGE = 3  # the placeholder of the tiny LLaVA
 
@@ -92,3 +92,34 @@ def test_a_list_with_a_picture_per_sample_is_cut_with_it() -> None:
     assert cut["sizes"] == ((2, 2),) * 2
     assert cut["cached"] is False
     assert len(cut["pixels"]) == 2
+
+
+def test_a_collector_keeps_what_a_measurement_looks_at_and_forgets_it() -> None:
+    batches = [make_batch("plain", 2, torch.float32, seed=s) for s in range(4)]
+    few, every = Collector(3), Collector(None)
+    for batch in batches:
+        few.add(batch)
+        every.add(batch)
+    assert few.take() == batches[:2]
+    assert every.take() == batches
+    assert few.take() == []
+    few.add(*batches[2:])
+    assert few.take() == batches[2:]
+
+
+@pytest.mark.parametrize("regularizer", [None, "lookahead"])
+def test_a_change_before_the_step_is_refused_wherever_it_would_count(regularizer: str | None) -> None:
+    model, partition = build("llava")
+    optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))
+    config = CoMMITConfig(method="constant", probe_interval=None, regularizer=regularizer)
+    coordinator = Coordinator(model, optimizer, config, partition)
+    batch = make_batch("llava", 4, torch.float32)
+    model(**batch).loss.backward()
+    coordinator.before_step(batch)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0.5)
+    if regularizer is None:
+        optimizer.step()
+    else:
+        with pytest.raises(RuntimeError, match=r"changed between before_step\(\) and optimizer.step"):
+            optimizer.step()
