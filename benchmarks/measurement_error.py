@@ -21,8 +21,9 @@ from nano_trial import Trial
 from commit_tuning import partition_model
 from commit_tuning.core.balance import balance_coefficient
 from commit_tuning.core.displacement import Displacement
-from commit_tuning.core.forward import take_samples, undisturbed
+from commit_tuning.core.forward import undisturbed
 from commit_tuning.core.probe import DriftProbe
+from commit_tuning.core.samples import take_samples
 from commit_tuning.models.forward import forward_pass
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)

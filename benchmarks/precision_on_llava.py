@@ -21,8 +21,8 @@ from tqdm import tqdm
 from commit_tuning import partition_model
 from commit_tuning.core.balance import balance_coefficient
 from commit_tuning.core.displacement import Displacement
-from commit_tuning.core.forward import take_samples
 from commit_tuning.core.probe import DriftProbe
+from commit_tuning.core.samples import take_samples
 from commit_tuning.models.forward import forward_pass
 
 WAYS = {"step": "one step", "auto": "auto", "displaced": "without forward mode"}

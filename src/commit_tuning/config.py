@@ -75,7 +75,7 @@ class CoMMITConfig:
             it fills, the mean is of what there is.
         lr_update_interval: Optimizer steps between two updates of the learning rates (the paper's N_lr).
         probe_interval: Optimizer steps between two measurements; `None` never measures.
-        probe_samples: Samples that a measurement looks at, taken from the front of the step's batch; `None` for all.
+        probe_samples: Samples that a measurement looks at, the first of the step's batch with an answer; `None`: all.
         drift_scale: How far along its update a module is moved when its drift is measured, in optimizer steps (the
             drift is divided by the square). 1 is Eq. 2-3 to the letter; `"auto"` is 1 while that stands clear of the
             rounding noise, and farther where it does not.
@@ -92,7 +92,7 @@ class CoMMITConfig:
         warmup_measurements: Measurements before `"compensated"` or `"bounded"` acts, at most `kappa_window`; `None` for
             half of it. The others act from the first.
         starvation_patience: Measurements in a row in which a module has to be held back, by its learning rate or in its
-            drift, before it is called starving.
+            drift, before it is called starving. Batches without any answer that are put up with before the first one.
         regularizer: The reading of Eq. 9-10, `"lookahead"` or `"previous-step"`; `None` for none; `"auto"` is
             `"lookahead"` for method `"commit"` and `None` for the others. `"drift-penalty"` is `"previous-step"` with
             the opposite sign, a KL trust region against the previous step: not in the paper, and not CoMMIT.

@@ -18,7 +18,7 @@ from commit_tuning.core.regularizer import Gradients, previous_step_gradients
 from commit_tuning.core.shards import is_sharded
 from commit_tuning.core.stability import instability
 from commit_tuning.core.unlabelled import sample_answers
-from commit_tuning.errors import ConfigError, ShardingError
+from commit_tuning.errors import ConfigError, NoAnswerError, ShardingError
 from commit_tuning.models.partition import partition_model
 from commit_tuning.monitor import BalanceMonitor
 
@@ -144,12 +144,15 @@ class Coordinator(BalanceMonitor):
             return batches
         return sample_answers(self._forward, batches, self._shift, seed=self._steps)
 
-    def _lookahead_probe(self, batches: list[Batch]) -> DriftProbe:
-        """The probe that the measurement uses too, if there is one and it looks at the same answers."""
+    def _lookahead_probe(self, batches: list[Batch]) -> DriftProbe | None:
+        """The probe that the measurement uses too, if it looks at the same answers; None where there are none."""
         if self._probe is not None and self.config.regularizer_labels == "given":
             return self._probe
         batches = self._regularizer_batches(batches)
-        return DriftProbe(self._forward, self.partition, batches, self._shift)
+        try:
+            return DriftProbe(self._forward, self.partition, batches, self._shift)
+        except NoAnswerError:
+            return None
 
     def _regularize_before(self, batches: list[Batch]) -> None:
         """The previous-step reading of Eq. 9-10, or its penalty: the gradient is known before the step."""

@@ -20,5 +20,9 @@ class BatchError(UserError, ValueError):
     """A batch that cannot be measured: no labels, no answer positions, or not a mapping of tensors."""
 
 
+class NoAnswerError(BatchError):
+    """Batches in which every label is -100, on all ranks."""
+
+
 class ShardingError(UserError, RuntimeError):
     """A way to spread parameters over processes under which drift cannot be measured."""

@@ -12,8 +12,9 @@ from torch import nn
 
 from commit_tuning.core.forward import Batch
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
+from commit_tuning.core.samples import check_batches
 from commit_tuning.errors import PartitionError
-from commit_tuning.models.partition import part_of_parameter, projector_parameters
+from commit_tuning.models.partition import multimodal_base, part_of_parameter, projector_parameters
 
 TRIAL_STEP = 1e-2  # of the norm of the parameters: far enough that what starts at zero, such as LoRA's B, is not zero
 ADAPTER = "lora_"
@@ -104,7 +105,10 @@ def inspect_model(
 
     Raises:
         PartitionError: No partition is given and the model is not such a model.
+        BatchError: The batch has no labels.
     """
+    if batch is not None:
+        check_batches(batch)
     names = _module_names(model, partition)
     dead = {} if batch is None else _without_gradient(model, batch)
     groups = {id(p): group for group in (optimizer.param_groups if optimizer else ()) for p in group["params"]}
@@ -123,6 +127,7 @@ def _module_names(model: nn.Module, partition: ModulePartition | None) -> dict[i
     """`id` of every parameter, frozen ones included, to its module; the projector stands by itself."""
     if partition is not None:
         return {id(p): partition.module_of(p) or "frozen" for p in model.parameters()}
+    multimodal_base(model)
     names = part_of_parameter(model)
     with suppress(PartitionError):  # no projector outside its encoder
         names.update(dict.fromkeys(projector_parameters(model), "projector"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import warnings
-import weakref
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,14 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning.config import CoMMITConfig
+from commit_tuning.core.alarms import Alarms
 from commit_tuning.core.balance import KappaWindow, balance_coefficient
 from commit_tuning.core.displacement import Displacement
-from commit_tuning.core.forward import Batch, check_batches, take_samples
+from commit_tuning.core.forward import Batch
 from commit_tuning.core.groups import GroupRates
+from commit_tuning.core.hooks import look_before_steps
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.probe import DriftProbe, Measurement, coarse_modules
+from commit_tuning.core.samples import Collector, check_batches, take_samples
 from commit_tuning.core.shards import refuse_unsupported, whole
-from commit_tuning.core.starvation import STARVED, StarvationDetector
+from commit_tuning.errors import NoAnswerError
 from commit_tuning.models.forward import forward_pass
 from commit_tuning.models.partition import partition_model
 
@@ -40,7 +42,7 @@ class BalanceMonitor:
         partition: Which parameters are whose; None asks `partition_model(model)`.
 
     Raises:
-        PartitionError: A trainable parameter is in no module, in two, or a module has none.
+        PartitionError: A trainable parameter is in no module, in two, or in no optimizer group; a module has none.
         ShardingError: Parameters are sharded in a way that cannot be measured.
 
     Example:
@@ -66,8 +68,8 @@ class BalanceMonitor:
         self.partition = partition or partition_model(model)
         self.partition.check(model)
         self._optimizer = optimizer
-        self._accumulated: list[Batch] = []
-        _guard(getattr(optimizer, "optimizer", optimizer), self)  # Accelerate's has the real one inside
+        self._collected = Collector(self.config.probe_samples)
+        look_before_steps(optimizer, self._look)
         self._groups = GroupRates(optimizer, self.partition)
         self._forward = forward_pass(model)
         shift = self.config.shift_labels
@@ -86,13 +88,9 @@ class BalanceMonitor:
         self._in_step = False
         self._rates = self._groups.by_module()
         self._norms: dict[str, float] = {}
-        self._warned: set[str] = set()
         self._multipliers = dict.fromkeys(self.partition, 1.0)
-        self._starvation = StarvationDetector(
-            self.config.starvation_patience,
-            bound=self.config.kappa_bound if self.config.has_bound and not self.config.sets_drift else None,
-            lowest=0.0 if self.config.sets_drift else STARVED,
-        )
+        self._alarms = Alarms(self.config)
+        self._versions: dict[int, int] = {}
         if coarse := coarse_modules(self.partition):
             warnings.warn(
                 f"trained in half precision: {', '.join(coarse)}. Updates below a rounding step of a weight are lost, "
@@ -150,7 +148,7 @@ class BalanceMonitor:
         bound, for `starvation_patience` measurements or more. Under `"trust-region"`, which sets rates by drift, its
         rate says nothing.
         """
-        return self._starvation.starving
+        return self._alarms.starvation.starving
 
     def before_step(self, micro_batches: Batch | Sequence[Batch]) -> None:
         """Prepare for an optimizer step; call it after the last backward pass and after clipping.
@@ -159,16 +157,18 @@ class BalanceMonitor:
             micro_batches: The batch of this step, or the list of its micro-batches.
 
         Raises:
-            BatchError: No labels, or no answer among them.
+            BatchError: No labels, or no answer in any of the first `starvation_patience` batches that were looked at.
+                A batch without an answer is not measured else, and made up for at the next.
             RuntimeError: `after_step` of the step before was not called.
         """
         if self._in_step:
             raise RuntimeError("before_step() was called twice; call after_step() once optimizer.step() is done")
-        batches = take_samples(check_batches(micro_batches), self.config.probe_samples)
+        batches = check_batches(micro_batches)
         self._decide_to_measure()
-        self._before(batches)
+        looks = self._measured_now or self.config.regularizer is not None
+        self._before(self._samples_of(batches) if looks else [])
         self._rates = self._groups.by_module()
-        self._versions = {id(p): p._version for name in self.partition for p in self.partition[name]}
+        self._versions = {id(p): p._version for name in self.partition for p in self.partition[name] if looks}
         self._in_step = True
 
     def after_step(self, skipped: bool = False) -> None:
@@ -196,8 +196,7 @@ class BalanceMonitor:
             for name, window in self._windows.items():
                 window.push(self._measurement.drift[LANGUAGE_MODEL], self._measurement.drift[name])
             self._owed = bool(self._idle)
-            self._report_stillness()
-            self._report_starvation()
+            self._look_for_faults(self._measurement)
         self._probe = None
         self._steps += 1
         self._counted()
@@ -210,10 +209,10 @@ class BalanceMonitor:
         """
         accumulation = getattr(self._optimizer, "gradient_state", None)
         if accumulation is not None and not accumulation.sync_gradients:
-            self._accumulated.extend(check_batches(batches))
+            self._collected.add(*check_batches(batches))
             return
-        batches, self._accumulated = [*self._accumulated, *check_batches(batches)], []
-        self.before_step(batches)
+        self._collected.add(*check_batches(batches))
+        self.before_step(self._collected.take())
         self._optimizer.step()
         self.after_step(skipped=getattr(self._optimizer, "step_was_skipped", False))
 
@@ -270,14 +269,14 @@ class BalanceMonitor:
             "owed": self._owed,
             "windows": {name: window.state_dict() for name, window in self._windows.items()},
             "displacement": self._displacement.state_dict(),
-            "starvation": self._starvation.state_dict(),
+            **self._alarms.state_dict(),
             "measurement": self._measurement and asdict(self._measurement),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
         self._steps, self._owed = state["steps"], state.get("owed", False)
-        self._starvation.load_state_dict(state["starvation"])
+        self._alarms.load_state_dict(state)
         for name, window in self._windows.items():
             window.load_state_dict(state["windows"][name])
         self._displacement.load_state_dict(state["displacement"])
@@ -291,8 +290,12 @@ class BalanceMonitor:
         self._check_untouched()
 
     def _check_untouched(self) -> None:
-        """Between `before_step` and the optimizer's step no parameter may change: that would count as the step's."""
-        if not self._in_step or not self._measured_now:
+        """Between `before_step` and the optimizer's step no parameter may change: that would count as the step's.
+
+        Looked for where it would: at measured steps, and at all with a regulariser. In-place changes are seen, those
+        through `.data` are not, for which all values would have to be compared.
+        """
+        if not self._in_step or not self._versions:
             return
         for module in self.partition:
             for name, parameter in self.partition.named_parameters(module).items():
@@ -318,8 +321,17 @@ class BalanceMonitor:
 
     def _before(self, batches: list[Batch]) -> None:
         """What happens before the step; last comes the probe, which keeps the values that the step overwrites."""
-        if self._measured_now:
+        if not self._measured_now:
+            return
+        try:
             self._probe = DriftProbe(self._forward, self.partition, batches, self._shift)
+        except NoAnswerError as error:  # on all ranks alike
+            self._measured_now, self._owed, self._norms = False, True, {}
+            self._alarms.unanswered(self._steps + 1, error, before_the_first=self._measurement is None)
+
+    def _samples_of(self, batches: list[Batch]) -> list[Batch]:
+        """What is looked at of a step's micro-batches."""
+        return take_samples(batches, self.config.probe_samples, self._shift, self._forward.placeholder_tokens)
 
     def _after(self, skipped: bool) -> None:
         """What happens after the step and before the measurement."""
@@ -340,54 +352,11 @@ class BalanceMonitor:
             norms[f"theta_norm/{name}"] = _norm([p.detach() for p in parameters])
         return norms
 
-    def _report_stillness(self) -> None:
-        """Warn once about a module without a measurable drift: kappa does not exist then, and says so.
-
-        Not while samples without its input explain it and another module moves: it starves if that goes on.
-        """
-        readings = self._measurement.readings if self._measurement else {}
-        moved = {name for name in readings if self._norms[f"step_norm/{name}"] > 0}
-        unseen = {name for name, reading in readings.items() if reading.drift == 0 and name in self._idle | moved}
-        for name, reading in readings.items():
-            explained = name in unseen and len(unseen) < len(readings)
-            if reading.fault is None or name in self._warned or explained or self._rates[name] == 0:
-                continue
-            self._warned.add(name)
-            warnings.warn(
-                f"the drift of module {name!r} {reading.fault} at optimizer step {self._steps}: no kappa can be taken. "
-                "Does it get a gradient from this batch, is its learning rate above zero, is the loss finite?",
-                stacklevel=3,
-            )
-
-    def _report_starvation(self) -> None:
-        """Warn once about a module that learns next to nothing."""
-        moving = {name: self._multipliers[name] for name in self.partition if self._rates[name] > 0}
-        for name in self._starvation.observe(self._steps + 1, self.drift, moving):
-            why = (
-                f"its learning rate is {self._multipliers[name]:.3g} of its base rate and its drift "
-                f"{self.drift[name]:.3g} nats, of {max(self.drift.values()):.3g} in the module that moves most; "
-                "see docs/stability.md"
-            )
-            if self.drift[name] == 0:
-                why = "nothing of it shows in the outputs. Do the batches hold its inputs, does a gradient reach it?"
-            warnings.warn(f"module {name!r} starves since optimizer step {self.starving[name]}: {why}", stacklevel=3)
-
-
-def _guard(optimizer: Any, monitor: BalanceMonitor) -> None:
-    """Before every step of the optimizer, let its newest monitor look at the parameters."""
-    if not hasattr(optimizer, "register_step_pre_hook"):
-        return
-    previous = getattr(optimizer, "_commit_guard", None)
-    if previous is not None:
-        previous.remove()
-    reference = weakref.ref(monitor)
-
-    def look(stepping: Any, *_: Any) -> None:
-        alive = reference()
-        if alive is not None:
-            alive._look(stepping)
-
-    optimizer._commit_guard = optimizer.register_step_pre_hook(look)
+    def _look_for_faults(self, found: Measurement) -> None:
+        moved = {name for name in self.partition if self._norms[f"step_norm/{name}"] > 0}
+        self._alarms.measured(self._steps, found, self._idle, moved, self._rates)
+        trained = {name: self._multipliers[name] for name in self.partition if self._rates[name] > 0}
+        self._alarms.learning(self._steps + 1, found.drift, trained)
 
 
 def _norm(tensors: list[Tensor]) -> float:

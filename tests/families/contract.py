@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition, partition_model
 from commit_tuning.core import reference
+from commit_tuning.core.divergence import AnswerPositions
 from commit_tuning.core.forward import PlainForward
 from commit_tuning.core.probe import DriftProbe
+from commit_tuning.core.samples import take_samples
 from commit_tuning.errors import PartitionError
 from commit_tuning.models.forward import forward_pass
 from families.catalogue import build, build_model, needs
@@ -51,9 +53,22 @@ def check(name: str) -> Outcome:
     model, batch = build(name)
     partition = partition_model(model)
     partition.check(model)
+    check_cut(model, batch)
     reuses = check_drifts(model, partition, batch)
     check_training(*build(name))
     return Outcome(tuple(partition), reuses)
+
+
+@torch.no_grad()
+def check_cut(model: nn.Module, batch: dict[str, Tensor]) -> None:
+    """The first sample alone, where it can be cut off, is answered as it is in its batch."""
+    forward = forward_pass(model.eval())
+    logits = []
+    for given in ([batch], take_samples([batch], 1, placeholders=forward.placeholder_tokens)):
+        mask = AnswerPositions.from_labels(given[0]["labels"], forward.shifts_labels).mask
+        logits.append(forward.logits(given[0], mask, forward.features(given[0]))[: mask[0].sum()])
+    torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-5)
+    model.train()
 
 
 def check_drifts(model: nn.Module, partition: ModulePartition, batch: dict[str, Tensor]) -> bool:

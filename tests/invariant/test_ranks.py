@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import build, make_batch
 from loops import Task, accelerate_loop, adapted, plain_loop, transformers_trainer
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -43,6 +45,27 @@ def lopsided(rank: int) -> list[dict[str, Any]]:
                 dist.all_reduce(parameter.grad)
         coordinator.step(batch)
         seen.append({"drift": coordinator.drift, "rates": coordinator.learning_rates})
+    return seen
+
+
+def without_answers(rank: int, wrap) -> list[dict[str, Any]]:
+    """The answers of one rank are missing at the second step, those of both at the third: `[rank][step]`."""
+    answered = [[True, False, False, True], [True, True, False, True]][rank]
+    model = wrap(build("llava")[0])
+    partition = partition_model(model)
+    optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(probe_interval=1, probe_samples=2), partition)
+    seen = []
+    for step, has_answers in enumerate(answered):
+        batch = make_batch("llava", HALF, torch.float32, seed=2 * step + rank)
+        labels = batch["labels"] if has_answers else torch.full_like(batch["labels"], -100)
+        logits = model(**{**batch, "labels": None}).logits[:, :-1].flatten(0, 1)
+        nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum").backward()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            coordinator.step({**batch, "labels": labels})
+        optimizer.zero_grad()
+        seen.append({"measured": coordinator._measured_now, **coordinator.summary()})
     return seen
 
 
@@ -122,6 +145,7 @@ WAYS = {
     "transformers": partial(in_a_trainer, loop=transformers_trainer, saves=True),
     "transformers-resumed": partial(in_a_trainer, loop=transformers_trainer, start=3),
 }
+UNANSWERED = {f"unanswered-{wrap.__name__}": partial(without_answers, wrap=wrap) for wrap in (ddp, fsdp2)}
 
 
 def spread(rank: int, folder: str) -> None:
@@ -132,7 +156,7 @@ def spread(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     os.chdir(folder)
     with mock.patch("torch.save", wraps=torch.save) as save:
-        for name, way in {**WAYS, "lopsided": lopsided}.items():
+        for name, way in {**WAYS, **UNANSWERED, "lopsided": lopsided}.items():
             Path(f"{name}-{rank}.json").write_text(json.dumps(way(rank)))
     saved = [str(call.args[1]) for call in save.call_args_list if Path(call.args[1]).name == "commit.pt"]
     Path(f"saved-{rank}.json").write_text(json.dumps(saved))
@@ -157,6 +181,14 @@ def test_every_rank_has_the_same_kappa_and_the_same_rates(spread_out: Path) -> N
     for module, drift in first[0]["drift"].items():
         weighted = sum(count * own[module] for count, own in zip(SAMPLES, alone, strict=True)) / sum(SAMPLES)
         assert drift == pytest.approx(weighted, rel=1e-3)
+
+
+@pytest.mark.parametrize("way", list(UNANSWERED))
+def test_a_rank_without_answers_measures_with_the_others(way: str, spread_out: Path) -> None:
+    first, second = (json.loads((spread_out / f"{way}-{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert [step["measured"] for step in first] == [True, True, False, True]
+    assert first[1]["kappa"] != first[0]["kappa"]
 
 
 @pytest.mark.parametrize("way", list(WAYS))

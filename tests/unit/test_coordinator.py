@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -173,6 +174,18 @@ def test_a_module_that_is_not_in_the_optimizer_is_named():
         BalanceMonitor(model, torch.optim.SGD(partition["language_model"], lr=0.1), QUIET, partition)
 
 
+def test_one_of_two_optimizers_that_split_a_module_by_shape_is_refused():
+    model, partition = build("plain")
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    with pytest.raises(
+        PartitionError, match=r"'embed.weight' \(and 3 more\) of module 'language_model' is in no group"
+    ):
+        Coordinator(model, torch.optim.SGD(vectors, lr=0.1), QUIET, partition)
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.ndim == 1)  # what is frozen may be left out, when the partition was made too
+    Coordinator(model, torch.optim.SGD(vectors, lr=0.1), QUIET, partition)
+
+
 @pytest.mark.parametrize(("regularizer", "sign"), [("lookahead", 1), ("previous-step", 1), ("drift-penalty", -1)])
 def test_the_regularised_step_is_the_plain_step_and_the_ascent(kind, regularizer, sign):
     """Theta = plain step + lr x weight x gradient of the drift (Eq. 9-10), module by module, in float64."""
@@ -295,7 +308,8 @@ BAD_BATCHES = {
 def test_a_bad_batch_is_named_and_nothing_has_moved(fault):
     change, hint = BAD_BATCHES[fault]
     model, partition = build("plain")
-    coordinator = Coordinator(model, torch.optim.SGD(partition.param_groups(lr=0.1)), QUIET, partition)
+    config = replace(QUIET, starvation_patience=1)  # looks at batches without an answer
+    coordinator = Coordinator(model, torch.optim.SGD(partition.param_groups(lr=0.1)), config, partition)
     batch = make_batch("plain", 3, torch.float32)
     backward(model, batch)
     before = parameters_of(model)

@@ -5,10 +5,14 @@ import json
 import peft
 import pytest
 import torch
+import transformers
 from conftest import build, make_batch
 
 from commit_tuning.cli.app import main
+from commit_tuning.errors import BatchError, PartitionError
+from commit_tuning.experiments.inspect import inspect_target
 from commit_tuning.inspection import inspect_model
+from commit_tuning.models.nano import load_processor
 
 LAST_LAYER = "model.vision_tower.encoder.layers.2"
 
@@ -89,3 +93,41 @@ def test_something_that_is_neither_recipe_nor_model_is_refused(capsys):
         main(["inspect", "./no/such/folder"])
     assert exited.value.code == 2
     assert "cannot be loaded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", [torch.nn.Linear(2, 2), build("llava")[0].get_decoder()])
+def test_what_is_no_multimodal_model_is_refused(model):
+    with pytest.raises(PartitionError, match=r"is not a transformers model|has no image, video or audio encoder"):
+        inspect_model(model)
+
+
+def test_a_batch_without_labels_is_refused(batch):
+    model, _ = build("llava")
+    del batch["labels"]
+    with pytest.raises(BatchError, match="no 'labels' tensor"):
+        inspect_model(model, batch)
+
+
+def test_the_folder_of_a_text_model_is_refused_as_such(tmp_path, capsys):
+    transformers.LlamaConfig().save_pretrained(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["inspect", str(tmp_path)])
+    assert "(llama) has no image, video or audio encoder" in capsys.readouterr().err
+
+
+def test_the_folder_of_an_audio_language_model_is_shown_silence(tmp_path):
+    tokenizer = load_processor("nano-llava").tokenizer
+    tokenizer.add_tokens(["<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"])
+    sizes = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = transformers.Qwen2AudioConfig(
+        audio_config={"model_type": "qwen2_audio_encoder", "d_model": 16, "encoder_layers": 1, "num_mel_bins": 8,
+                      "encoder_attention_heads": 2, "encoder_ffn_dim": 16, "max_source_positions": 100},
+        text_config={"model_type": "qwen2", "vocab_size": len(tokenizer), "hidden_size": 16, **sizes},
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+    )  # fmt: skip
+    transformers.Qwen2AudioForConditionalGeneration(config).save_pretrained(tmp_path)
+    hears = transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=2)
+    transformers.Qwen2AudioProcessor(hears, tokenizer).save_pretrained(tmp_path)
+    found = by_name(inspect_target(str(tmp_path), []))
+    assert found["audio"].trainable > 0
+    assert found["audio"].unreachable == found["audio"].zero_gradient == 0

@@ -19,7 +19,8 @@ def inspect(
 ) -> None:
     """Count parameters by module, and find what is trainable and cannot learn. Exit code 1 if there is such a thing.
 
-    Of a recipe, its model as it would be trained, on a batch of its data; of a model, all of it, on a grey picture.
+    Of a recipe, its model as it would be trained, on a batch of its data; of a model, all of it, on a grey picture or
+    on silence.
 
     Examples:
       commit-tuning inspect iconqa-nano-blip2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -111,51 +111,6 @@ class PlainForward:
         """Not known for an arbitrary module."""
         del batch, features
         return None
-
-
-def check_batches(batches: Batch | Sequence[Batch]) -> list[Batch]:
-    """One batch or several micro-batches of one optimizer step, as a list; each must hold `labels`.
-
-    Raises:
-        BatchError: Not a mapping, no micro-batch at all, or no `labels`.
-    """
-    items = [batches] if isinstance(batches, Mapping) else list(batches)
-    if not items:
-        raise BatchError(
-            "no micro-batch was given; pass the batch, or the list of micro-batches, of this optimizer step"
-        )
-    for item in items:
-        if not isinstance(item, Mapping):
-            raise BatchError(
-                f"a batch must be a mapping such as the model's keyword arguments, not {type(item).__name__}"
-            )
-        if not isinstance(item.get("labels"), Tensor):
-            keys = ", ".join(map(str, item)) or "none"
-            raise BatchError(
-                f"the batch has no 'labels' tensor (its keys: {keys}); the drift is measured at the answers"
-            )
-    return items
-
-
-def take_samples(batches: Sequence[Batch], samples: int | None) -> list[Batch]:
-    """The first `samples` samples of a list of micro-batches.
-
-    A micro-batch is cut only where every tensor in it has one row per sample; otherwise it is taken whole.
-    """
-    if samples is None:
-        return list(batches)
-    taken: list[Batch] = []
-    for batch in batches:
-        if samples <= 0:
-            break
-        size = batch["labels"].shape[0]
-        rows = all(v.ndim > 0 and v.shape[0] == size for v in batch.values() if isinstance(v, Tensor))
-        if size > samples and rows:
-            taken.append({k: v[:samples] if isinstance(v, Tensor) else v for k, v in batch.items()})
-        else:
-            taken.append(batch)
-        samples -= size
-    return taken
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ class GroupRates:
         full_rates: The rate of every group as it was found, before any schedule changed it.
 
     Raises:
-        PartitionError: A module has no parameter in the optimizer.
+        PartitionError: A trainable parameter of a module is in no group of the optimizer.
         ConfigError: The optimizer chooses its learning rate itself, as Adafactor with `relative_step`.
     """
 
@@ -41,9 +41,21 @@ class GroupRates:
                 "relative_step=False if it is Adafactor"
             )
         self.full_rates = [float(group["lr"]) for group in optimizer.param_groups]
-        missing = [name for name in partition if name not in self.by_module()]
-        if missing:
-            raise PartitionError(f"no parameter of module {missing[0]!r} is in the optimizer; add its parameter group")
+        self._check_complete()
+
+    def _check_complete(self) -> None:
+        known, found = self.by_parameter(), self.by_module()
+        for module in self._partition:
+            if module not in found:
+                raise PartitionError(f"no parameter of module {module!r} is in the optimizer; add its parameter group")
+            named = self._partition.named_parameters(module)
+            missing = [name for name, p in named.items() if p.requires_grad and id(p) not in known]
+            if missing:
+                others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+                raise PartitionError(
+                    f"trainable parameter {missing[0]!r}{others} of module {module!r} is in no group of the optimizer; "
+                    "add it to one, or freeze it: one optimizer has to step all that is trained, not one by shape each"
+                )
 
     def by_module(self) -> dict[str, float]:
         """Module to the largest learning rate of its groups, as they are now."""

@@ -21,7 +21,7 @@ from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.ranks import least_over_ranks, sum_over_ranks, sum_tensors_over_ranks
 from commit_tuning.core.shards import forget_old_values, is_sharded, local, whole
 from commit_tuning.core.tangent import moving, quadratic_drift
-from commit_tuning.errors import BatchError
+from commit_tuning.errors import NoAnswerError
 
 
 class Snapshot:
@@ -127,7 +127,8 @@ class DriftProbe:
         shift: Whether the logits at position j predict the label at j + 1.
 
     Raises:
-        BatchError: No label in any of the batches, or labels of the wrong shape.
+        NoAnswerError: Every label of all batches is -100, on every rank; all of them raise it.
+        BatchError: Labels of the wrong shape.
     """
 
     def __init__(self, forward: ForwardPass, partition: ModulePartition, batches: Sequence[Batch], shift: bool) -> None:
@@ -135,18 +136,17 @@ class DriftProbe:
         self._parts = {name: forward.parts(partition[name]) for name in partition}
         if is_sharded(forward.model):  # every forward pass gathers, so all ranks need as many
             batches = batches[: least_over_ranks(len(batches), next(forward.model.parameters()).device)]
-        with torch.no_grad(), undisturbed(forward.model):
-            self._seen = [self._observe(batch, shift) for batch in batches]
-        self._reused = set.intersection(*(set(item.features) for item in self._seen))
-        samples = sum(item.positions.samples for item in self._seen)
-        self.samples = self._over_ranks(samples)[0]
+        positions = [AnswerPositions.from_labels(batch["labels"], shift) for batch in batches]
+        self.samples = self._over_ranks(sum(where.samples for where in positions))[0]
         if self.samples == 0:
-            raise BatchError("every label is -100: no answer token to measure; see how the labels are masked")
+            raise NoAnswerError("every label is -100: no answer token to measure; see how the labels are masked")
+        with torch.no_grad(), undisturbed(forward.model):
+            self._seen = [self._observe(*pair) for pair in zip(batches, positions, strict=True)]
+        self._reused = set.intersection(*(set(item.features) for item in self._seen))
         self._snapshot = Snapshot(partition, partition)
         self._squared_logits: dict[str, float] = {}
 
-    def _observe(self, batch: Batch, shift: bool) -> _Observation:
-        positions = AnswerPositions.from_labels(batch["labels"], shift)
+    def _observe(self, batch: Batch, positions: AnswerPositions) -> _Observation:
         features = self._forward.features(batch)
         return _Observation(batch, positions, features, self._forward.logits(batch, positions.mask, features))
 

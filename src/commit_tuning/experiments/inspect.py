@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.sample import Sample
+from commit_tuning.data.sample import Audio, Sample
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.dataset import ensure_data, open_splits
 from commit_tuning.experiments.model_setup import build_model
@@ -20,7 +22,7 @@ from commit_tuning.inspection import Inspection, inspect_model
 from commit_tuning.models.nano import NANO_MODELS, load_model
 from commit_tuning.models.partition import partition_model
 
-SIDE = 224  # of the picture that a model without data is shown, in pixels
+SIDE, SECONDS = 224, 1  # of the picture, in pixels, or the sound that a model without data is given
 
 
 def inspect_target(target: str, settings: Sequence[str]) -> Inspection:
@@ -34,7 +36,7 @@ def inspect_target(target: str, settings: Sequence[str]) -> Inspection:
     if settings:
         raise UserError(f"{target!r} is a model and takes no settings; those are of a recipe")
     model, processor = load_model(target)
-    return inspect_model(model.requires_grad_(True), _grey_batch(processor))
+    return inspect_model(model.requires_grad_(True), _empty_batch(processor))
 
 
 def _is_recipe(target: str) -> bool:
@@ -53,6 +55,12 @@ def _inspect_recipe(recipe: Recipe) -> Inspection:
     return inspect_model(model, questions.training(list(range(min(4, len(questions))))), optimizer)
 
 
-def _grey_batch(processor: Any) -> dict[str, Any]:
-    picture = Image.new("RGB", (SIDE, SIDE), (127, 127, 127))
-    return VisionCollator(processor)([Sample("0", "fill_in_blank", "What is shown?", None, ("nothing",), picture)])
+def _empty_batch(processor: Any) -> dict[str, Any]:
+    """A question about a grey picture, or about silence where the processor takes sounds alone."""
+    sample = Sample("0", "fill_in_blank", "What is there?", None, ("nothing",))
+    rate = getattr(getattr(processor, "feature_extractor", None), "sampling_rate", None)
+    if rate is not None and getattr(processor, "image_processor", None) is None:
+        sample = replace(sample, audio=Audio(np.zeros(rate * SECONDS, dtype=np.float32), rate))
+    else:
+        sample = replace(sample, image=Image.new("RGB", (SIDE, SIDE), (127, 127, 127)))
+    return VisionCollator(processor)([sample])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commit_tuning.errors import UserError
+from commit_tuning.errors import PartitionError, UserError
 from commit_tuning.models.nano_build import NANO_MODELS, build_model, build_processor, build_tokenizer, known
 
 if TYPE_CHECKING:
@@ -57,13 +57,21 @@ def load_model(name_or_path: str | Path) -> tuple[PreTrainedModel, ProcessorMixi
 
     Raises:
         UserError: Neither a nano name nor something that transformers can load.
+        PartitionError: The model has no encoder beside a language model.
     """
     if str(name_or_path) in NANO_MODELS:
         return load_nano(str(name_or_path))
-    from transformers import AutoModelForMultimodalLM
+    from transformers import AutoConfig, AutoModelForMultimodalLM
 
     import commit_tuning.models.salmonn  # noqa: F401  (registers its classes)
 
+    with _explained(name_or_path):
+        config = AutoConfig.from_pretrained(name_or_path)
+    if type(config) not in AutoModelForMultimodalLM._model_mapping:
+        raise PartitionError(
+            f"model {str(name_or_path)!r} ({config.model_type}) has no image, video or audio encoder before a language "
+            "model; CoMMIT balances one with the LLM"
+        )
     processor = load_processor(name_or_path)
     with _explained(name_or_path):
         return AutoModelForMultimodalLM.from_pretrained(name_or_path).eval(), processor

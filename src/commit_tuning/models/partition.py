@@ -36,6 +36,24 @@ def unwrap(model: nn.Module) -> Any:
             return inner
 
 
+def multimodal_base(model: nn.Module) -> Any:
+    """The transformers model inside a model, with a language model and an encoder that can be told apart.
+
+    Raises:
+        PartitionError: Not such a model.
+    """
+    base = unwrap(model)
+    if not hasattr(base, "get_decoder") or not hasattr(base, "get_encoder"):
+        raise PartitionError(
+            f"{type(base).__name__} is not a transformers model; name its modules with ModulePartition({{...}}) instead"
+        )
+    if not _towers(base) or base.get_decoder() is base:
+        raise PartitionError(
+            f"{type(base).__name__} has no image, video or audio encoder; CoMMIT balances one with the LLM"
+        )
+    return base
+
+
 def partition_model(model: nn.Module, projector: ProjectorPlace = "encoder") -> ModulePartition:
     """Share out the trainable parameters of a transformers multimodal model, PEFT-wrapped or not.
 
@@ -59,21 +77,13 @@ def partition_model(model: nn.Module, projector: ProjectorPlace = "encoder") -> 
     """
     if projector not in PROJECTOR_PLACES:
         raise PartitionError(f"projector={projector!r} is not one of {', '.join(PROJECTOR_PLACES)}")
-    base = unwrap(model)
-    if not hasattr(base, "get_decoder") or not hasattr(base, "get_encoder"):
-        raise PartitionError(
-            f"{type(base).__name__} is not a transformers model; name its modules with ModulePartition({{...}}) instead"
-        )
+    base = multimodal_base(model)
     if getattr(base.config, "model_type", None) in _DISCRETE_IMAGES:
         raise PartitionError(
             f"{type(base).__name__} turns images into the indices of codes, so no gradient can reach its encoder: "
             "there is nothing to balance"
         )
     towers = _towers(base)
-    if not towers or base.get_decoder() is base:
-        raise PartitionError(
-            f"{type(base).__name__} has no image, video or audio encoder; CoMMIT balances one with the LLM"
-        )
     module_of = part_of_parameter(model)
     modules: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in (LANGUAGE_MODEL, *towers)}
     if projector != "encoder":

@@ -8,7 +8,7 @@ import torch
 from conftest import build, make_batch
 
 from commit_tuning import CoMMITConfig, Coordinator
-from commit_tuning.core.forward import InputNorms, take_samples, undisturbed
+from commit_tuning.core.forward import InputNorms, undisturbed
 from commit_tuning.core.probe import DriftProbe, Snapshot, learning_steps
 from commit_tuning.models.forward import forward_pass
 
@@ -64,14 +64,6 @@ def test_the_gradient_of_a_drift_is_twice_the_drift_along_the_step(kind):
     for name in partition:
         along = sum(float((g * v).sum()) for g, v in zip(probe.gradients(name), steps[name], strict=True))
         assert along == pytest.approx(2 * drift[name], rel=5e-3)
-
-
-def test_samples_come_from_the_front_and_odd_batches_are_taken_whole():
-    batches = [make_batch("plain", 4, torch.float32, seed=s) for s in range(3)]
-    assert [len(b["labels"]) for b in take_samples(batches, None)] == [4, 4, 4]
-    assert [len(b["labels"]) for b in take_samples(batches, 6)] == [4, 2]
-    packed = {**batches[0], "pixels": torch.randn(9, 6)}  # patches of all images in one row, as Qwen-VL has them
-    assert [len(b["labels"]) for b in take_samples([packed, batches[1]], 2)] == [4]
 
 
 def test_a_probe_leaves_modes_and_random_states_alone():

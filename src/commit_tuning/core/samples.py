@@ -1,0 +1,130 @@
+"""Which samples of an optimizer step's batches are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from commit_tuning.core.divergence import AnswerPositions
+from commit_tuning.core.forward import Batch
+from commit_tuning.errors import BatchError
+
+
+def check_batches(batches: Batch | Sequence[Batch]) -> list[Batch]:
+    """One batch or several micro-batches of one optimizer step, as a list; each must hold `labels`.
+
+    Raises:
+        BatchError: Not a mapping, no micro-batch at all, or no `labels`.
+    """
+    items = [batches] if isinstance(batches, Mapping) else list(batches)
+    if not items:
+        raise BatchError(
+            "no micro-batch was given; pass the batch, or the list of micro-batches, of this optimizer step"
+        )
+    for item in items:
+        if not isinstance(item, Mapping):
+            raise BatchError(
+                f"a batch must be a mapping such as the model's keyword arguments, not {type(item).__name__}"
+            )
+        if not isinstance(item.get("labels"), Tensor):
+            keys = ", ".join(map(str, item)) or "none"
+            raise BatchError(
+                f"the batch has no 'labels' tensor (its keys: {keys}); the drift is measured at the answers"
+            )
+    return items
+
+
+class Collector:
+    """The micro-batches of a step, no more of them than a measurement looks at, and none copied.
+
+    Samples are counted with or without an answer: to look for one would wait for the device at every micro-batch.
+
+    Args:
+        samples: How many samples; None for all.
+    """
+
+    def __init__(self, samples: int | None) -> None:
+        self._samples, self._count = samples, 0
+        self._batches: list[Batch] = []
+
+    def add(self, *batches: Batch) -> None:
+        """Keep micro-batches, unless there are enough."""
+        for batch in batches:
+            if self._samples is None or self._count < self._samples:
+                self._batches.append(batch)
+                self._count += batch["labels"].shape[0]
+
+    def take(self) -> list[Batch]:
+        """What was kept, and forget it."""
+        kept, self._batches, self._count = self._batches, [], 0
+        return kept
+
+
+def take_samples(
+    batches: Sequence[Batch], samples: int | None, shift: bool = True, placeholders: Collection[int] = ()
+) -> list[Batch]:
+    """The first `samples` samples with an answer of a list of micro-batches; the first of all if none has one.
+
+    A micro-batch is cut only where it is sure which rows of its tensors and lists are whose; otherwise it is taken
+    whole.
+
+    Args:
+        batches: Micro-batches.
+        samples: How many samples; None for all, with or without an answer.
+        shift: Whether the logits at position j predict the label at j + 1.
+        placeholders: Ids of the tokens that stand for an encoder's output.
+
+    Raises:
+        BatchError: Labels are not two-dimensional.
+    """
+    if samples is None:
+        return list(batches)
+    answered = [AnswerPositions.from_labels(batch["labels"], shift).mask.any(1).tolist() for batch in batches]
+    if not any(map(any, answered)):  # so that this rank runs the model as the others do
+        answered = [[True] * len(rows) for rows in answered]
+    taken: list[Batch] = []
+    for batch, has_answer in zip(batches, answered, strict=True):
+        rows = [row for row, answers in enumerate(has_answer) if answers][:samples]
+        if rows:
+            cut = len(has_answer) > samples and _has_a_row_per_sample(batch, placeholders)
+            taken.append({key: _pick(value, rows) for key, value in batch.items()} if cut else batch)
+        samples -= sum(has_answer)
+        if samples <= 0:
+            break
+    return taken
+
+
+def _pick(value: Any, rows: list[int]) -> Any:
+    """Some rows of a tensor or list; the first are a view."""
+    if not isinstance(value, Tensor | list | tuple):
+        return value
+    if rows == [*range(len(rows))]:
+        return value[: len(rows)]
+    return value[rows] if isinstance(value, Tensor) else type(value)(value[row] for row in rows)
+
+
+def _has_a_row_per_sample(batch: Batch, placeholders: Collection[int]) -> bool:
+    """Whether everything in a batch has one row for each sample, in their order.
+
+    Images, tiles and sounds of all samples may stand in one list. That is one for each sample if they are as many as
+    the samples and every sample has a placeholder.
+    """
+    size, ids = batch["labels"].shape[0], batch.get("input_ids")
+    if isinstance(ids, Tensor):
+        for token in placeholders:
+            has = (ids == token).any(-1)
+            if has.any() and not has.all():
+                return False
+    return all(_rows(key, value) in (size, None) for key, value in batch.items())
+
+
+def _rows(key: str, value: Any) -> int | None:
+    """How many rows a value of a batch has; None if it is the same for all samples, 0 if that cannot be told."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return None
+    if isinstance(value, Tensor):
+        many_axes = key == "position_ids" and value.ndim > 2  # [axes, batch, length]
+        return 0 if value.ndim == 0 or many_axes else value.shape[0]
+    return len(value) if isinstance(value, list | tuple) else 0
