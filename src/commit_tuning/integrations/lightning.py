@@ -21,7 +21,7 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
     """Measures, and coordinates the learning rates of, a model inside a `LightningModule` (automatic optimization).
 
     `configure_optimizers` has to build its groups with `partition_model(model).param_groups(lr=...)` where it makes a
-    scheduler as well. The gradient norms that are logged are those before Lightning clips.
+    scheduler as well.
 
     Args:
         commit: Method and settings; `CoMMITConfig()` by default.
@@ -60,8 +60,7 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
                 f"CoMMITCallback needs automatic optimization with one optimizer, not {len(trainer.optimizers)}; "
                 "call Coordinator.step yourself in a loop with more"
             )
-        autocast, calls = trainer.precision_plugin.forward_context, self._scales_loss(trainer)
-        self._step_hooks.begin(self._model(pl_module), trainer.optimizers[0], autocast, calls)
+        self._step_hooks.begin(self._model(pl_module), trainer.optimizers[0], trainer.precision_plugin.forward_context)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep the micro-batch."""
@@ -69,12 +68,6 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._step_hooks.clear()
         self._step_hooks.add(self._inputs(batch))
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """The gradients are there: prepare the measurement, set the learning rates."""
-        del pl_module, optimizer
-        if not self._scales_loss(trainer):  # else the optimizer is called with the gradients, and only if it steps
-            self._step_hooks.before()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -96,7 +89,3 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a `state_dict()`, once training starts."""
         self._step_hooks.resume(state_dict or None)
-
-    @staticmethod
-    def _scales_loss(trainer: Trainer) -> bool:
-        return getattr(trainer.precision_plugin, "scaler", None) is not None

@@ -43,16 +43,13 @@ class StepHooks:
         """Take over a coordinator's `state_dict()`, once training begins."""
         self._resumed = state
 
-    def begin(
-        self, model: nn.Module, optimizer: Any, autocast: Callable[[], AbstractContextManager[Any]], calls: bool = True
-    ) -> None:
+    def begin(self, model: nn.Module, optimizer: Any, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         """Model, optimizer and scheduler are what they will be: from here on the optimizer's steps are measured.
 
         Args:
             model: The model.
             optimizer: Its optimizer, in Accelerate's wrapper or not.
             autocast: Opens the context in which the trainer runs the model.
-            calls: Whether the gradients are there when the optimizer is called; else someone calls `before`.
         """
         self.end()  # of a training that was broken off
         self.clear()
@@ -65,9 +62,7 @@ class StepHooks:
         self._named = {"labels", *parameters}
         self._takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         inner = getattr(optimizer, "optimizer", optimizer)
-        self._handles = [inner.register_step_post_hook(self._after)]
-        if calls:
-            self._handles.append(inner.register_step_pre_hook(self.before))
+        self._handles = [inner.register_step_pre_hook(self._before), inner.register_step_post_hook(self._after)]
 
     def end(self) -> None:
         """Leave the optimizer alone."""
@@ -88,7 +83,21 @@ class StepHooks:
             labels = batch.get("labels")
             self._samples += labels.shape[0] if isinstance(labels, Tensor) else 0
 
-    def before(self, *_: Any) -> None:
+    def _before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The optimizer is called, with the gradients there or with a closure that makes, and clips, them."""
+        closure = kwargs.get("closure") or next(iter(args[1:]), None)
+        if closure is None:
+            self._prepare()
+            return None
+
+        def and_prepare() -> Any:
+            loss = closure()
+            self._prepare()
+            return loss
+
+        return (optimizer,), {**kwargs, "closure": and_prepare}
+
+    def _prepare(self) -> None:
         """The gradients are there: prepare the measurement, set the learning rates."""
         if self.coordinator is not None:
             batches = [self._for_the_model(*batch) for batch in self._batches]
