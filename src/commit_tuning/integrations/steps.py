@@ -53,6 +53,7 @@ class StepHooks:
         """
         self.end()  # of a training that was broken off
         self.clear()
+        self._depth = 0
         self.coordinator = Coordinator(model, optimizer, self._config, self._partition(model))
         if self._resumed is not None:
             self.coordinator.load_state_dict(self._resumed)
@@ -85,7 +86,10 @@ class StepHooks:
 
     def _before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The optimizer is called, with the gradients there or with a closure that makes, and clips, them."""
+        self._depth += 1
         closure = kwargs.get("closure") or next(iter(args[1:]), None)
+        if self._depth > 1:  # the optimizer's step calls the one that it is derived from
+            return None
         if closure is None:
             self._prepare()
             return None
@@ -106,7 +110,8 @@ class StepHooks:
                 self.coordinator.before_step(batches)
 
     def _after(self, *_: Any) -> None:
-        if self.coordinator is not None:
+        self._depth -= 1
+        if self.coordinator is not None and self._depth == 0:
             with self._autocast():
                 self.coordinator.after_step()
 
