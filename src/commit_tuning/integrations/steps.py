@@ -13,6 +13,7 @@ from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.core.forward import Batch
 from commit_tuning.core.partition import ModulePartition
+from commit_tuning.core.shards import refuse_unsupported
 from commit_tuning.models.partition import unwrap
 
 
@@ -54,6 +55,7 @@ class StepHooks:
         self.end()  # of a training that was broken off
         self.clear()
         self._depth = 0
+        refuse_unsupported(model, optimizer)
         self.coordinator = Coordinator(model, optimizer, self._config, self._partition(model))
         if self._resumed is not None:
             self.coordinator.load_state_dict(self._resumed)

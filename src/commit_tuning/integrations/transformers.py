@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
+from commit_tuning.core.shards import refuse_unsupported
 from commit_tuning.errors import ConfigError, UserError
 from commit_tuning.integrations.steps import StepHooks
 from commit_tuning.models.partition import partition_model, unwrap
@@ -75,6 +76,7 @@ class CoMMITTrainerMixin:
             raise ConfigError("learning_rates has no effect on an optimizer of your own; set the rates in its groups")
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)  # type: ignore[misc]
         owner: nn.Module = self.model if model is None else model  # type: ignore[attr-defined]
+        refuse_unsupported(owner, optimizer)
         set_base_rates(optimizer, owner, self._make_partition(owner), self._learning_rates)
         return optimizer
 
