@@ -17,6 +17,16 @@ from commit_tuning.integrations.steps import StepHooks
 from commit_tuning.models.partition import partition_model
 
 
+def _attribute_model(module: LightningModule) -> nn.Module:
+    model = getattr(module, "model", None)
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"{type(module).__name__} has no module `model`; say where its model is with "
+            "CoMMITCallback(model=lambda module: module.my_model)"
+        )
+    return model
+
+
 class CoMMITCallback(Callback):  # type: ignore[misc]
     """Measures, and coordinates the learning rates of, a model inside a `LightningModule` (automatic optimization).
 
@@ -30,7 +40,8 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         partition: Makes the partition of a model; `partition_model` by default.
 
     Raises:
-        UserError: There are several optimizers, or optimization is manual.
+        UserError: When training begins: there are several optimizers, optimization is manual, the model is not found,
+            or a scheduler already uses a group that mixes modules.
 
     Example:
         One line of a script changes::
@@ -41,7 +52,7 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
     def __init__(
         self,
         commit: CoMMITConfig | None = None,
-        model: Callable[[LightningModule], nn.Module] = lambda module: module.model,
+        model: Callable[[LightningModule], nn.Module] = _attribute_model,
         inputs: Callable[[Any], Batch] = lambda batch: batch,
         partition: Callable[[nn.Module], ModulePartition] = partition_model,
     ) -> None:
@@ -53,13 +64,18 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         """What measures and coordinates, from the beginning of training on."""
         return self._step_hooks.coordinator
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The optimizer is there, and the state that a checkpoint has of it is not yet loaded."""
+        found = f"{len(trainer.optimizers)} optimizers" if pl_module.automatic_optimization else "manual optimization"
+        if found != "1 optimizers":
+            raise UserError(
+                f"CoMMITCallback needs automatic optimization with one optimizer, and {type(pl_module).__name__} has "
+                f"{found}; call Coordinator.step in training_step instead"
+            )
+        self._step_hooks.split(self._model(pl_module), trainer.optimizers[0])
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Everything is prepared: watch the optimizer."""
-        if len(trainer.optimizers) != 1 or not pl_module.automatic_optimization:
-            raise UserError(
-                f"CoMMITCallback needs automatic optimization with one optimizer, not {len(trainer.optimizers)}; "
-                "call Coordinator.step yourself in a loop with more"
-            )
         self._step_hooks.begin(self._model(pl_module), trainer.optimizers[0], trainer.precision_plugin.forward_context)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
