@@ -156,3 +156,12 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
     (checkpoint / "commit.pt").unlink()
     with pytest.raises(UserError, match="a trainer without CoMMIT"):
         with_trainer(Task(tmp_path), max_steps=4).train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_where_only_the_model_was_saved_control_begins_anew_with_the_optimizer(tmp_path: Path) -> None:
+    with_trainer(Task(tmp_path, saves=True), max_steps=2, save_only_model=True).train()
+    resumed = with_trainer(Task(tmp_path), max_steps=4)
+    with pytest.warns(UserWarning, match="holds the model only .*CoMMIT begin anew"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert resumed.coordinator.state_dict()["steps"] == 2
+    assert resumed.state.global_step == 4
