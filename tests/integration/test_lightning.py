@@ -19,7 +19,7 @@ from commit_tuning.integrations.lightning import CoMMITCallback
 lightning: Any = pytest.importorskip("lightning.pytorch")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning"),  # Lightning 2.6
-    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:The '(train|val)_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
 ]
@@ -44,14 +44,16 @@ def loader() -> DataLoader:
     return DataLoader(Task(Path()).samples()[:4] * 4, 4, collate_fn=collate)
 
 
-def fit(module: Any, callback: CoMMITCallback | None, folder: Path, steps: int = 4, start: int = 0) -> Any:
+def fit(
+    module: Any, callback: CoMMITCallback | None, folder: Path, steps: int = 4, start: int = 0, validated: Any = None
+) -> Any:
     """Train, with a checkpoint after every step, from one on if that is wanted."""
     saving = lightning.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
     trainer = lightning.Trainer(
         default_root_dir=folder, max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[saving, *([callback] if callback else [])],
     )  # fmt: skip
-    trainer.fit(module, loader(), ckpt_path=folder / f"step={start}.ckpt" if start else None)
+    trainer.fit(module, loader(), validated, ckpt_path=folder / f"step={start}.ckpt" if start else None)
     return trainer
 
 
@@ -89,3 +91,19 @@ def test_a_model_that_is_not_found_is_asked_for(tmp_path: Path) -> None:
     module.training_step = lambda batch: module.network(**batch).loss
     fit(module, callback, tmp_path, steps=1)
     assert callback.coordinator is not None
+
+
+def test_a_checkpoint_made_without_the_callback_is_refused(tmp_path: Path) -> None:
+    fit(Module(), None, tmp_path, steps=1)
+    with pytest.raises(UserError, match=r"step=1.ckpt has no state of CoMMIT"):
+        fit(Module(), CoMMITCallback(CONFIG), tmp_path, start=1)
+
+
+def test_a_validated_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
+    module, callback = Module(), CoMMITCallback(CONFIG)
+    module.validation_step = lambda batch: None
+    trainer = fit(module, callback, tmp_path, steps=2, validated=loader())
+    trainer.validate(module, loader(), ckpt_path=tmp_path / "step=2.ckpt", verbose=False)
+    fit(module, callback, tmp_path, steps=1, validated=loader())
+    assert callback.coordinator is not None
+    assert callback.coordinator.state_dict()["steps"] == 1

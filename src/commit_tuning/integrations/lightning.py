@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from commit_tuning.config import CoMMITConfig
@@ -41,7 +42,8 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
 
     Raises:
         UserError: When training begins: there are several optimizers, optimization is manual, the model is not found,
-            or a scheduler already uses a group that mixes modules.
+            a scheduler already uses a group that mixes modules, or a checkpoint to resume from was made without CoMMIT
+            or with another method.
 
     Example:
         One line of a script changes::
@@ -102,6 +104,15 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         """What an exact resume needs; Lightning keeps it in its checkpoints."""
         return {} if self.coordinator is None else self.coordinator.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a `state_dict()`, once training starts."""
-        self._step_hooks.resume(state_dict or None)
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take over a `state_dict()`, once training starts; validation, too, loads checkpoints."""
+        del pl_module
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        state = checkpoint["callbacks"].get(self.state_key)
+        if not state:
+            raise UserError(
+                f"{trainer.ckpt_path} has no state of CoMMIT, so a trainer without it made this checkpoint: resume "
+                "with that one, or begin a new training from the checkpoint's weights"
+            )
+        self._step_hooks.resume(state)

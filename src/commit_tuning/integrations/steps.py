@@ -67,11 +67,11 @@ class StepHooks:
         self.end()  # of a training that was broken off
         self.clear()
         self._depth = 0
+        resumed, self._resumed = self._resumed, None
         refuse_unsupported(model, optimizer)
         self.coordinator = Coordinator(model, optimizer, self._config, self._partition(model))
-        if self._resumed is not None:
-            self.coordinator.load_state_dict(self._resumed)
-            self._resumed = None
+        if resumed is not None:
+            self.coordinator.load_state_dict(resumed)
         self._autocast = autocast
         parameters = inspect.signature(unwrap(model).forward).parameters
         self._named = {"labels", *parameters}
