@@ -165,3 +165,21 @@ def test_where_only_the_model_was_saved_control_begins_anew_with_the_optimizer(t
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert resumed.coordinator.state_dict()["steps"] == 2
     assert resumed.state.global_step == 4
+
+
+def test_a_training_step_that_prepares_nothing_is_told_how(tmp_path: Path) -> None:
+    from transformers import TrainingArguments
+
+    from commit_tuning.integrations.transformers import CoMMITTrainer
+
+    class Own(CoMMITTrainer):
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            loss = model(**inputs).loss
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+    task = Task(tmp_path)
+    arguments = TrainingArguments(**trainer_arguments(task))
+    own = Own(model=task.build()[0], args=arguments, train_dataset=task.samples(), data_collator=collate)
+    with pytest.raises(UserError, match=r"`training_step` of your own has to call self\._prepare_inputs\(inputs\)"):
+        own.train()

@@ -16,6 +16,7 @@ from commit_tuning.core.forward import Batch
 from commit_tuning.core.groups import split_mixed_groups
 from commit_tuning.core.partition import ModulePartition
 from commit_tuning.core.shards import refuse_unsupported
+from commit_tuning.errors import BatchError
 from commit_tuning.models.partition import unwrap
 
 
@@ -118,6 +119,11 @@ class StepHooks:
     def _prepare(self) -> None:
         """The gradients are there: prepare the measurement, set the learning rates."""
         if self.coordinator is not None:
+            if not self._batches:
+                raise BatchError(
+                    "the optimizer steps and no batch was seen: a `training_step` of your own has to call "
+                    "self._prepare_inputs(inputs), as Trainer's does"
+                )
             batches = [self._for_the_model(*batch) for batch in self._batches]
             self.clear()
             with self._autocast():
