@@ -19,6 +19,15 @@ from commit_tuning import CoMMITConfig, Coordinator, ModulePartition, partition_
 
 EPOCHS, STEPS, SIZE, RATE = 2, 8, 6, 3e-3  # both halves of a batch have answers of the same lengths
 CONFIG = CoMMITConfig(probe_interval=1, lr_update_interval=2)
+METHODS: list[dict[str, Any]] = [
+    {"method": "commit-clr", "controller": "compensated"},
+    {"method": "commit", "regularizer": "lookahead"},
+    {"method": "commit", "regularizer": "previous-step"},
+    {"method": "commit", "regularizer": "previous-step", "regularizer_step": "optimizer", "regularizer_weight": 100.0},
+    {"method": "commit", "regularizer": "lookahead", "regularizer_labels": "sampled"},
+    {"method": "feature-cd", "switch_window": 2},
+    {"method": "hypergradient"},
+]
 Sample = dict[str, Tensor]
 
 

@@ -15,7 +15,7 @@ from commit_tuning.core.groups import split_mixed_groups
 from commit_tuning.core.partition import ModulePartition
 from commit_tuning.core.probe import DriftProbe, Snapshot
 from commit_tuning.core.regularizer import Gradients, previous_step_gradients
-from commit_tuning.core.shards import is_sharded
+from commit_tuning.core.shards import is_sharded, refuse_unsupported
 from commit_tuning.core.stability import instability
 from commit_tuning.core.unlabelled import sample_answers
 from commit_tuning.errors import ConfigError, NoAnswerError, ShardingError
@@ -38,6 +38,7 @@ class Coordinator(BalanceMonitor):
 
     Raises:
         PartitionError: As for `BalanceMonitor`, or a mixed parameter group under a scheduler.
+        ShardingError: As for `BalanceMonitor`.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Coordinator(BalanceMonitor):
         config: CoMMITConfig | None = None,
         partition: ModulePartition | None = None,
     ) -> None:
+        refuse_unsupported(model, optimizer)  # before anything is asked of parameters that are not there in full
         partition = partition or partition_model(model)
         if config is not None and config.regularizer is not None and is_sharded(model):
             raise ShardingError(

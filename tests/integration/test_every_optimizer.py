@@ -202,3 +202,21 @@ def test_a_step_that_the_scaler_skips_leaves_no_trace(optimizer: str, through: s
     assert state["steps"] == 5
     assert str(state) == str(expected_state)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_an_optimizer_whose_step_calls_the_one_it_is_derived_from(tmp_path: Path) -> None:
+    """Torch calls the hooks for both, once an optimizer of the class above has been made."""
+    from transformers import Trainer
+
+    class Derived(torch.optim.AdamW):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    plain, watched = (trainer(tmp_path, build("llava")[0], "constant", cls=cls) for cls in (Trainer, None))
+    for each in (plain, watched):
+        each.optimizer = Derived(each.model.parameters(), lr=1e-3)
+        each.train()
+    assert same(plain.model, watched.model)
+    assert watched.coordinator.kappa > 0
+    assert watched.coordinator.state_dict()["steps"] == 3

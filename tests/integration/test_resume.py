@@ -8,20 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from loops import LOOPS, Task, plain_loop
+from loops import LOOPS, METHODS, Task, plain_loop
 
 from commit_tuning import CoMMITConfig, Coordinator
 
 INTERVALS = {"probe_interval": 3, "lr_update_interval": 3}
 STOPS = (3, 7)  # on the edge of both intervals; inside them, with no measurement to come
-METHODS: list[dict[str, Any]] = [
-    {"method": "commit-clr", "controller": "compensated"},
-    {"method": "commit", "regularizer": "lookahead"},
-    {"method": "commit", "regularizer": "previous-step"},
-    {"method": "commit", "regularizer": "lookahead", "regularizer_labels": "sampled"},
-    {"method": "feature-cd", "switch_window": 2},
-    {"method": "hypergradient"},
-]
 
 
 def differences(loop: Any, task: Task) -> list[str]:

@@ -11,13 +11,17 @@ from typing import Any
 import peft
 import pytest
 import torch
+import torch.distributed as dist
+from accelerate.utils.deepspeed import DummyOptim
 from conftest import build, make_batch
 from loops import Task, collate, trainer_arguments, values
 from small_experiment import make_experiment, run
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition, UserError, partition_model
 from commit_tuning.core import reference
+from commit_tuning.errors import ShardingError
 from commit_tuning.inspection import inspect_model
 
 F64 = torch.float64
@@ -223,17 +227,32 @@ def test_what_the_checkpoints_of_an_adapter_leave_out_is_told(tmp_path: Path) ->
         trainer(tmp_path, set_up(setup, "llava")[0]).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
-def test_fsdp1_is_refused() -> None:
-    class FullyShardedDataParallel(nn.Module):
-        def __init__(self, module: nn.Module) -> None:
-            super().__init__()
-            self.module = module
-
-    model, partition = build("llava")
-    optimizer = torch.optim.AdamW(model.parameters())
-    with pytest.raises(UserError, match=r"FSDP1, .*use DDP or FSDP2") as refused:
-        Coordinator(FullyShardedDataParallel(model), optimizer, EVERY_STEP, partition)
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="gloo is not in this build of torch")
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use .NO_SHARD.:UserWarning")  # with one rank
+@pytest.mark.parametrize("keeps_names", [False, True])
+def test_fsdp1_is_refused(keeps_names: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        each = trainer(tmp_path, build("llava")[0])
+        wrapped = FullyShardedDataParallel(each.model, use_orig_params=keeps_names, device_id=torch.device("cpu"))
+        with pytest.raises(ShardingError, match=r"FSDP1, .*use DDP or FSDP2") as refused:
+            Coordinator(wrapped, torch.optim.AdamW(wrapped.parameters()), EVERY_STEP)
+        with pytest.raises(ShardingError, match="FSDP1"):
+            each.create_optimizer(wrapped)
+    finally:
+        dist.destroy_process_group()
     assert "\n" not in str(refused.value)
+
+
+def test_an_optimizer_that_deepspeed_is_to_make_is_refused(tmp_path: Path) -> None:
+    """What Accelerate hands out where DeepSpeed's own configuration names the optimizer."""
+    each = trainer(tmp_path, build("llava")[0])
+    each.optimizer = DummyOptim(each.model.parameters())
+    with pytest.raises(ShardingError, match="DeepSpeed"):
+        Coordinator(each.model, each.optimizer, EVERY_STEP)
+    with pytest.raises(ShardingError, match="DeepSpeed"):
+        each.create_optimizer()
 
 
 def language_model() -> nn.Module:

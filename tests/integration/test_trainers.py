@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import build, make_batch
 from loops import (
+    CONFIG,
     LOOPS,
+    METHODS,
     SIZE,
     STEPS,
     Task,
@@ -33,9 +36,17 @@ def logits(model: nn.Module) -> Tensor:
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning")  # Lightning 2.6
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing. is deprecated:FutureWarning")  # TRL 1.16
 @pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
-@pytest.mark.parametrize("loop", [loop for loop in LOOPS if loop != "plain loop"])
-def test_a_trainer_gives_the_trajectory_of_the_plain_loop(loop: str, tmp_path: Path) -> None:
-    task = Task(tmp_path)
+@pytest.mark.parametrize(
+    ("loop", "settings"),
+    [
+        pytest.param(loop, settings, id="-".join([loop, *map(str, settings.values())]))
+        for loop in LOOPS
+        for settings in ({}, *METHODS)
+        if loop != "plain loop" and not (loop == "trl" and settings)  # TRL's is transformers' but for the loss
+    ],
+)
+def test_a_trainer_gives_the_trajectory_of_the_plain_loop(loop: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    task = Task(tmp_path, replace(CONFIG, **settings))
     expected, found = plain_loop(task, clips_by_group=loop == "lightning"), LOOPS[loop](task)
     summary, found_summary = expected.coordinator.summary(), found.coordinator.summary()
     if loop == "trl":  # its loss adds the tokens up in another order, which Adam blows up where a gradient is zero
@@ -44,7 +55,7 @@ def test_a_trainer_gives_the_trajectory_of_the_plain_loop(loop: str, tmp_path: P
     else:
         assert found_summary == summary
         assert all(torch.equal(a, b) for a, b in zip(expected.values(), found.values(), strict=True))
-    assert summary["lr/vision"] != summary["lr/language_model"]
+    assert settings or summary["lr/vision"] != summary["lr/language_model"]
 
 
 def test_autocast_inside_the_model_measures_as_autocast_outside(tmp_path: Path) -> None:
@@ -145,3 +156,30 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
     (checkpoint / "commit.pt").unlink()
     with pytest.raises(UserError, match="a trainer without CoMMIT"):
         with_trainer(Task(tmp_path), max_steps=4).train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_where_only_the_model_was_saved_control_begins_anew_with_the_optimizer(tmp_path: Path) -> None:
+    with_trainer(Task(tmp_path, saves=True), max_steps=2, save_only_model=True).train()
+    resumed = with_trainer(Task(tmp_path), max_steps=4)
+    with pytest.warns(UserWarning, match="holds the model only .*CoMMIT begin anew"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert resumed.coordinator.state_dict()["steps"] == 2
+    assert resumed.state.global_step == 4
+
+
+def test_a_training_step_that_prepares_nothing_is_told_how(tmp_path: Path) -> None:
+    from transformers import TrainingArguments
+
+    from commit_tuning.integrations.transformers import CoMMITTrainer
+
+    class Own(CoMMITTrainer):
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            loss = model(**inputs).loss
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+    task = Task(tmp_path)
+    arguments = TrainingArguments(**trainer_arguments(task))
+    own = Own(model=task.build()[0], args=arguments, train_dataset=task.samples(), data_collator=collate)
+    with pytest.raises(UserError, match=r"`training_step` of your own has to call self\._prepare_inputs\(inputs\)"):
+        own.train()

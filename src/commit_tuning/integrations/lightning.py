@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from commit_tuning.config import CoMMITConfig
@@ -17,11 +18,21 @@ from commit_tuning.integrations.steps import StepHooks
 from commit_tuning.models.partition import partition_model
 
 
+def _attribute_model(module: LightningModule) -> nn.Module:
+    model = getattr(module, "model", None)
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"{type(module).__name__} has no module `model`; say where its model is with "
+            "CoMMITCallback(model=lambda module: module.my_model)"
+        )
+    return model
+
+
 class CoMMITCallback(Callback):  # type: ignore[misc]
     """Measures, and coordinates the learning rates of, a model inside a `LightningModule` (automatic optimization).
 
     `configure_optimizers` has to build its groups with `partition_model(model).param_groups(lr=...)` where it makes a
-    scheduler as well. The gradient norms that are logged are those before Lightning clips.
+    scheduler as well.
 
     Args:
         commit: Method and settings; `CoMMITConfig()` by default.
@@ -30,7 +41,9 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         partition: Makes the partition of a model; `partition_model` by default.
 
     Raises:
-        UserError: There are several optimizers, or optimization is manual.
+        UserError: When training begins: there are several optimizers, optimization is manual, the model is not found,
+            a scheduler already uses a group that mixes modules, or a checkpoint to resume from was made without CoMMIT
+            or with another method.
 
     Example:
         One line of a script changes::
@@ -41,7 +54,7 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
     def __init__(
         self,
         commit: CoMMITConfig | None = None,
-        model: Callable[[LightningModule], nn.Module] = lambda module: module.model,
+        model: Callable[[LightningModule], nn.Module] = _attribute_model,
         inputs: Callable[[Any], Batch] = lambda batch: batch,
         partition: Callable[[nn.Module], ModulePartition] = partition_model,
     ) -> None:
@@ -53,15 +66,19 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         """What measures and coordinates, from the beginning of training on."""
         return self._step_hooks.coordinator
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The optimizer is there, and the state that a checkpoint has of it is not yet loaded."""
+        found = f"{len(trainer.optimizers)} optimizers" if pl_module.automatic_optimization else "manual optimization"
+        if found != "1 optimizers":
+            raise UserError(
+                f"CoMMITCallback needs automatic optimization with one optimizer, and {type(pl_module).__name__} has "
+                f"{found}; call Coordinator.step in training_step instead"
+            )
+        self._step_hooks.split(self._model(pl_module), trainer.optimizers[0])
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Everything is prepared: watch the optimizer."""
-        if len(trainer.optimizers) != 1 or not pl_module.automatic_optimization:
-            raise UserError(
-                f"CoMMITCallback needs automatic optimization with one optimizer, not {len(trainer.optimizers)}; "
-                "call Coordinator.step yourself in a loop with more"
-            )
-        autocast, calls = trainer.precision_plugin.forward_context, self._scales_loss(trainer)
-        self._step_hooks.begin(self._model(pl_module), trainer.optimizers[0], autocast, calls)
+        self._step_hooks.begin(self._model(pl_module), trainer.optimizers[0], trainer.precision_plugin.forward_context)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep the micro-batch."""
@@ -69,12 +86,6 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._step_hooks.clear()
         self._step_hooks.add(self._inputs(batch))
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """The gradients are there: prepare the measurement, set the learning rates."""
-        del pl_module, optimizer
-        if not self._scales_loss(trainer):  # else the optimizer is called with the gradients, and only if it steps
-            self._step_hooks.before()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -93,10 +104,15 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         """What an exact resume needs; Lightning keeps it in its checkpoints."""
         return {} if self.coordinator is None else self.coordinator.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a `state_dict()`, once training starts."""
-        self._step_hooks.resume(state_dict or None)
-
-    @staticmethod
-    def _scales_loss(trainer: Trainer) -> bool:
-        return getattr(trainer.precision_plugin, "scaler", None) is not None
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take over a `state_dict()`, once training starts; validation, too, loads checkpoints."""
+        del pl_module
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        state = checkpoint["callbacks"].get(self.state_key)
+        if not state:
+            raise UserError(
+                f"{trainer.ckpt_path} has no state of CoMMIT, so a trainer without it made this checkpoint: resume "
+                "with that one, or begin a new training from the checkpoint's weights"
+            )
+        self._step_hooks.resume(state)

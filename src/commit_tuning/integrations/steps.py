@@ -7,12 +7,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.core.forward import Batch
+from commit_tuning.core.groups import split_mixed_groups
 from commit_tuning.core.partition import ModulePartition
+from commit_tuning.core.shards import refuse_unsupported
+from commit_tuning.errors import BatchError
 from commit_tuning.models.partition import unwrap
 
 
@@ -43,31 +47,38 @@ class StepHooks:
         """Take over a coordinator's `state_dict()`, once training begins."""
         self._resumed = state
 
-    def begin(
-        self, model: nn.Module, optimizer: Any, autocast: Callable[[], AbstractContextManager[Any]], calls: bool = True
-    ) -> None:
+    def split(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Split groups that mix modules, in place, before the optimizer's state of a checkpoint is loaded.
+
+        Raises:
+            PartitionError: A scheduler already knows the groups.
+            ShardingError: Parameters are sharded in a way that cannot be measured.
+        """
+        refuse_unsupported(model, optimizer)
+        split_mixed_groups(optimizer, self._partition(model))
+
+    def begin(self, model: nn.Module, optimizer: Any, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         """Model, optimizer and scheduler are what they will be: from here on the optimizer's steps are measured.
 
         Args:
             model: The model.
             optimizer: Its optimizer, in Accelerate's wrapper or not.
             autocast: Opens the context in which the trainer runs the model.
-            calls: Whether the gradients are there when the optimizer is called; else someone calls `before`.
         """
         self.end()  # of a training that was broken off
         self.clear()
+        self._depth = 0
+        resumed, self._resumed = self._resumed, None
+        refuse_unsupported(model, optimizer)
         self.coordinator = Coordinator(model, optimizer, self._config, self._partition(model))
-        if self._resumed is not None:
-            self.coordinator.load_state_dict(self._resumed)
-            self._resumed = None
+        if resumed is not None:
+            self.coordinator.load_state_dict(resumed)
         self._autocast = autocast
         parameters = inspect.signature(unwrap(model).forward).parameters
         self._named = {"labels", *parameters}
         self._takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         inner = getattr(optimizer, "optimizer", optimizer)
-        self._handles = [inner.register_step_post_hook(self._after)]
-        if calls:
-            self._handles.append(inner.register_step_pre_hook(self.before))
+        self._handles = [inner.register_step_pre_hook(self._before), inner.register_step_post_hook(self._after)]
 
     def end(self) -> None:
         """Leave the optimizer alone."""
@@ -88,16 +99,39 @@ class StepHooks:
             labels = batch.get("labels")
             self._samples += labels.shape[0] if isinstance(labels, Tensor) else 0
 
-    def before(self, *_: Any) -> None:
+    def _before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The optimizer is called, with the gradients there or with a closure that makes, and clips, them."""
+        self._depth += 1
+        closure = kwargs.get("closure") or next(iter(args[1:]), None)
+        if self._depth > 1:  # the optimizer's step calls the one that it is derived from
+            return None
+        if closure is None:
+            self._prepare()
+            return None
+
+        def and_prepare() -> Any:
+            loss = closure()
+            self._prepare()
+            return loss
+
+        return (optimizer,), {**kwargs, "closure": and_prepare}
+
+    def _prepare(self) -> None:
         """The gradients are there: prepare the measurement, set the learning rates."""
         if self.coordinator is not None:
+            if not self._batches:
+                raise BatchError(
+                    "the optimizer steps and no batch was seen: a `training_step` of your own has to call "
+                    "self._prepare_inputs(inputs), as Trainer's does"
+                )
             batches = [self._for_the_model(*batch) for batch in self._batches]
             self.clear()
             with self._autocast():
                 self.coordinator.before_step(batches)
 
     def _after(self, *_: Any) -> None:
-        if self.coordinator is not None:
+        self._depth -= 1
+        if self.coordinator is not None and self._depth == 0:
             with self._autocast():
                 self.coordinator.after_step()
 

@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
+from commit_tuning.core.shards import refuse_unsupported
 from commit_tuning.errors import ConfigError, UserError
 from commit_tuning.integrations.steps import StepHooks
 from commit_tuning.models.partition import partition_model, unwrap
@@ -75,6 +76,7 @@ class CoMMITTrainerMixin:
             raise ConfigError("learning_rates has no effect on an optimizer of your own; set the rates in its groups")
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)  # type: ignore[misc]
         owner: nn.Module = self.model if model is None else model  # type: ignore[attr-defined]
+        refuse_unsupported(owner, optimizer)
         set_base_rates(optimizer, owner, self._make_partition(owner), self._learning_rates)
         return optimizer
 
@@ -120,13 +122,7 @@ class CoMMITTrainerMixin:
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            path = Path(checkpoint, STATE)
-            if not path.is_file():
-                raise UserError(
-                    f"{path} does not exist, so a trainer without CoMMIT made this checkpoint: resume with that one, "
-                    "or begin a new training from the checkpoint's weights"
-                )
-            self._step_hooks.resume(torch.load(path, map_location="cpu", weights_only=True))
+            self._step_hooks.resume(_saved_state(Path(checkpoint)))
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
 
 
@@ -149,6 +145,27 @@ class _Start(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
         self._trainer._step_hooks.end()
+
+
+def _saved_state(checkpoint: Path) -> dict[str, Any] | None:
+    """The coordinator's state; None, as Trainer leaves its optimizer, where only the model was saved.
+
+    Raises:
+        UserError: The optimizer's state is there and the coordinator's is not.
+    """
+    path = checkpoint / STATE
+    if path.is_file():
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+    if any(checkpoint.glob("optimizer*")):
+        raise UserError(
+            f"{path} does not exist, so a trainer without CoMMIT made this checkpoint: resume with that one, "
+            "or begin a new training from the checkpoint's weights"
+        )
+    warnings.warn(
+        f"{checkpoint} holds the model only (save_only_model=True): optimizer and CoMMIT begin anew", stacklevel=2
+    )
+    return None
 
 
 def _look_for_unsaved(model: nn.Module, resumes: bool) -> None:

@@ -33,9 +33,9 @@ def base_rates(model: nn.Module, partition: ModulePartition, rates: Mapping[str,
         model: The model of the partition.
         partition: Its modules.
         rates: A rate by name (`vision_lr`, `audio_lr`, `projector_lr`, `language_model_lr`, or an alias: `vit_lr`,
-            `aligner_lr`, `merger_lr`, `mm_projector_lr`), or by a regular expression that is searched for in the
-            parameter's name. An expression wins over a name, the first one over the others; the projector's rate wins
-            over its encoder's.
+            `vision_tower_lr`, `audio_tower_lr`, `aligner_lr`, `merger_lr`, `mm_projector_lr`), or by a regular
+            expression that is searched for in the parameter's name. An expression wins over a name, the first one over
+            the others; the projector's rate wins over its encoder's.
 
     Returns:
         `id` of a parameter to its rate.

@@ -1,0 +1,109 @@
+"""What is Lightning's own: where the callback finds things, and how a checkpoint comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import build
+from loops import CONFIG, Task, collate, values
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from commit_tuning import UserError
+from commit_tuning.errors import PartitionError
+from commit_tuning.integrations.lightning import CoMMITCallback
+
+lightning: Any = pytest.importorskip("lightning.pytorch")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning"),  # Lightning 2.6
+    pytest.mark.filterwarnings("ignore:The '(train|val)_dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+]
+
+
+class Module(lightning.LightningModule):
+    """One optimizer, its single group of all modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, _ = build("llava")
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.model(**batch).loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+def loader() -> DataLoader:
+    """The same batch again and again, so that it does not matter where a resumed run begins."""
+    return DataLoader(Task(Path()).samples()[:4] * 4, 4, collate_fn=collate)
+
+
+def fit(
+    module: Any, callback: CoMMITCallback | None, folder: Path, steps: int = 4, start: int = 0, validated: Any = None
+) -> Any:
+    """Train, with a checkpoint after every step, from one on if that is wanted."""
+    saving = lightning.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer = lightning.Trainer(
+        default_root_dir=folder, max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[saving, *([callback] if callback else [])],
+    )  # fmt: skip
+    trainer.fit(module, loader(), validated, ckpt_path=folder / f"step={start}.ckpt" if start else None)
+    return trainer
+
+
+def test_a_group_that_mixes_modules_is_split_before_a_checkpoint_is_loaded(tmp_path: Path) -> None:
+    whole, resumed = Module(), Module()
+    for module, start in ((whole, 0), (resumed, 2)):
+        fit(module, CoMMITCallback(CONFIG), tmp_path, start=start)
+    assert all(torch.equal(a, b) for a, b in zip(values(whole), values(resumed), strict=True))
+
+
+def test_a_mixed_group_under_a_scheduler_is_refused(tmp_path: Path) -> None:
+    class Scheduled(Module):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            return [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer)]
+
+    with pytest.raises(PartitionError, match=r"build .*param_groups\(lr="):
+        fit(Scheduled(), CoMMITCallback(CONFIG), tmp_path)
+
+
+def test_manual_optimization_is_named(tmp_path: Path) -> None:
+    module = Module()
+    module.automatic_optimization = False
+    with pytest.raises(UserError, match=r"one optimizer, and Module has manual optimization; call"):
+        fit(module, CoMMITCallback(CONFIG), tmp_path)
+
+
+def test_a_model_that_is_not_found_is_asked_for(tmp_path: Path) -> None:
+    module = Module()
+    module.network = module.model
+    del module.model
+    with pytest.raises(UserError, match=r"Module has no module `model`; .*CoMMITCallback\(model="):
+        fit(module, CoMMITCallback(CONFIG), tmp_path)
+    callback = CoMMITCallback(CONFIG, model=lambda module: module.network)
+    module.training_step = lambda batch: module.network(**batch).loss
+    fit(module, callback, tmp_path, steps=1)
+    assert callback.coordinator is not None
+
+
+def test_a_checkpoint_made_without_the_callback_is_refused(tmp_path: Path) -> None:
+    fit(Module(), None, tmp_path, steps=1)
+    with pytest.raises(UserError, match=r"step=1.ckpt has no state of CoMMIT"):
+        fit(Module(), CoMMITCallback(CONFIG), tmp_path, start=1)
+
+
+def test_a_validated_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
+    module, callback = Module(), CoMMITCallback(CONFIG)
+    module.validation_step = lambda batch: None
+    trainer = fit(module, callback, tmp_path, steps=2, validated=loader())
+    trainer.validate(module, loader(), ckpt_path=tmp_path / "step=2.ckpt", verbose=False)
+    fit(module, callback, tmp_path, steps=1, validated=loader())
+    assert callback.coordinator is not None
+    assert callback.coordinator.state_dict()["steps"] == 1
