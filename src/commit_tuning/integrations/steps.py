@@ -14,6 +14,7 @@ from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.core.forward import Batch
 from commit_tuning.core.groups import split_mixed_groups
+from commit_tuning.core.hooks import inner_optimizer
 from commit_tuning.core.partition import ModulePartition
 from commit_tuning.core.shards import refuse_unsupported
 from commit_tuning.errors import BatchError
@@ -77,7 +78,7 @@ class StepHooks:
         parameters = inspect.signature(unwrap(model).forward).parameters
         self._named = {"labels", *parameters}
         self._takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        inner = getattr(optimizer, "optimizer", optimizer)
+        inner = inner_optimizer(optimizer)
         self._handles = [inner.register_step_pre_hook(self._before), inner.register_step_post_hook(self._after)]
 
     def end(self) -> None:
