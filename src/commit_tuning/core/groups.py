@@ -129,8 +129,8 @@ def split_groups(optimizer: torch.optim.Optimizer, kind_of: Callable[[nn.Paramet
             continue
         if "initial_lr" in group:
             raise PartitionError(
-                "a parameter group holds several modules and a learning-rate scheduler already uses it; build the groups "
-                "with partition_model(model).param_groups(lr=...), or make the Coordinator before the scheduler"
+                "a parameter group holds several modules and a learning-rate scheduler already uses it; build the "
+                "groups with partition_model(model).param_groups(lr=...), or make the Coordinator before the scheduler"
             )
         groups.extend({**group, "params": parameters} for parameters in parts.values())
     optimizer.param_groups[:] = groups

@@ -47,6 +47,11 @@ def multimodal_base(model: nn.Module) -> Any:
         raise PartitionError(
             f"{type(base).__name__} is not a transformers model; name its modules with ModulePartition({{...}}) instead"
         )
+    if getattr(base.config, "model_type", None) in _DISCRETE_IMAGES:
+        raise PartitionError(
+            f"{type(base).__name__} turns images into the indices of codes, so no gradient can reach its encoder: "
+            "there is nothing to balance"
+        )
     if not _towers(base) or base.get_decoder() is base:
         raise PartitionError(
             f"{type(base).__name__} has no image, video or audio encoder; CoMMIT balances one with the LLM"
@@ -78,11 +83,6 @@ def partition_model(model: nn.Module, projector: ProjectorPlace = "encoder") -> 
     if projector not in PROJECTOR_PLACES:
         raise PartitionError(f"projector={projector!r} is not one of {', '.join(PROJECTOR_PLACES)}")
     base = multimodal_base(model)
-    if getattr(base.config, "model_type", None) in _DISCRETE_IMAGES:
-        raise PartitionError(
-            f"{type(base).__name__} turns images into the indices of codes, so no gradient can reach its encoder: "
-            "there is nothing to balance"
-        )
     towers = _towers(base)
     module_of = part_of_parameter(model)
     modules: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in (LANGUAGE_MODEL, *towers)}
