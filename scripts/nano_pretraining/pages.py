@@ -21,6 +21,7 @@ from commit_tuning.data.nano_text_questions import NUMBERS, PICTURE_PX, WORDS, _
 from nano_pretraining.scenes import GlyphBook, Icon, Scene
 
 TEXTS = (*WORDS, *NUMBERS)
+CHARACTERS = tuple(sorted(set("".join(TEXTS))))
 PAGE_LAYOUTS = ("sign", "labels", "plates")
 PAGES = 12_000
 _HALF = PICTURE_PX // 2
@@ -95,6 +96,25 @@ def page_cover(pages: list[Scene]) -> torch.Tensor:
     return cover
 
 
+def letter_cover(pages: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Where about each letter or digit lies: its equal part of the text's plate.
+
+    Returns:
+        Coverage as of :func:`page_cover` (a row a letter), class (int64), and each one's page.
+    """
+    boxes, classes, owners = [], [], []
+    for owner, page in enumerate(pages):
+        for thing in page.icons:
+            text = str(thing.name) if thing.name in TEXTS else ""
+            x, y, width, height = thing.cell
+            cuts = [x + round(width * k / max(1, len(text))) for k in range(len(text) + 1)]
+            for letter, left, right in zip(text, cuts, cuts[1:], strict=False):
+                boxes.append(Icon(None, letter, thing.colour, (left, y, right - left, height), None))
+                classes.append(CHARACTERS.index(letter))
+                owners.append(owner)
+    return page_cover([Scene("letters", tuple(boxes))]), torch.tensor(classes), owners
+
+
 class Library(GlyphBook):
     """Glyphs, and a shelf of pages that are drawn once.
 
@@ -109,13 +129,14 @@ class Library(GlyphBook):
         super().__init__(limit)
         chance = random.Random(f"{seed}:pages")
         self.share, self.shelf = share, [draw_page(chance) for _ in range(pages)]
+        self._easy = [page for page in self.shelf if page.layout == PAGE_LAYOUTS[0]]
         self._drawings, self.said = self.classes, [*self.names, *TEXTS]
         self.classes += len(TEXTS)
 
     def draw(self, rng: random.Random, layouts: tuple[str, ...], named: float, number: int) -> list[Scene]:
-        """A batch, its pages last."""
-        pages = round(self.share * number)
-        return super().draw(rng, layouts, named, number - pages) + rng.sample(self.shelf, pages)
+        """A batch, its pages last; a batch of icons in one layout has pages of one layout."""
+        shelf, pages = self.shelf if len(layouts) > 1 else self._easy, round(self.share * number)
+        return super().draw(rng, layouts, named, number - pages) + rng.choices(shelf, k=pages)
 
     def paint(self, scenes: list[Scene], rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels, all of the size of a page, and the coverage of each thing."""
@@ -123,6 +144,11 @@ class Library(GlyphBook):
         pages = scenes[len(icons) :]
         drawn = [functional.interpolate(part, PICTURE_PX, mode="bilinear") for part in super().paint(icons, rng)]
         return torch.cat([drawn[0], page_pixels(pages, rng)]), torch.cat([drawn[1], page_cover(pages)])
+
+    def letters(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """Of the pages of a batch."""
+        cover, classes, owners = letter_cover([scene for scene in scenes if scene.picture is not None])
+        return cover, classes, torch.tensor(owners) + sum(scene.picture is None for scene in scenes)
 
     def labels_of(self, icons: list[Icon]) -> torch.Tensor:
         """Class of each thing; every text has one of its own."""

@@ -95,6 +95,10 @@ class GlyphBook:
         """Their pixels and the coverage of each icon: :func:`paint`."""
         return paint(scenes, self, rng)
 
+    def letters(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """Coverage of each letter to be read, its class and its scene's number; None where there is nothing to read."""
+        return None
+
     def labels_of(self, icons: list[Icon]) -> torch.Tensor:
         """Class of each icon's drawing: int64."""
         return self.labels[[icon.glyph for icon in icons]]

@@ -90,8 +90,8 @@ def build_processor(name: str, tokenizer: PreTrainedTokenizerFast) -> ProcessorM
             image_std=IMAGE_STD,
         )
         llava: ProcessorMixin = LlavaProcessor(
-            image_processor=images,
-            tokenizer=tokenizer,
+            images,
+            tokenizer,
             patch_size=PATCH_PX,
             vision_feature_select_strategy="default",
             num_additional_image_tokens=1,
@@ -100,13 +100,9 @@ def build_processor(name: str, tokenizer: PreTrainedTokenizerFast) -> ProcessorM
     from transformers import Blip2Processor
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-    blip2: ProcessorMixin = Blip2Processor(
-        image_processor=BlipImageProcessorPil(
-            size={"height": IMAGE_PX, "width": IMAGE_PX}, image_mean=IMAGE_MEAN, image_std=IMAGE_STD
-        ),
-        tokenizer=tokenizer,
-        num_query_tokens=_BLIP2_QUERIES,
-    )
+    side = {"height": IMAGE_PX, "width": IMAGE_PX}
+    pictures = BlipImageProcessorPil(size=side, image_mean=IMAGE_MEAN, image_std=IMAGE_STD)
+    blip2: ProcessorMixin = Blip2Processor(pictures, tokenizer, num_query_tokens=_BLIP2_QUERIES)
     return blip2
 
 
@@ -149,10 +145,9 @@ def family(name: str) -> str:
     Raises:
         UserError: No such nano model can be built.
     """
-    found = name.removesuffix("-v2")
     if name not in BUILT:
         raise UserError(f"unknown nano model {name!r}: give one of {', '.join(BUILT)}")
-    return found
+    return name.removesuffix("-v2")
 
 
 def _build_llava(vocab_size: int) -> LlavaForConditionalGeneration:
