@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -14,6 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from commit_tuning import CoMMITConfig, Coordinator, partition_model
+from commit_tuning.config import PROJECTOR_PLACES
+from commit_tuning.core import reference
 from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.nano_aokvqa import nano_aokvqa_vocabulary
 from commit_tuning.data.nano_iconqa import nano_vocabulary
@@ -144,6 +148,21 @@ def test_internvl_features_are_reused_and_give_the_same_logits(internvl):
         assert set(features) == {"vision"}
         fast, slow = probe.logits(batch, mask, features), TransformersForward(model, False).logits(batch, mask, {})
     assert torch.allclose(fast, slow, atol=1e-5)
+
+
+@pytest.mark.parametrize("projector", PROJECTOR_PLACES)
+def test_internvl_drifts_are_those_of_the_reference(internvl, projector):
+    model = copy.deepcopy(internvl[0]).double()
+    batch = VisionCollator(internvl[1])(word_samples(2))
+    batch["pixel_values"] = batch["pixel_values"].double()
+    partition = partition_model(model, projector)
+    config = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
+    coordinator = Coordinator(model, torch.optim.AdamW(partition.param_groups(lr=1e-3)), config, partition)
+    model(**batch).loss.backward()
+    before = copy.deepcopy(model)
+    coordinator.step(batch)
+    modules = {module: list(partition.named_parameters(module)) for module in partition}
+    assert coordinator.drift == pytest.approx(reference.module_drifts(before, model, modules, batch), rel=1e-6)
 
 
 @each_model
