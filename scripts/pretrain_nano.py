@@ -1,6 +1,7 @@
 """Pre-train a nano model from nothing on one core: ``python scripts/pretrain_nano.py nano-llava --output DIR``.
 
-The same command gives the same weights on the same machine and versions (one thread, fixed seeds).
+The same command gives the same weights on the same machine and versions (one thread, fixed seeds). Models of the
+second generation (``nano-llava-v2``, ``nano-blip2-v2``, ``nano-internvl2``) learn to read, and facts, besides.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from nano_pretraining.forms import FORMS, WORDS
 from nano_pretraining.lessons import LESSON_WORDS, LESSONS, vocabulary
 from nano_pretraining.pages import PAGE_LAYOUTS, PAGES, Library
+from nano_pretraining.reading import texts_read
 from nano_pretraining.scenes import GlyphBook
 from nano_pretraining.stages import LAYOUTS, measure, train_alignment, train_chatter, train_language, train_vision
 from nano_pretraining.subject import Nano
@@ -29,7 +31,7 @@ from commit_tuning.models.nano_build import BUILT, build_model, build_processor,
 
 STAGES = {  # stage: (function, steps of the first generation and of the second, batch, learning rate)
     "language": (train_language, (3000, 3500), 48, 2e-3),
-    "vision": (train_vision, (2500, 3500), 48, 2e-3),
+    "vision": (train_vision, (2500, 6000), 48, 2e-3),
     "alignment": (train_alignment, (1500, 2000), 48, 2e-3),
     "chatter": (train_chatter, (800, 800), 48, 1e-3),
 }
@@ -69,11 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
         stages[stage] = {"steps": steps, "batch": batch, "lr": lr, "loss": round(loss, 4), "minutes": round(minutes, 2)}
     nano.model.set_attn_implementation("sdpa")
     answers = {form: round(share, 3) for form, share in measure(nano, max(50, round(2000 * options.scale))).items()}
-    _write(
-        options.output,
-        nano,
-        {**_describe(options, nano), "stages": stages, "answers_right_on_new_scenes": answers},
-    )
+    record = {**_describe(options, nano), "stages": stages, "answers_right_on_new_scenes": answers}
+    if options.name not in FIRST:
+        record["texts_read"] = texts_read(nano, max(12, round(500 * options.scale)))
+    _write(options.output, nano, record)
 
 
 def _start(options: argparse.Namespace) -> Nano:

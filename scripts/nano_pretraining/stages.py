@@ -118,7 +118,7 @@ def train_vision(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[s
 def _letter_loss(
     nano: Nano, features: torch.Tensor, scenes: list[Scene], norm: nn.Module, letter: nn.Module
 ) -> torch.Tensor | float:
-    """Of naming each letter from the patches it lies on: without it, 900 steps told no words apart."""
+    """Of naming each letter from the patches it lies on, for letters come before words; none where none is shown."""
     found = nano.book.letters(scenes)
     if found is None:
         return 0.0
