@@ -1,6 +1,7 @@
 """Pre-train a nano model from nothing on one core: ``python scripts/pretrain_nano.py nano-llava --output DIR``.
 
-The same command gives the same weights on the same machine and versions (one thread, fixed seeds).
+The same command gives the same weights on the same machine and versions (one thread, fixed seeds). Models of the
+second generation (``nano-llava-v2``, ``nano-blip2-v2``, ``nano-internvl2``) learn to read, and facts, besides.
 """
 
 from __future__ import annotations
@@ -17,27 +18,31 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from nano_pretraining.forms import WORDS
+from nano_pretraining.forms import FORMS, WORDS
+from nano_pretraining.lessons import LESSON_WORDS, LESSONS, vocabulary
+from nano_pretraining.pages import PAGE_LAYOUTS, PAGES, Library
+from nano_pretraining.reading import texts_read
 from nano_pretraining.scenes import GlyphBook
 from nano_pretraining.stages import LAYOUTS, measure, train_alignment, train_chatter, train_language, train_vision
 from nano_pretraining.subject import Nano
 
 from commit_tuning.data.nano_iconqa import nano_vocabulary
-from commit_tuning.models.nano import NANO_MODELS, build_model, build_processor, build_tokenizer
+from commit_tuning.models.nano_build import BUILT, build_model, build_processor, build_tokenizer
 
-STAGES = {  # stage: (function, steps, batch, learning rate)
-    "language": (train_language, 3000, 48, 2e-3),
-    "vision": (train_vision, 2500, 48, 2e-3),
-    "alignment": (train_alignment, 1500, 48, 2e-3),
-    "chatter": (train_chatter, 800, 48, 1e-3),
+STAGES = {  # stage: (function, steps of the first generation and of the second, batch, learning rate)
+    "language": (train_language, (3000, 3500), 48, 2e-3),
+    "vision": (train_vision, (2500, 6000), 48, 2e-3),
+    "alignment": (train_alignment, (1500, 2000), 48, 2e-3),
+    "chatter": (train_chatter, (800, 800), 48, 1e-3),
 }
+FIRST = ("nano-llava", "nano-blip2")  # icons alone, in the words of Nano-IconQA; later ones read, and know facts
 PACKAGES = ("torch", "transformers", "tokenizers", "qtawesome", "pillow")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=NANO_MODELS)
+    parser.add_argument("name", choices=BUILT)
     parser.add_argument("--output", type=Path, required=True, help="new folder for weights, tokenizer and record")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of steps of every stage")
@@ -53,27 +58,35 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output.exists():
         raise SystemExit(f"{options.output} exists: give a new folder")
     torch.set_num_threads(1)
-    book = GlyphBook(options.glyphs)
-    tokenizer = build_tokenizer(nano_vocabulary([WORDS]))
-    processor = build_processor(options.name, tokenizer)
-    nano = Nano(options.name, build_model(options.name, len(tokenizer), options.seed), processor, book, options.seed)
+    nano = _start(options)
     stages = {} if options.resume is None else _resume(options.resume, nano)
     nano.model.set_attn_implementation("eager")  # in bfloat16 on a CPU its backward is several times as fast as sdpa's
 
     wanted = list(STAGES)[: list(STAGES).index(options.until) + 1]
     for stage in [stage for stage in wanted if stage not in stages]:
         train, full, batch, lr = STAGES[stage]
-        begun, steps = time.perf_counter(), max(1, round(full * options.scale))
+        begun, steps = time.perf_counter(), max(1, round(full[options.name not in FIRST] * options.scale))
         loss = train(nano, steps, batch, lr, _logger(stage, begun))
         minutes = (time.perf_counter() - begun) / 60
         stages[stage] = {"steps": steps, "batch": batch, "lr": lr, "loss": round(loss, 4), "minutes": round(minutes, 2)}
     nano.model.set_attn_implementation("sdpa")
     answers = {form: round(share, 3) for form, share in measure(nano, max(50, round(2000 * options.scale))).items()}
-    _write(
-        options.output,
-        nano,
-        {**_describe(options, nano), "stages": stages, "answers_right_on_new_scenes": answers},
-    )
+    record = {**_describe(options, nano), "stages": stages, "answers_right_on_new_scenes": answers}
+    if options.name not in FIRST:
+        record["texts_read"] = texts_read(nano, max(12, round(500 * options.scale)))
+    _write(options.output, nano, record)
+
+
+def _start(options: argparse.Namespace) -> Nano:
+    """The untrained model, and what its generation learns from."""
+    first = options.name in FIRST
+    tokenizer = build_tokenizer(nano_vocabulary([WORDS]) if first else vocabulary())
+    processor = build_processor(options.name, tokenizer)
+    pages = max(100, round(PAGES * min(1.0, options.scale)))
+    book = GlyphBook(options.glyphs) if first else Library(options.glyphs, pages, seed=options.seed)
+    lessons = (FORMS, WORDS) if first else (LESSONS, LESSON_WORDS)
+    model = build_model(options.name, len(tokenizer), options.seed)
+    return Nano(options.name, model, processor, book, options.seed, *lessons)
 
 
 def _resume(folder: Path, nano: Nano) -> dict[str, dict[str, object]]:
@@ -95,7 +108,7 @@ def _describe(options: argparse.Namespace, nano: Nano) -> dict[str, object]:
             "glyphs": len(nano.book.glyphs),
             "drawings": nano.book.classes,
             "concepts": len(nano.book.names),
-            "layouts": list(LAYOUTS),
+            "layouts": [*LAYOUTS, *([] if options.name in FIRST else PAGE_LAYOUTS)],
         },
         "parameters": sum(parameter.numel() for parameter in nano.model.parameters()),
         "vocabulary": len(nano.processor.tokenizer),

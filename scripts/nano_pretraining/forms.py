@@ -12,6 +12,9 @@ from nano_pretraining.scenes import COLOURS, Icon, Scene
 Pair = tuple[str, str]
 """Prompt and answer."""
 
+Forms = dict[str, list[Callable[[random.Random, Scene, list[str]], Pair]]]
+"""Layout -> what may be asked about a scene; a form that comes twice is asked twice as often."""
+
 _ENDING = " answer :"
 _WORDINGS = (
     "where is the {} ?",
@@ -30,9 +33,9 @@ WORDS = (
 """Every word of the forms besides the icons' names."""
 
 
-def chatter_words(vocabulary: list[str], names: list[str]) -> list[str]:
+def chatter_words(vocabulary: list[str], names: list[str], asked: str) -> list[str]:
     """Words that say nothing about a picture: all that are neither names nor in one of the forms."""
-    said = {*WORDS.split(), *" ".join(names).split()}
+    said = {*asked.split(), *" ".join(names).split()}
     return [word for word in vocabulary if word not in said]
 
 
@@ -55,7 +58,7 @@ def _reworded(rng: random.Random, prompt: str) -> str:
     return rng.choice(_WORDINGS).format(found[1]) + places
 
 
-def make_pairs(rng: random.Random, scene: Scene, names: list[str], number: int) -> list[Pair]:
+def make_pairs(rng: random.Random, scene: Scene, names: list[str], number: int, forms: Forms) -> list[Pair]:
     """Different prompts about one scene, each with its answer.
 
     Args:
@@ -63,9 +66,10 @@ def make_pairs(rng: random.Random, scene: Scene, names: list[str], number: int) 
         scene: What is shown; every icon has a name.
         names: All names, for options and questions about what is absent.
         number: How many pairs at most.
+        forms: What may be asked: :data:`FORMS`, or more.
     """
-    forms = rng.sample(_FORMS[scene.layout], min(number, len(_FORMS[scene.layout])))
-    return [(f"{prompt}{_ENDING}", answer) for prompt, answer in (form(rng, scene, names) for form in forms)]
+    chosen = rng.sample(forms[scene.layout], min(number, len(forms[scene.layout])))
+    return [(f"{prompt}{_ENDING}", answer) for prompt, answer in (form(rng, scene, names) for form in chosen)]
 
 
 def _name(icon: Icon) -> str:
@@ -153,10 +157,11 @@ def _letters(rng: random.Random, scene: Scene, names: list[str]) -> Pair:
     return "list :", " , ".join(f"{letter} {_name(icon)}" for letter, icon in zip("abcd", scene.icons, strict=True))
 
 
-_FORMS: dict[str, list[Callable[[random.Random, Scene, list[str]], Pair]]] = {
+FORMS: Forms = {
     "single": [_caption, _name_one, _one_of, _is_there],
     "beside": [_two_sides, _at, _at, _where, _one_of, _caption, _colour_of],
     "above": [_two_sides, _at, _at, _where, _one_of, _caption, _colour_of],
     "quarters": [_letters, _at, _where, _where, _where, _one_of, _is_there, _colour_of],
     "scatter": [_inventory, _tally, _tally, _tally_colour, _total, _is_there, _caption],
 }
+"""Of the first generation."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,21 +27,30 @@ _FULL, _HALF, _THIRD = PICTURE_PX, PICTURE_PX // 2, PICTURE_PX // 3
 
 @dataclass(frozen=True)
 class Icon:
-    """One icon of a scene: glyph number, its name (None outside the concepts), colour name, cell and size in pixels."""
+    """One icon of a scene, or a text on a page.
 
-    glyph: int
+    Attributes:
+        glyph: Its number in the book; None on a page, which is painted already.
+        name: Concept or text; None outside the concepts.
+        colour: Name of the colour.
+        cell: x, y, width, height, in pixels: where it may lie, and on a page where it lies.
+        size: Least and greatest side in pixels; None on a page.
+    """
+
+    glyph: int | None
     name: str | None
     colour: str
-    cell: tuple[int, int, int, int]  # x, y, width, height
-    size: tuple[int, int]
+    cell: tuple[int, int, int, int]
+    size: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Icons in a layout: single, beside, above, quarters or scatter."""
+    """Icons in a layout: single, beside, above, quarters or scatter; or a page, which comes painted (uint8, RGB)."""
 
     layout: str
     icons: tuple[Icon, ...]
+    picture: np.ndarray[Any, Any] | None = None
 
 
 class GlyphBook:
@@ -53,6 +63,8 @@ class GlyphBook:
         labels: int64, (glyphs,): concept, or base drawing where there is none.
         classes: Number of labels.
         by_name: Concept -> glyph numbers.
+        names: The concepts.
+        said: Every name of a thing in a scene.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -73,6 +85,23 @@ class GlyphBook:
             if glyph.concept in named:
                 self.by_name.setdefault(str(glyph.concept), []).append(index)
         self.names = sorted(self.by_name)
+        self.said = self.names
+
+    def draw(self, rng: random.Random, layouts: tuple[str, ...], named: float, number: int) -> list[Scene]:
+        """A batch of scenes of random layouts, as :func:`draw_scene` draws them."""
+        return [draw_scene(rng, self, layouts, named) for _ in range(number)]
+
+    def paint(self, scenes: list[Scene], rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Their pixels and the coverage of each icon: :func:`paint`."""
+        return paint(scenes, self, rng)
+
+    def letters(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """Coverage of each letter to be read, its class and its scene's number; None where there is nothing to read."""
+        return None
+
+    def labels_of(self, icons: list[Icon]) -> torch.Tensor:
+        """Class of each icon's drawing: int64."""
+        return self.labels[[icon.glyph for icon in icons]]
 
 
 def _mask(glyph: Glyph) -> torch.Tensor:

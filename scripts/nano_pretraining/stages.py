@@ -11,14 +11,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nano_pretraining.forms import Pair, chatter_words, make_pairs, with_chatter
-from nano_pretraining.scenes import COLOURS, Scene, draw_scene, paint
+from nano_pretraining.forms import FORMS, Pair, chatter_words, with_chatter
+from nano_pretraining.scenes import COLOURS, Scene
 from nano_pretraining.subject import Nano
 from nano_pretraining.symbols import Symbols
 
 LAYOUTS = ("single", "beside", "above", "quarters", "scatter")
 EASY_LAYOUTS, EASY_SHARE = ("quarters",), 0.3  # a tower starts with one layout: on all at once it stays at chance
 PAIRS_PER_PICTURE = 3
+LETTERS = 36  # classes: at least as many as letters and digits occur
 _COLOUR_INDEX = {name: index for index, name in enumerate(COLOURS)}
 
 
@@ -53,13 +54,12 @@ def _optimise(
 def place_positions(nano: Nano) -> None:
     """Start the tower's position embeddings as two-dimensional sines and cosines."""
     hidden = nano.tower.config.hidden_size
-    side = nano.tower.config.image_size // nano.tower.config.patch_size
+    side = nano.patches_per_side
     angles = torch.arange(side)[:, None] * 0.375 * 2 ** (torch.arange(hidden // 4) * 16 / hidden)
     line = 0.5 * torch.cat([angles.sin(), angles.cos()], 1)
     down, across = line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)
     plane = torch.cat([down, across], 2).flatten(0, 1)
-    embeddings: Any = nano.tower.embeddings
-    target = embeddings.position_embedding.weight if nano.llava else embeddings.position_embedding[0]
+    target = nano.position_table
     with torch.no_grad():
         target[1:] = plane
 
@@ -73,18 +73,19 @@ def train_vision(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[s
     """
     chance, rng = random.Random(nano.seed), torch.Generator().manual_seed(nano.seed)
     hidden, symbols = nano.tower.config.hidden_size, Symbols(nano)
-    words = functional.normalize(nano.embeddings_of(nano.book.names).detach(), dim=-1)
+    words = functional.normalize(nano.embeddings_of(nano.book.said).detach(), dim=-1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(nano.seed)
         drawing, colour = nn.Linear(hidden, nano.book.classes), nn.Linear(hidden, len(COLOURS))
+        letter = nn.Linear(hidden, LETTERS)
     norm, scale = nn.LayerNorm(hidden), nn.Parameter(torch.tensor(10.0))
-    index: dict[str | None, int] = {name: number for number, name in enumerate(nano.book.names)}
+    index: dict[str | None, int] = {name: number for number, name in enumerate(nano.book.said)}
     place_positions(nano)
 
     def loss_at(step: int) -> torch.Tensor:
         layouts, named = (EASY_LAYOUTS, 1.0) if step < EASY_SHARE * steps else (LAYOUTS, 0.85)
-        scenes = [draw_scene(chance, nano.book, layouts, named) for _ in range(batch)]
-        pictures, cover = paint(scenes, nano.book, rng)
+        scenes = nano.book.draw(chance, layouts, named, batch)
+        pictures, cover = nano.book.paint(scenes, rng)
         icons = [icon for scene in scenes for icon in scene.icons]
         owners = torch.tensor([index for index, scene in enumerate(scenes) for _ in scene.icons])
         with torch.autocast("cpu", torch.bfloat16):
@@ -92,6 +93,7 @@ def train_vision(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[s
             seen = norm((nano.weights(cover)[:, None] @ features[owners, 1:]).squeeze(1))
             drawings, colours = drawing(seen).float(), colour(seen).float()
             given = nano.given(features).float()
+            reading = _letter_loss(nano, features, scenes, norm, letter)
         numbers = torch.tensor([index.get(icon.name, -100) for icon in icons])
         tones = torch.tensor([_COLOUR_INDEX[icon.colour] for icon in icons])
         icon_of = _fill_slots(owners, cover, batch, nano.slots_per_side)
@@ -99,16 +101,30 @@ def train_vision(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[s
         targets = symbols.vectors(_look_up(numbers, icon_of, -1), tones_there).detach()
         matches = functional.normalize(given, dim=-1) @ words.T * scale
         return (
-            functional.cross_entropy(drawings, nano.book.labels[[icon.glyph for icon in icons]])
+            functional.cross_entropy(drawings, nano.book.labels_of(icons))
             + 0.3 * functional.cross_entropy(colours, tones)
             + functional.cross_entropy(matches.flatten(0, 1), names.flatten())
             + functional.mse_loss(given, targets) / targets.square().mean()
+            + reading
         )
 
     fixed = {id(parameter) for parameter in nano.language_parameters()}
     free = [parameter for parameter in nano.model.parameters() if id(parameter) not in fixed]
     heads = [scale, *(p for head in (norm, drawing, colour) for p in head.parameters())]
+    heads += letter.parameters() if nano.forms is not FORMS else []
     return _optimise([{"params": [*free, *heads], "lr": lr}], loss_at, steps, log)
+
+
+def _letter_loss(
+    nano: Nano, features: torch.Tensor, scenes: list[Scene], norm: nn.Module, letter: nn.Module
+) -> torch.Tensor | float:
+    """Of naming each letter from the patches it lies on, for letters come before words; none where none is shown."""
+    found = nano.book.letters(scenes)
+    if found is None:
+        return 0.0
+    cover, classes, owners = found
+    seen = norm((nano.weights(cover)[:, None] @ features[owners, 1:]).squeeze(1))
+    return functional.cross_entropy(letter(seen).float(), classes)
 
 
 def _fill_slots(owners: torch.Tensor, cover: torch.Tensor, batch: int, side: int) -> torch.Tensor:
@@ -135,8 +151,8 @@ def train_language(nano: Nano, steps: int, batch: int, lr: float, log: Callable[
 
     def loss_at(step: int) -> torch.Tensor:
         layouts = EASY_LAYOUTS if step < EASY_SHARE * steps else LAYOUTS
-        scenes = [draw_scene(chance, nano.book, layouts, named=1.0) for _ in range(batch)]
-        encoded = nano.encode([make_pairs(chance, scene, nano.book.names, PAIRS_PER_PICTURE) for scene in scenes])
+        scenes = nano.book.draw(chance, layouts, 1.0, batch)
+        encoded = nano.encode([nano.pairs(chance, scene, PAIRS_PER_PICTURE) for scene in scenes])
         labels, input_ids = encoded["labels"], encoded["input_ids"]
         inputs = symbols.inputs(input_ids, symbols.vectors(*symbols.lookup(scenes, chance)), rng)
         with torch.autocast("cpu", torch.bfloat16):
@@ -153,8 +169,8 @@ def train_alignment(nano: Nano, steps: int, batch: int, lr: float, log: Callable
 
     def loss_at(step: int) -> torch.Tensor:
         layouts = ("single", *EASY_LAYOUTS) if step < EASY_SHARE * steps else LAYOUTS
-        scenes = [draw_scene(chance, nano.book, layouts, named=1.0) for _ in range(batch)]
-        texts = [make_pairs(chance, scene, nano.book.names, PAIRS_PER_PICTURE) for scene in scenes]
+        scenes = nano.book.draw(chance, layouts, 1.0, batch)
+        texts = [nano.pairs(chance, scene, PAIRS_PER_PICTURE) for scene in scenes]
         return _loss_on_pictures(nano, scenes, texts, rng)
 
     return _optimise(_tower_last(nano, lr), loss_at, steps, log)
@@ -163,18 +179,18 @@ def train_alignment(nano: Nano, steps: int, batch: int, lr: float, log: Callable
 def train_chatter(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[str], None]) -> float:
     """The same with words in the prompts that say nothing, so that a new wording does not throw the model off."""
     chance, rng = random.Random(nano.seed + 4), torch.Generator().manual_seed(nano.seed + 4)
-    words = chatter_words(nano.words, nano.book.names)
+    words = chatter_words(nano.words, nano.book.names, nano.asked)
 
     def loss_at(step: int) -> torch.Tensor:
-        scenes = [draw_scene(chance, nano.book, LAYOUTS, named=1.0) for _ in range(batch)]
-        pairs = [make_pairs(chance, scene, nano.book.names, PAIRS_PER_PICTURE) for scene in scenes]
+        scenes = nano.book.draw(chance, LAYOUTS, 1.0, batch)
+        pairs = [nano.pairs(chance, scene, PAIRS_PER_PICTURE) for scene in scenes]
         return _loss_on_pictures(nano, scenes, [with_chatter(chance, some, words) for some in pairs], rng)
 
     return _optimise(_tower_last(nano, lr), loss_at, steps, log)
 
 
 def _loss_on_pictures(nano: Nano, scenes: list[Scene], texts: list[list[Pair]], rng: torch.Generator) -> torch.Tensor:
-    pixels = nano.pixels(paint(scenes, nano.book, rng)[0])
+    pixels = nano.pixels(nano.book.paint(scenes, rng)[0])
     with torch.autocast("cpu", torch.bfloat16):
         loss: torch.Tensor = nano.model(pixel_values=pixels, **nano.encode(texts)).loss
     return loss
@@ -194,11 +210,11 @@ def measure(nano: Nano, scenes_number: int) -> dict[str, float]:
     chance, rng = random.Random(nano.seed + 3), torch.Generator().manual_seed(nano.seed + 3)
     right: dict[str, list[bool]] = {}
     for _ in range(scenes_number // 50):
-        scenes: list[Scene] = [draw_scene(chance, nano.book, LAYOUTS, named=1.0) for _ in range(50)]
-        texts = [make_pairs(chance, scene, nano.book.names, 1) for scene in scenes]
+        scenes = nano.book.draw(chance, LAYOUTS, 1.0, 50)
+        texts = [nano.pairs(chance, scene, 1) for scene in scenes]
         encoded = nano.encode(texts)
         labels = encoded.pop("labels")[:, 1:]
-        logits = nano.model(pixel_values=nano.pixels(paint(scenes, nano.book, rng)[0]), **encoded).logits[:, :-1]
+        logits = nano.model(pixel_values=nano.pixels(nano.book.paint(scenes, rng)[0]), **encoded).logits[:, :-1]
         hits = ((logits.argmax(-1) == labels) | (labels == -100)).all(1).tolist()
         for scene, [(prompt, _)], hit in zip(scenes, texts, hits, strict=True):
             form = scene.layout + ": " + " ".join(prompt.split()[:2])

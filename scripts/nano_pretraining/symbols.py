@@ -24,7 +24,7 @@ class Symbols:
     def __init__(self, nano: Nano) -> None:
         self._nano = nano
         self._side = nano.slots_per_side
-        self._names = {name: index for index, name in enumerate(nano.book.names)}
+        self._names = {name: index for index, name in enumerate(nano.book.said)}
         self._colours = {name: index for index, name in enumerate(COLOURS)}
         self._places = _place_codes(self._side, nano.model.get_input_embeddings().embedding_dim)
 
@@ -56,19 +56,22 @@ class Symbols:
         embedded = self._nano.model.get_input_embeddings()(input_ids).clone()
         spare = vectors.new_zeros(len(vectors), self._nano.slots - vectors.shape[1], vectors.shape[2])
         filled = torch.cat([vectors, spare], 1)
-        start = int(self._nano.llava)  # after the token of the beginning
+        start = self._nano.before
         embedded[:, start : start + self._nano.slots] = filled + _NOISE * torch.randn(filled.shape, generator=rng)
         return embedded
 
 
 def _covered(icon: Icon, side: int, chance: random.Random) -> list[int]:
-    """Slots whose middle lies under an icon that is put somewhere in its cell."""
-    x, y, width, height = icon.cell
-    size, step = chance.randint(*icon.size), PICTURE_PX / side
-    left, top = x + chance.random() * max(0, width - size), y + chance.random() * max(0, height - size)
+    """Slots whose middle lies under an icon that is put somewhere in its cell, or under a thing on a page."""
+    left, top, width, height = map(float, icon.cell)
+    step = PICTURE_PX / side
+    if icon.size is not None:
+        size = chance.randint(*icon.size)
+        left, top = left + chance.random() * max(0, width - size), top + chance.random() * max(0, height - size)
+        width = height = float(size)
     margin = 0.1 * step
-    columns = [c for c in range(side) if left - margin <= (c + 0.5) * step <= left + size + margin]
-    rows = [r for r in range(side) if top - margin <= (r + 0.5) * step <= top + size + margin]
+    columns = [c for c in range(side) if left - margin <= (c + 0.5) * step <= left + width + margin]
+    rows = [r for r in range(side) if top - margin <= (r + 0.5) * step <= top + height + margin]
     return [row * side + column for row in rows for column in columns]
 
 

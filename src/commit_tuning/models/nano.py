@@ -1,8 +1,8 @@
-"""Two vision-language models of about one million parameters, for experiments that take seconds on one core.
+"""Vision-language models of about one million parameters, for experiments that take seconds on one core.
 
-Both are plain transformers models in the structure of their large namesakes (LLaVA-1.5, Liu et al. 2023; BLIP-2,
-Li et al. 2023) with real processors, so whatever works with them works with the large ones. Their weights come with
-the package; ``scripts/pretrain_nano.py`` made them.
+All are plain transformers models in the structure of their large namesakes (LLaVA-1.5, Liu et al. 2023; BLIP-2,
+Li et al. 2023; InternVL2, Chen et al. 2024) with real processors, so whatever works with them works with the large
+ones. Their weights come with the package; ``scripts/pretrain_nano.py`` made them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from commit_tuning.errors import PartitionError, UserError
-from commit_tuning.models.nano_build import NANO_MODELS, build_model, build_processor, build_tokenizer, known
+from commit_tuning.models.nano_build import (
+    NANO_MODELS,
+    WEIGHTS_FOLDER,
+    build_model,
+    build_processor,
+    build_tokenizer,
+    known,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -29,9 +36,6 @@ __all__ = [
     "load_processor",
 ]
 
-WEIGHTS_FOLDER = Path(__file__).parent / "weights"
-"""Holds one folder for each nano model, as ``save_pretrained`` writes it."""
-
 
 def load_nano(name: str, pretrained: bool = True) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Nano model in evaluation mode (fp32, CPU) and its processor, from the package's own files.
@@ -43,13 +47,13 @@ def load_nano(name: str, pretrained: bool = True) -> tuple[PreTrainedModel, Proc
     Raises:
         UserError: Unknown name.
     """
-    from transformers import Blip2ForConditionalGeneration, LlavaForConditionalGeneration
+    from transformers import AutoModelForMultimodalLM
 
     processor = load_processor(known(name))
     if not pretrained:
         return build_model(name, len(processor.tokenizer)), processor
-    cls: Any = LlavaForConditionalGeneration if name == "nano-llava" else Blip2ForConditionalGeneration
-    return cls.from_pretrained(WEIGHTS_FOLDER / name, local_files_only=True, dtype="float32").eval(), processor
+    folder = WEIGHTS_FOLDER / name
+    return AutoModelForMultimodalLM.from_pretrained(folder, local_files_only=True, dtype="float32").eval(), processor
 
 
 def load_model(name_or_path: str | Path) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -84,6 +88,8 @@ def load_processor(name_or_path: str | Path) -> ProcessorMixin:
         UserError: Neither a nano name nor something that transformers can load.
     """
     from transformers import AutoProcessor
+
+    import commit_tuning.models.nano_internvl  # noqa: F401  (registers its processor)
 
     if str(name_or_path) in NANO_MODELS:
         folder = WEIGHTS_FOLDER / str(name_or_path)

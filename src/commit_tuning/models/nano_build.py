@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commit_tuning.errors import UserError
@@ -16,19 +17,28 @@ if TYPE_CHECKING:
         ProcessorMixin,
     )
 
-NANO_MODELS: tuple[str, ...] = ("nano-llava", "nano-blip2")
-"""Names of the nano models."""
+BUILT: tuple[str, ...] = ("nano-llava", "nano-blip2", "nano-llava-v2", "nano-blip2-v2", "nano-internvl2")
+"""What can be built. Models of the second generation (v2, and InternVL2) have the vocabulary of three datasets."""
+
+WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+"""Holds one folder for each nano model, as ``save_pretrained`` writes it."""
+
+NANO_MODELS: tuple[str, ...] = tuple(name for name in BUILT if (WEIGHTS_FOLDER / name).is_dir())
+"""Names of the nano models whose weights come with the package."""
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 """Token ids 0 to 4 of every nano tokenizer."""
 
-PAD, BOS, EOS, _, _IMAGE = range(len(SPECIAL_TOKENS))
-_PATCHES, _PATCH_PX = 6, 11  # per side; pixels
-_IMAGE_PX = _PATCHES * _PATCH_PX
+PAD, BOS, EOS, _, IMAGE = range(len(SPECIAL_TOKENS))
+PATCHES, PATCH_PX = 6, 11  # per side; pixels
+IMAGE_PX = PATCHES * PATCH_PX
 _BLIP2_QUERIES = 12
 MAX_POSITIONS = 128
 INIT = 0.09  # standard deviation of fresh weights: about 1 / sqrt(width); the usual 0.02 is for wide models
-_MEAN, _STD = [0.94] * 3, [0.3] * 3  # of pixels: nearly all of a picture is light background, which becomes zero
+IMAGE_MEAN, IMAGE_STD = (
+    [0.94] * 3,
+    [0.3] * 3,
+)  # of pixels: nearly all of a picture is light background, which becomes zero
 
 
 def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -60,25 +70,29 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def build_processor(name: str, tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
-    """LlavaProcessor or Blip2Processor over a tokenizer and a PIL image processor.
+    """LlavaProcessor, Blip2Processor or InternVLProcessor over a tokenizer and a PIL image processor.
 
     Raises:
         UserError: Unknown name.
     """
-    if known(name) == "nano-llava":
+    if family(name) == "nano-internvl2":
+        from commit_tuning.models.nano_internvl import build_internvl_processor
+
+        return build_internvl_processor(tokenizer)
+    if family(name) == "nano-llava":
         from transformers import LlavaProcessor
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
         images = CLIPImageProcessorPil(
-            size={"shortest_edge": _IMAGE_PX},
-            crop_size={"height": _IMAGE_PX, "width": _IMAGE_PX},
-            image_mean=_MEAN,
-            image_std=_STD,
+            size={"shortest_edge": IMAGE_PX},
+            crop_size={"height": IMAGE_PX, "width": IMAGE_PX},
+            image_mean=IMAGE_MEAN,
+            image_std=IMAGE_STD,
         )
         llava: ProcessorMixin = LlavaProcessor(
-            image_processor=images,
-            tokenizer=tokenizer,
-            patch_size=_PATCH_PX,
+            images,
+            tokenizer,
+            patch_size=PATCH_PX,
             vision_feature_select_strategy="default",
             num_additional_image_tokens=1,
         )
@@ -86,13 +100,9 @@ def build_processor(name: str, tokenizer: PreTrainedTokenizerFast) -> ProcessorM
     from transformers import Blip2Processor
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-    blip2: ProcessorMixin = Blip2Processor(
-        image_processor=BlipImageProcessorPil(
-            size={"height": _IMAGE_PX, "width": _IMAGE_PX}, image_mean=_MEAN, image_std=_STD
-        ),
-        tokenizer=tokenizer,
-        num_query_tokens=_BLIP2_QUERIES,
-    )
+    side = {"height": IMAGE_PX, "width": IMAGE_PX}
+    pictures = BlipImageProcessorPil(size=side, image_mean=IMAGE_MEAN, image_std=IMAGE_STD)
+    blip2: ProcessorMixin = Blip2Processor(pictures, tokenizer, num_query_tokens=_BLIP2_QUERIES)
     return blip2
 
 
@@ -100,7 +110,7 @@ def build_model(name: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
     """Untrained model, the same for the same seed; the global random state is left as it was.
 
     Args:
-        name: One of :data:`NANO_MODELS`.
+        name: One of :data:`BUILT`.
         vocab_size: Number of tokens.
         seed: Of the initial weights.
 
@@ -109,7 +119,10 @@ def build_model(name: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
     """
     import torch
 
-    build = _build_llava if known(name) == "nano-llava" else _build_blip2
+    if family(name) == "nano-internvl2":
+        from commit_tuning.models.nano_internvl import build_internvl as build
+    else:
+        build = {"nano-llava": _build_llava, "nano-blip2": _build_blip2}[family(name)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(vocab_size).eval()
@@ -126,6 +139,17 @@ def known(name: str) -> str:
     return name
 
 
+def family(name: str) -> str:
+    """What a nano model is built as: the name without its generation, so ``nano-llava`` of ``nano-llava-v2``.
+
+    Raises:
+        UserError: No such nano model can be built.
+    """
+    if name not in BUILT:
+        raise UserError(f"unknown nano model {name!r}: give one of {', '.join(BUILT)}")
+    return name.removesuffix("-v2")
+
+
 def _build_llava(vocab_size: int) -> LlavaForConditionalGeneration:
     """CLIP tower (features of the last layer but one, as in LLaVA-1.5), two-layer projector, Llama."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
@@ -135,8 +159,8 @@ def _build_llava(vocab_size: int) -> LlavaForConditionalGeneration:
         intermediate_size=384,
         num_hidden_layers=4,
         num_attention_heads=3,
-        image_size=_IMAGE_PX,
-        patch_size=_PATCH_PX,
+        image_size=IMAGE_PX,
+        patch_size=PATCH_PX,
         projection_dim=96,
         hidden_act="gelu",
         initializer_range=INIT,
@@ -158,8 +182,8 @@ def _build_llava(vocab_size: int) -> LlavaForConditionalGeneration:
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=_IMAGE,
-        image_seq_length=_PATCHES**2,
+        image_token_index=IMAGE,
+        image_seq_length=PATCHES**2,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         tie_word_embeddings=True,
@@ -183,8 +207,8 @@ def _build_blip2(vocab_size: int) -> Blip2ForConditionalGeneration:
         intermediate_size=384,
         num_hidden_layers=3,
         num_attention_heads=3,
-        image_size=_IMAGE_PX,
-        patch_size=_PATCH_PX,
+        image_size=IMAGE_PX,
+        patch_size=PATCH_PX,
         initializer_range=INIT,
     )
     qformer = Blip2QFormerConfig(
@@ -218,7 +242,7 @@ def _build_blip2(vocab_size: int) -> Blip2ForConditionalGeneration:
         qformer_config=qformer,
         text_config=text,
         num_query_tokens=_BLIP2_QUERIES,
-        image_token_index=_IMAGE,
+        image_token_index=IMAGE,
     )
     model = Blip2ForConditionalGeneration(config)
     torch.nn.init.normal_(model.query_tokens, std=INIT)  # zeros, as transformers leaves them, would stay alike

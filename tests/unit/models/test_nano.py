@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -14,9 +15,25 @@ import pytest
 import torch
 from PIL import Image
 
+from commit_tuning import CoMMITConfig, Coordinator, partition_model
+from commit_tuning.config import PROJECTOR_PLACES
+from commit_tuning.core import reference
+from commit_tuning.data.collate import VisionCollator
+from commit_tuning.data.nano_aokvqa import nano_aokvqa_vocabulary
 from commit_tuning.data.nano_iconqa import nano_vocabulary
+from commit_tuning.data.nano_questions import word_samples
+from commit_tuning.data.nano_textvqa import nano_textvqa_vocabulary
 from commit_tuning.errors import UserError
-from commit_tuning.models.nano import NANO_MODELS, WEIGHTS_FOLDER, build_model, load_model, load_nano
+from commit_tuning.models.forward import TransformersForward
+from commit_tuning.models.nano import (
+    NANO_MODELS,
+    WEIGHTS_FOLDER,
+    build_model,
+    build_processor,
+    build_tokenizer,
+    load_model,
+    load_nano,
+)
 
 REPOSITORY = Path(__file__).parents[3]
 PROMPT = "Which icon do you see? Options: heart, star, key, bus. Answer:"
@@ -29,8 +46,19 @@ def loaded(request):
     return (request.param, *load_nano(request.param))
 
 
+@pytest.fixture(scope="module")
+def internvl():
+    tokenizer = build_tokenizer(nano_vocabulary())
+    processor = build_processor("nano-internvl2", tokenizer)
+    return build_model("nano-internvl2", len(tokenizer)), processor
+
+
+def asked(name):
+    return PROMPT if "blip2" in name else f"<image>\n{PROMPT}"
+
+
 def ask(name, model, processor, **options):
-    text = f"<image>\n{PROMPT}" if name == "nano-llava" else PROMPT
+    text = asked(name)
     picture = Image.new("RGB", (64, 64), (240, 250, 255))
     batch = processor(images=[picture], text=[text], return_tensors="pt")
     tokens = model.generate(**batch, do_sample=False, max_new_tokens=4, **options)
@@ -46,7 +74,7 @@ def test_about_a_million_parameters_in_at_most_six_megabytes(loaded):
 def test_answers_with_words_of_the_vocabulary(loaded):
     answer = ask(*loaded)
     assert answer
-    assert set(answer.split()) <= set(nano_vocabulary())
+    assert set(answer.split()) <= set(loaded[2].tokenizer.get_vocab())
 
 
 def test_every_word_survives_the_tokenizer(loaded):
@@ -77,7 +105,7 @@ def test_saved_and_loaded_again_it_says_the_same(loaded, tmp_path):
 
 def test_pictures_change_the_prediction(loaded):
     name, model, processor = loaded
-    text = [f"<image>\n{PROMPT}" if name == "nano-llava" else PROMPT] * 2
+    text = [asked(name)] * 2
     pictures = [Image.new("RGB", (64, 64), "white"), Image.effect_noise((64, 64), 90).convert("RGB")]
     with torch.no_grad():
         white, noise = model(**processor(images=pictures, text=text, return_tensors="pt")).logits[:, -1]
@@ -88,6 +116,53 @@ def test_every_number_is_finite_and_32_bit(loaded):
     for key, parameter in loaded[1].named_parameters():
         assert parameter.dtype == torch.float32, key
         assert parameter.isfinite().all(), key
+
+
+def test_internvl_in_about_a_million_parameters_reads_nine_tokens_of_a_picture(internvl):
+    model, processor = internvl
+    assert 0.7e6 < sum(parameter.numel() for parameter in model.parameters()) < 1.3e6
+    batch = VisionCollator(processor)(word_samples(2))
+    rows = [
+        [t for t in row if t != "<pad>"] for row in map(processor.tokenizer.convert_ids_to_tokens, batch["input_ids"])
+    ]
+    assert [row[:12] for row in rows] == [["<s>", "<img>", *["<image>"] * 9, "</img>"]] * 2
+    assert model(**batch).loss.isfinite()
+
+
+def test_internvl_saved_and_loaded_again_says_the_same(internvl, tmp_path):
+    model, processor = internvl
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, processor_again = load_model(tmp_path)
+    assert type(processor_again) is type(processor)
+    assert ask("nano-internvl2", again, processor_again) == ask("nano-internvl2", model, processor)
+
+
+def test_internvl_features_are_reused_and_give_the_same_logits(internvl):
+    model, processor = internvl
+    batch = VisionCollator(processor)(word_samples(3))
+    mask = batch["labels"] != -100
+    probe = TransformersForward(model)
+    with torch.no_grad():
+        features = probe.features(batch)
+        assert set(features) == {"vision"}
+        fast, slow = probe.logits(batch, mask, features), TransformersForward(model, False).logits(batch, mask, {})
+    assert torch.allclose(fast, slow, atol=1e-5)
+
+
+@pytest.mark.parametrize("projector", PROJECTOR_PLACES)
+def test_internvl_drifts_are_those_of_the_reference(internvl, projector):
+    model = copy.deepcopy(internvl[0]).double()
+    batch = VisionCollator(internvl[1])(word_samples(2))
+    batch["pixel_values"] = batch["pixel_values"].double()
+    partition = partition_model(model, projector)
+    config = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
+    coordinator = Coordinator(model, torch.optim.AdamW(partition.param_groups(lr=1e-3)), config, partition)
+    model(**batch).loss.backward()
+    before = copy.deepcopy(model)
+    coordinator.step(batch)
+    modules = {module: list(partition.named_parameters(module)) for module in partition}
+    assert coordinator.drift == pytest.approx(reference.module_drifts(before, model, modules, batch), rel=1e-6)
 
 
 @each_model
@@ -138,6 +213,18 @@ def test_unknown_name_is_told_the_known_ones(load):
 def test_folder_without_a_model_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="cannot be loaded"):
         load_model(tmp_path)
+
+
+def test_second_generation_is_pretrained_from_end_to_end(tmp_path):
+    command = [sys.executable, "scripts/pretrain_nano.py", "nano-internvl2", "--scale", "0.0005", "--glyphs", "120"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
+    subprocess.run([*command, "--output", tmp_path / "m"], cwd=REPOSITORY, env=environment, check=True)
+    model, processor = load_model(tmp_path / "m")
+    words = {*nano_vocabulary(), *nano_textvqa_vocabulary(), *nano_aokvqa_vocabulary()}
+    assert words <= set(processor.tokenizer.get_vocab())
+    assert model.get_input_embeddings().num_embeddings == len(processor.tokenizer)
+    record = json.loads((tmp_path / "m" / "PRETRAINING.json").read_text("utf-8"))
+    assert {"sign", "labels", "plates"} <= set(record["data"]["layouts"])
 
 
 @each_model
