@@ -17,34 +17,54 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from nano_pretraining import sound_stages, stages
 from nano_pretraining.forms import WORDS
+from nano_pretraining.listener import Listener
 from nano_pretraining.scenes import GlyphBook
-from nano_pretraining.stages import LAYOUTS, measure, train_alignment, train_chatter, train_language, train_vision
+from nano_pretraining.sound_forms import WORDS as SOUND_WORDS
+from nano_pretraining.sound_scenes import SoundBook
 from nano_pretraining.subject import Nano
 
+from commit_tuning.data.nano_clothoaqa import nano_clothoaqa_vocabulary
 from commit_tuning.data.nano_iconqa import nano_vocabulary
-from commit_tuning.models.nano import NANO_MODELS, build_model, build_processor, build_tokenizer
+from commit_tuning.data.nano_macs import nano_macs_vocabulary
+from commit_tuning.data.nano_songdescriber import nano_songdescriber_vocabulary
+from commit_tuning.models.nano_build import NANO_BUILDS, build_model, build_processor, build_tokenizer
+from commit_tuning.models.nano_salmonn import build_salmonn_tokenizer
 
-STAGES = {  # stage: (function, steps, batch, learning rate)
-    "language": (train_language, 3000, 48, 2e-3),
-    "vision": (train_vision, 2500, 48, 2e-3),
-    "alignment": (train_alignment, 1500, 48, 2e-3),
-    "chatter": (train_chatter, 800, 48, 1e-3),
+PICTURE_STAGES = {  # stage: (function, steps, batch, learning rate)
+    "language": (stages.train_language, 3000, 48, 2e-3),
+    "vision": (stages.train_vision, 2500, 48, 2e-3),
+    "alignment": (stages.train_alignment, 1500, 48, 2e-3),
+    "chatter": (stages.train_chatter, 800, 48, 1e-3),
 }
-PACKAGES = ("torch", "transformers", "tokenizers", "qtawesome", "pillow")
+SOUND_STAGES = {
+    "language": (sound_stages.train_language, 2500, 32, 2e-3),
+    "hearing": (sound_stages.train_hearing, 3000, 32, 2e-3),
+    "alignment": (sound_stages.train_alignment, 1500, 32, 1e-3),
+}
+STAGES = {name: SOUND_STAGES if name == "nano-salmonn" else PICTURE_STAGES for name in NANO_BUILDS}
+PACKAGES = ("torch", "transformers", "tokenizers")
+PICTURE_PACKAGES, SOUND_PACKAGES = ("qtawesome", "pillow"), ("pretty_midi", "soxr")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=NANO_MODELS)
+    parser.add_argument("name", choices=NANO_BUILDS)
     parser.add_argument("--output", type=Path, required=True, help="new folder for weights, tokenizer and record")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of steps of every stage")
     parser.add_argument("--glyphs", type=int, default=None, help="use this many glyphs only (for a quick trial)")
     parser.add_argument("--resume", type=Path, help="folder of an earlier run whose stages need not be done again")
-    parser.add_argument("--until", choices=STAGES, default=list(STAGES)[-1], help="last stage to do")
-    return parser.parse_args(arguments)
+    parser.add_argument("--clips", type=int, default=None, help="use this many clips of a sound (for a quick trial)")
+    parser.add_argument(
+        "--until", choices={**PICTURE_STAGES, **SOUND_STAGES}, help="last stage to do; all if not given"
+    )
+    options = parser.parse_args(arguments)
+    if options.until and options.until not in STAGES[options.name]:
+        parser.error(f"{options.name} has the stages {', '.join(STAGES[options.name])}")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -53,53 +73,56 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output.exists():
         raise SystemExit(f"{options.output} exists: give a new folder")
     torch.set_num_threads(1)
-    book = GlyphBook(options.glyphs)
-    tokenizer = build_tokenizer(nano_vocabulary([WORDS]))
-    processor = build_processor(options.name, tokenizer)
-    nano = Nano(options.name, build_model(options.name, len(tokenizer), options.seed), processor, book, options.seed)
-    stages = {} if options.resume is None else _resume(options.resume, nano)
+    nano = _subject(options)
+    done = {} if options.resume is None else _resume(options.resume, nano)
     nano.model.set_attn_implementation("eager")  # in bfloat16 on a CPU its backward is several times as fast as sdpa's
 
-    wanted = list(STAGES)[: list(STAGES).index(options.until) + 1]
-    for stage in [stage for stage in wanted if stage not in stages]:
-        train, full, batch, lr = STAGES[stage]
+    plan = STAGES[options.name]
+    wanted = list(plan)[: list(plan).index(options.until) + 1] if options.until else list(plan)
+    for stage in [stage for stage in wanted if stage not in done]:
+        train, full, batch, lr = plan[stage]
         begun, steps = time.perf_counter(), max(1, round(full * options.scale))
         loss = train(nano, steps, batch, lr, _logger(stage, begun))
         minutes = (time.perf_counter() - begun) / 60
-        stages[stage] = {"steps": steps, "batch": batch, "lr": lr, "loss": round(loss, 4), "minutes": round(minutes, 2)}
+        done[stage] = {"steps": steps, "batch": batch, "lr": lr, "loss": round(loss, 4), "minutes": round(minutes, 2)}
     nano.model.set_attn_implementation("sdpa")
+    measure = sound_stages.measure if isinstance(nano, Listener) else stages.measure
     answers = {form: round(share, 3) for form, share in measure(nano, max(50, round(2000 * options.scale))).items()}
-    _write(
-        options.output,
-        nano,
-        {**_describe(options, nano), "stages": stages, "answers_right_on_new_scenes": answers},
-    )
+    _write(options.output, nano, {**_describe(options, nano), "stages": done, "answers_right_on_new_scenes": answers})
 
 
-def _resume(folder: Path, nano: Nano) -> dict[str, dict[str, object]]:
+def _subject(options: argparse.Namespace) -> Nano | Listener:
+    """The untrained model with what it is trained on."""
+    if options.name == "nano-salmonn":
+        words = {*nano_clothoaqa_vocabulary(), *nano_macs_vocabulary(), *nano_songdescriber_vocabulary()}
+        tokenizer = build_salmonn_tokenizer({*words, *SOUND_WORDS.split()})
+    else:
+        tokenizer = build_tokenizer(nano_vocabulary([WORDS]))
+    model, processor = build_model(options.name, len(tokenizer), options.seed), build_processor(options.name, tokenizer)
+    if options.name == "nano-salmonn":
+        return Listener(model, processor, SoundBook(options.seed, options.clips), options.seed)
+    return Nano(options.name, model, processor, GlyphBook(options.glyphs), options.seed)
+
+
+def _resume(folder: Path, nano: Nano | Listener) -> dict[str, dict[str, object]]:
     """Take over the weights of an earlier run; returns the record of its stages (each has its own chance)."""
     nano.model.load_state_dict(nano.model.from_pretrained(folder, dtype="float32").state_dict())
-    stages: dict[str, dict[str, object]] = json.loads((folder / "PRETRAINING.json").read_text("utf-8"))["stages"]
-    return stages
+    done: dict[str, dict[str, object]] = json.loads((folder / "PRETRAINING.json").read_text("utf-8"))["stages"]
+    return done
 
 
-def _describe(options: argparse.Namespace, nano: Nano) -> dict[str, object]:
+def _describe(options: argparse.Namespace, nano: Nano | Listener) -> dict[str, object]:
     """What was asked for, and with what: the first part of PRETRAINING.json."""
-    changed = {"scale": options.scale if options.scale != 1 else None, "glyphs": options.glyphs}
+    changed = {"scale": options.scale if options.scale != 1 else None, "glyphs": options.glyphs, "clips": options.clips}
+    packages = (*PACKAGES, *(SOUND_PACKAGES if isinstance(nano, Listener) else PICTURE_PACKAGES))
     extra = "".join(f" --{key} {value}" for key, value in changed.items() if value is not None)
     return {
         "command": f"python scripts/pretrain_nano.py {options.name} --output DIR --seed {options.seed}{extra}",
         "seed": options.seed,
-        "data": {
-            "family": "mdi (Material Design Icons 5 and 6)",
-            "glyphs": len(nano.book.glyphs),
-            "drawings": nano.book.classes,
-            "concepts": len(nano.book.names),
-            "layouts": list(LAYOUTS),
-        },
+        "data": nano.describe(),
         "parameters": sum(parameter.numel() for parameter in nano.model.parameters()),
         "vocabulary": len(nano.processor.tokenizer),
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
         "machine": {"architecture": platform.machine(), "threads": torch.get_num_threads()},
     }
 
@@ -108,7 +131,7 @@ def _logger(stage: str, begun: float) -> Callable[[str], None]:
     return lambda text: print(f"{stage}: {text} ({time.perf_counter() - begun:.0f} s)", file=sys.stderr, flush=True)
 
 
-def _write(output: Path, nano: Nano, record: dict[str, object]) -> None:
+def _write(output: Path, nano: Nano | Listener, record: dict[str, object]) -> None:
     """Write beside the output and rename, so that a half-written folder never has its name."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:

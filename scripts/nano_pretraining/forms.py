@@ -30,9 +30,9 @@ WORDS = (
 """Every word of the forms besides the icons' names."""
 
 
-def chatter_words(vocabulary: list[str], names: list[str]) -> list[str]:
-    """Words that say nothing about a picture: all that are neither names nor in one of the forms."""
-    said = {*WORDS.split(), *" ".join(names).split()}
+def chatter_words(vocabulary: list[str], names: list[str], forms: str) -> list[str]:
+    """Words that say nothing about a picture or sound: all that are neither names nor in one of the forms."""
+    said = {*forms.split(), *" ".join(names).split()}
     return [word for word in vocabulary if word not in said]
 
 

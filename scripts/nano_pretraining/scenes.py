@@ -17,6 +17,7 @@ from torch.nn import functional
 from commit_tuning.data.icons import SPLIT_FAMILIES, Glyph, concepts, load_glyphs, render_glyph
 from commit_tuning.data.nano_questions import COLOURS
 
+LAYOUTS = ("single", "beside", "above", "quarters", "scatter")
 PICTURE_PX = 64
 MASTER_PX = 48
 MAX_ICONS = 9

@@ -1,7 +1,7 @@
-"""Two vision-language models of about one million parameters, for experiments that take seconds on one core.
+"""Multimodal models of about one million parameters, for experiments that take seconds to minutes on one core.
 
-Both are plain transformers models in the structure of their large namesakes (LLaVA-1.5, Liu et al. 2023; BLIP-2,
-Li et al. 2023) with real processors, so whatever works with them works with the large ones. Their weights come with
+They have the structure of their large namesakes (LLaVA-1.5, Liu et al. 2023; BLIP-2, Li et al. 2023; SALMONN,
+Tang et al. 2024) with real processors, so whatever works with them works with the large ones. Their weights come with
 the package; ``scripts/pretrain_nano.py`` made them.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from commit_tuning.errors import UserError
 from commit_tuning.models.nano_build import NANO_MODELS, build_model, build_processor, build_tokenizer, known
@@ -43,13 +43,14 @@ def load_nano(name: str, pretrained: bool = True) -> tuple[PreTrainedModel, Proc
     Raises:
         UserError: Unknown name.
     """
-    from transformers import Blip2ForConditionalGeneration, LlavaForConditionalGeneration
+    from transformers import AutoModelForMultimodalLM
 
     processor = load_processor(known(name))
     if not pretrained:
         return build_model(name, len(processor.tokenizer)), processor
-    cls: Any = LlavaForConditionalGeneration if name == "nano-llava" else Blip2ForConditionalGeneration
-    return cls.from_pretrained(WEIGHTS_FOLDER / name, local_files_only=True, dtype="float32").eval(), processor
+    folder = WEIGHTS_FOLDER / name
+    model = AutoModelForMultimodalLM.from_pretrained(folder, local_files_only=True, dtype="float32")
+    return model.eval(), processor
 
 
 def load_model(name_or_path: str | Path) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -61,8 +62,6 @@ def load_model(name_or_path: str | Path) -> tuple[PreTrainedModel, ProcessorMixi
     if str(name_or_path) in NANO_MODELS:
         return load_nano(str(name_or_path))
     from transformers import AutoModelForMultimodalLM
-
-    import commit_tuning.models.salmonn  # noqa: F401  (registers its classes)
 
     processor = load_processor(name_or_path)
     with _explained(name_or_path):
@@ -76,6 +75,8 @@ def load_processor(name_or_path: str | Path) -> ProcessorMixin:
         UserError: Neither a nano name nor something that transformers can load.
     """
     from transformers import AutoProcessor
+
+    import commit_tuning.models.salmonn  # noqa: F401  (registers its classes)
 
     if str(name_or_path) in NANO_MODELS:
         folder = WEIGHTS_FOLDER / str(name_or_path)

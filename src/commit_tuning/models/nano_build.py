@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from commit_tuning.errors import UserError
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     )
 
 NANO_MODELS: tuple[str, ...] = ("nano-llava", "nano-blip2")
-"""Names of the nano models."""
+"""Names of the nano models whose weights come with the package."""
+
+NANO_BUILDS = tuple(dict.fromkeys((*NANO_MODELS, "nano-salmonn")))
+"""Names of the nano models that can be built and pre-trained."""
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 """Token ids 0 to 4 of every nano tokenizer."""
@@ -60,12 +63,17 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def build_processor(name: str, tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
-    """LlavaProcessor or Blip2Processor over a tokenizer and a PIL image processor.
+    """LlavaProcessor or Blip2Processor over a tokenizer and a PIL image processor, or a SalmonnProcessor.
 
     Raises:
         UserError: Unknown name.
     """
-    if known(name) == "nano-llava":
+    if known(name, NANO_BUILDS) == "nano-salmonn":
+        from commit_tuning.models.nano_salmonn import build_salmonn_processor
+
+        salmonn: ProcessorMixin = build_salmonn_processor(tokenizer)
+        return salmonn
+    if name == "nano-llava":
         from transformers import LlavaProcessor
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -100,7 +108,7 @@ def build_model(name: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
     """Untrained model, the same for the same seed; the global random state is left as it was.
 
     Args:
-        name: One of :data:`NANO_MODELS`.
+        name: One of :data:`NANO_BUILDS`.
         vocab_size: Number of tokens.
         seed: Of the initial weights.
 
@@ -109,21 +117,33 @@ def build_model(name: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
     """
     import torch
 
-    build = _build_llava if known(name) == "nano-llava" else _build_blip2
+    build: Callable[[int], PreTrainedModel] = {
+        "nano-llava": _build_llava,
+        "nano-blip2": _build_blip2,
+        "nano-salmonn": _build_salmonn,
+    }[known(name, NANO_BUILDS)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(vocab_size).eval()
 
 
-def known(name: str) -> str:
+def known(name: str, among: tuple[str, ...] = NANO_MODELS) -> str:
     """The name itself.
 
     Raises:
-        UserError: It is none of :data:`NANO_MODELS`.
+        UserError: It is none of the names.
     """
-    if name not in NANO_MODELS:
-        raise UserError(f"unknown nano model {name!r}: give one of {', '.join(NANO_MODELS)}")
+    if name not in among:
+        raise UserError(f"unknown nano model {name!r}: give one of {', '.join(among)}")
     return name
+
+
+def _build_salmonn(vocab_size: int) -> PreTrainedModel:
+    from commit_tuning.models.nano_salmonn import salmonn_config
+    from commit_tuning.models.salmonn import SalmonnForConditionalGeneration
+
+    model: PreTrainedModel = SalmonnForConditionalGeneration(salmonn_config(vocab_size))
+    return model
 
 
 def _build_llava(vocab_size: int) -> LlavaForConditionalGeneration:

@@ -17,6 +17,7 @@ from PIL import Image
 from commit_tuning.data.nano_iconqa import nano_vocabulary
 from commit_tuning.errors import UserError
 from commit_tuning.models.nano import NANO_MODELS, WEIGHTS_FOLDER, build_model, load_model, load_nano
+from commit_tuning.models.nano_build import NANO_BUILDS
 
 REPOSITORY = Path(__file__).parents[3]
 PROMPT = "Which icon do you see? Options: heart, star, key, bus. Answer:"
@@ -140,18 +141,28 @@ def test_folder_without_a_model_is_a_user_error(tmp_path):
         load_model(tmp_path)
 
 
-@each_model
+@pytest.mark.parametrize("name", NANO_BUILDS)
 def test_pretraining_in_two_parts_makes_the_same_model(name, tmp_path):
     whole, part, rest = tmp_path / "whole", tmp_path / "part", tmp_path / "rest"
-    command = [sys.executable, "scripts/pretrain_nano.py", name, "--scale", "0.001", "--glyphs", "120", "--output"]
+    until, few = ("hearing", "--clips") if name == "nano-salmonn" else ("vision", "--glyphs")
+    few = [few, "4" if name == "nano-salmonn" else "120"]
+    command = [sys.executable, "scripts/pretrain_nano.py", name, "--scale", "0.001", *few, "--output"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
-    for options in ([whole], [part, "--until", "vision"], [rest, "--resume", part]):
+    for options in ([whole], [part, "--until", until], [rest, "--resume", part]):
         subprocess.run([*command, *map(str, options)], cwd=REPOSITORY, env=environment, check=True, capture_output=True)
     weights = [(folder / "model.safetensors").read_bytes() for folder in (whole, part, rest)]
     assert weights[0] == weights[2] != weights[1]
     assert not list(tmp_path.glob(".*"))
-    model, _ = load_model(whole)
-    shipped, _ = load_nano(name)
+    model, processor = load_model(whole)
+    built = build_model(name, len(processor.tokenizer))
     assert {key: value.shape for key, value in model.state_dict().items()} == {
-        key: value.shape for key, value in shipped.state_dict().items()
+        key: value.shape for key, value in built.state_dict().items()
     }
+
+
+def test_nano_salmonn_hears_as_often_through_both_encoders():
+    model = build_model("nano-salmonn", 150)
+    with torch.no_grad():
+        speech, audio, _ = model.model.audio_tower(torch.zeros(1, 40, 400), torch.zeros(1, 398, 32), None)
+    assert 0 <= speech.shape[1] - audio.shape[1] <= 4  # so a window's features of both are of the same time
+    assert 0.7e6 < sum(parameter.numel() for parameter in model.parameters()) < 1.3e6
