@@ -39,9 +39,9 @@ PICTURE_STAGES = {  # stage: (function, steps, batch, learning rate)
     "chatter": (stages.train_chatter, 800, 48, 1e-3),
 }
 SOUND_STAGES = {
-    "language": (sound_stages.train_language, 2500, 32, 2e-3),
-    "hearing": (sound_stages.train_hearing, 3000, 32, 2e-3),
-    "alignment": (sound_stages.train_alignment, 1500, 32, 1e-3),
+    "language": (sound_stages.train_language, 1000, 32, 2e-3),
+    "hearing": (sound_stages.train_hearing, 1800, 32, 2e-3),
+    "alignment": (sound_stages.train_alignment, 800, 32, 1e-3),
 }
 STAGES = {name: SOUND_STAGES if name == "nano-salmonn" else PICTURE_STAGES for name in NANO_BUILDS}
 PACKAGES = ("torch", "transformers", "tokenizers")

@@ -10,11 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from commit_tuning.data.nano_clothoaqa import nano_clothoaqa_vocabulary
 from commit_tuning.data.nano_iconqa import nano_vocabulary
+from commit_tuning.data.nano_macs import nano_macs_vocabulary
+from commit_tuning.data.nano_songdescriber import nano_songdescriber_vocabulary
 from commit_tuning.errors import UserError
 from commit_tuning.models.nano import NANO_MODELS, WEIGHTS_FOLDER, build_model, load_model, load_nano
 from commit_tuning.models.nano_build import NANO_BUILDS
@@ -30,10 +34,30 @@ def loaded(request):
     return (request.param, *load_nano(request.param))
 
 
+def words(name):
+    if name == "nano-salmonn":
+        return {*nano_clothoaqa_vocabulary(), *nano_macs_vocabulary(), *nano_songdescriber_vocabulary()}
+    return set(nano_vocabulary())
+
+
+def batch_of(name, processor, media):
+    """The same question about every picture or sound."""
+    if name == "nano-salmonn":
+        text = ["<SpeechHere> Which instrument do you hear? Answer:"] * len(media)
+        return processor(audio=media, text=text, sampling_rate=16_000, return_tensors="pt")
+    text = [f"<image>\n{PROMPT}" if name == "nano-llava" else PROMPT] * len(media)
+    return processor(images=media, text=text, return_tensors="pt")
+
+
+def plain_and_noise(name):
+    if name == "nano-salmonn":
+        noise = np.random.default_rng(0).normal(0, 0.1, 48_000).astype(np.float32)
+        return [np.sin(np.arange(48_000, dtype=np.float32) / 8) / 10, noise]
+    return [Image.new("RGB", (64, 64), (240, 250, 255)), Image.effect_noise((64, 64), 90).convert("RGB")]
+
+
 def ask(name, model, processor, **options):
-    text = f"<image>\n{PROMPT}" if name == "nano-llava" else PROMPT
-    picture = Image.new("RGB", (64, 64), (240, 250, 255))
-    batch = processor(images=[picture], text=[text], return_tensors="pt")
+    batch = batch_of(name, processor, plain_and_noise(name)[:1])
     tokens = model.generate(**batch, do_sample=False, max_new_tokens=4, **options)
     return processor.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)[0]
 
@@ -47,12 +71,12 @@ def test_about_a_million_parameters_in_at_most_six_megabytes(loaded):
 def test_answers_with_words_of_the_vocabulary(loaded):
     answer = ask(*loaded)
     assert answer
-    assert set(answer.split()) <= set(nano_vocabulary())
+    assert set(answer.split()) <= words(loaded[0])
 
 
 def test_every_word_survives_the_tokenizer(loaded):
     tokenizer = loaded[2].tokenizer
-    for word in nano_vocabulary():
+    for word in words(loaded[0]):
         ids = tokenizer(word, add_special_tokens=False)["input_ids"]
         assert tokenizer.unk_token_id not in ids, word
         assert tokenizer.decode(ids) == word
@@ -76,13 +100,11 @@ def test_saved_and_loaded_again_it_says_the_same(loaded, tmp_path):
     assert ask(name, again, processor_again) == ask(name, model, processor)
 
 
-def test_pictures_change_the_prediction(loaded):
+def test_what_is_seen_or_heard_changes_the_prediction(loaded):
     name, model, processor = loaded
-    text = [f"<image>\n{PROMPT}" if name == "nano-llava" else PROMPT] * 2
-    pictures = [Image.new("RGB", (64, 64), "white"), Image.effect_noise((64, 64), 90).convert("RGB")]
     with torch.no_grad():
-        white, noise = model(**processor(images=pictures, text=text, return_tensors="pt")).logits[:, -1]
-    assert not torch.allclose(white, noise, atol=1e-3)
+        plain, noise = model(**batch_of(name, processor, plain_and_noise(name))).logits[:, -1]
+    assert not torch.allclose(plain, noise, atol=1e-3)
 
 
 def test_every_number_is_finite_and_32_bit(loaded):
@@ -123,7 +145,7 @@ def test_untrained_weights_are_the_same_every_time_and_leave_chance_alone(name):
 def test_record_says_how_the_weights_were_made(name):
     record = json.loads((WEIGHTS_FOLDER / name / "PRETRAINING.json").read_text("utf-8"))
     assert record["command"].startswith(f"python scripts/pretrain_nano.py {name} ")
-    assert record["data"]["family"].startswith("mdi")
+    assert record["data"]["family"].startswith("TimGM6mb" if name == "nano-salmonn" else "mdi")
     assert record["vocabulary"] == len(load_nano(name)[1].tokenizer)
     weights = (WEIGHTS_FOLDER / name / "model.safetensors").read_bytes()
     assert record["weights_sha256"] == hashlib.sha256(weights).hexdigest()
