@@ -65,6 +65,10 @@ class Listener:
         sound = [tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)] * self.windows
         return encode_texts(tokenizer, [tokenizer.bos_token_id, *sound], texts)
 
+    def embeddings_of(self, names: list[str]) -> torch.Tensor:
+        """Word embedding of every name, with its gradient: (names, width)."""
+        return embeddings_of(self.model, self.processor.tokenizer, names)
+
     def language_parameters(self) -> list[nn.Parameter]:
         """Parameters of the decoder; its output layer is tied."""
         return list(self.model.model.language_model.parameters())
@@ -115,8 +119,7 @@ class Listener:
         """Slot vectors, with gradients to the embeddings, of what :meth:`symbols` returns: (batch, windows, width)."""
         weight = torch.ones(shares.shape[-1])
         weight[-len(QUALITIES) :] = _QUALITY_SHARE
-        words = embeddings_of(self.model, self.processor.tokenizer, [*self.book.names, *QUALITIES])
-        return (shares * weight) @ words + notes @ self._codes
+        return (shares * weight) @ self.embeddings_of([*self.book.names, *QUALITIES]) + notes @ self._codes
 
     @cached_property
     def _codes(self) -> torch.Tensor:

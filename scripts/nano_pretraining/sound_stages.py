@@ -48,13 +48,16 @@ def train_hearing(listener: Listener, steps: int, batch: int, lr: float, log: _L
     """Tell in each window what sounds there, with encoders, Q-Former and projector; the decoder stays as it is.
 
     Two linear heads read the Q-Former's output: one which concepts and qualities are there, one how many notes begin
-    and how high the melody is. The projector gives the language model what the symbols gave it.
+    and how high the melody is. The projector gives the language model what the symbols gave it; where one concept
+    sounds, its name is told apart from all others.
     """
     chance = random.Random(listener.seed)
     width, kinds = listener.model.config.qformer_config.hidden_size, len(listener.book.names) + 4
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(listener.seed)
         sounds, notes = nn.Linear(width, kinds), nn.Linear(width, 2)
+    words = functional.normalize(listener.embeddings_of(listener.book.names).detach(), dim=-1)
+    scale = nn.Parameter(torch.tensor(10.0))
 
     def loss_at(step: int) -> torch.Tensor:
         scenes = _draw(listener, chance, batch)
@@ -64,15 +67,19 @@ def train_hearing(listener: Listener, steps: int, batch: int, lr: float, log: _L
             found, played = sounds(heard.last_hidden_state).float(), notes(heard.last_hidden_state).float()
         given = heard.pooler_output.float().view(batch, listener.windows, -1)
         targets = listener.vectors(shares, melody).detach()
+        present = shares[..., : len(words)]
+        alone = present.sum(-1) == 1
+        matches = functional.normalize(given[alone], dim=-1) @ words.T * scale
         return (
-            5 * functional.binary_cross_entropy_with_logits(found, shares)
+            functional.cross_entropy(matches, present[alone].argmax(-1))
+            + 5 * functional.binary_cross_entropy_with_logits(found, shares)
             + 3 * functional.mse_loss(played, melody)
             + functional.mse_loss(given, targets) / targets.square().mean()
         )
 
     fixed = {id(parameter) for parameter in listener.language_parameters()}
     free = [parameter for parameter in listener.model.parameters() if id(parameter) not in fixed]
-    heads = [*sounds.parameters(), *notes.parameters()]
+    heads = [scale, *sounds.parameters(), *notes.parameters()]
     return optimise([{"params": [*free, *heads], "lr": lr}], loss_at, steps, log)
 
 
