@@ -19,7 +19,7 @@ demo: setup  ## the main job: a short comparison on real icons, with a report
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
-test-all: setup  ## every multimodal family of transformers, too
+test-all: setup  ## every multimodal family of transformers and every pre-training, too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "wide or not wide"
 
 lint: setup

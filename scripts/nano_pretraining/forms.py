@@ -34,7 +34,7 @@ WORDS = (
 
 
 def chatter_words(vocabulary: list[str], names: list[str], asked: str) -> list[str]:
-    """Words that say nothing about a picture: all that are neither names nor in one of the forms."""
+    """Words that say nothing about a picture or sound: all that are neither names nor in one of the forms."""
     said = {*asked.split(), *" ".join(names).split()}
     return [word for word in vocabulary if word not in said]
 

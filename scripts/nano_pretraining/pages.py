@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from commit_tuning.data.nano_questions import COLOURS
 from commit_tuning.data.nano_text_questions import NUMBERS, PICTURE_PX, WORDS, _Writer
-from nano_pretraining.scenes import GlyphBook, Icon, Scene
+from nano_pretraining.scenes import LAYOUTS, GlyphBook, Icon, Scene
 
 TEXTS = (*WORDS, *NUMBERS)
 CHARACTERS = tuple(sorted(set("".join(TEXTS))))
@@ -124,6 +124,8 @@ class Library(GlyphBook):
         share: Of a batch that are pages.
         seed: Of the pages.
     """
+
+    layouts = (*LAYOUTS, *PAGE_LAYOUTS)
 
     def __init__(self, limit: int | None = None, pages: int = PAGES, share: float = 0.5, seed: int = 0) -> None:
         super().__init__(limit)

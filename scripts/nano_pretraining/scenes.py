@@ -18,6 +18,7 @@ from torch.nn import functional
 from commit_tuning.data.icons import SPLIT_FAMILIES, Glyph, concepts, load_glyphs, render_glyph
 from commit_tuning.data.nano_questions import COLOURS
 
+LAYOUTS = ("single", "beside", "above", "quarters", "scatter")
 PICTURE_PX = 64
 MASTER_PX = 48
 MAX_ICONS = 9
@@ -65,7 +66,10 @@ class GlyphBook:
         by_name: Concept -> glyph numbers.
         names: The concepts.
         said: Every name of a thing in a scene.
+        layouts: Every layout of a scene.
     """
+
+    layouts: tuple[str, ...] = LAYOUTS
 
     def __init__(self, limit: int | None = None) -> None:
         glyphs = [glyph for glyph in load_glyphs() if glyph.family in SPLIT_FAMILIES["pretrain"]]

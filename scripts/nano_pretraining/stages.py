@@ -12,18 +12,17 @@ from torch import nn
 from torch.nn import functional
 
 from nano_pretraining.forms import FORMS, Pair, chatter_words, with_chatter
-from nano_pretraining.scenes import COLOURS, Scene
+from nano_pretraining.scenes import COLOURS, LAYOUTS, Scene
 from nano_pretraining.subject import Nano
 from nano_pretraining.symbols import Symbols
 
-LAYOUTS = ("single", "beside", "above", "quarters", "scatter")
 EASY_LAYOUTS, EASY_SHARE = ("quarters",), 0.3  # a tower starts with one layout: on all at once it stays at chance
 PAIRS_PER_PICTURE = 3
 LETTERS = 36  # classes: at least as many as letters and digits occur
 _COLOUR_INDEX = {name: index for index, name in enumerate(COLOURS)}
 
 
-def _optimise(
+def optimise(
     groups: list[dict[str, Any]],
     loss_at: Callable[[int], torch.Tensor],
     steps: int,
@@ -112,7 +111,7 @@ def train_vision(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[s
     free = [parameter for parameter in nano.model.parameters() if id(parameter) not in fixed]
     heads = [scale, *(p for head in (norm, drawing, colour) for p in head.parameters())]
     heads += letter.parameters() if nano.forms is not FORMS else []
-    return _optimise([{"params": [*free, *heads], "lr": lr}], loss_at, steps, log)
+    return optimise([{"params": [*free, *heads], "lr": lr}], loss_at, steps, log)
 
 
 def _letter_loss(
@@ -160,7 +159,7 @@ def train_language(nano: Nano, steps: int, batch: int, lr: float, log: Callable[
             logits = head(decoded.last_hidden_state[:, :-1][labels[:, 1:] != -100]).float()
         return functional.cross_entropy(logits, labels[:, 1:][labels[:, 1:] != -100])
 
-    return _optimise([{"params": nano.language_parameters(), "lr": lr}], loss_at, steps, log)
+    return optimise([{"params": nano.language_parameters(), "lr": lr}], loss_at, steps, log)
 
 
 def train_alignment(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[str], None]) -> float:
@@ -173,7 +172,7 @@ def train_alignment(nano: Nano, steps: int, batch: int, lr: float, log: Callable
         texts = [nano.pairs(chance, scene, PAIRS_PER_PICTURE) for scene in scenes]
         return _loss_on_pictures(nano, scenes, texts, rng)
 
-    return _optimise(_tower_last(nano, lr), loss_at, steps, log)
+    return optimise(tower_last(nano, lr), loss_at, steps, log)
 
 
 def train_chatter(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[str], None]) -> float:
@@ -186,7 +185,7 @@ def train_chatter(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[
         pairs = [nano.pairs(chance, scene, PAIRS_PER_PICTURE) for scene in scenes]
         return _loss_on_pictures(nano, scenes, [with_chatter(chance, some, words) for some in pairs], rng)
 
-    return _optimise(_tower_last(nano, lr), loss_at, steps, log)
+    return optimise(tower_last(nano, lr), loss_at, steps, log)
 
 
 def _loss_on_pictures(nano: Nano, scenes: list[Scene], texts: list[list[Pair]], rng: torch.Generator) -> torch.Tensor:
@@ -196,7 +195,7 @@ def _loss_on_pictures(nano: Nano, scenes: list[Scene], texts: list[list[Pair]], 
     return loss
 
 
-def _tower_last(nano: Nano, lr: float) -> list[dict[str, Any]]:
+def tower_last(nano: Any, lr: float) -> list[dict[str, Any]]:
     """Parameter groups of all parameters, the tower at a tenth of the rate."""
     tower = list(nano.tower.parameters())
     inside = {id(parameter) for parameter in tower}
@@ -208,7 +207,7 @@ def _tower_last(nano: Nano, lr: float) -> list[dict[str, Any]]:
 def measure(nano: Nano, scenes_number: int) -> dict[str, float]:
     """Share of answers whose every word is the most likely one, by prompt, on new scenes; ``all`` is their mean."""
     chance, rng = random.Random(nano.seed + 3), torch.Generator().manual_seed(nano.seed + 3)
-    right: dict[str, list[bool]] = {}
+    answered: list[tuple[str, bool]] = []
     for _ in range(scenes_number // 50):
         scenes = nano.book.draw(chance, LAYOUTS, 1.0, 50)
         texts = [nano.pairs(chance, scene, 1) for scene in scenes]
@@ -218,7 +217,15 @@ def measure(nano: Nano, scenes_number: int) -> dict[str, float]:
         hits = ((logits.argmax(-1) == labels) | (labels == -100)).all(1).tolist()
         for scene, [(prompt, _)], hit in zip(scenes, texts, hits, strict=True):
             form = scene.layout + ": " + " ".join(prompt.split()[:2])
-            right.setdefault(form, []).append(hit)
+            answered.append((form, hit))
+    return shares_right(answered)
+
+
+def shares_right(answered: list[tuple[str, bool]]) -> dict[str, float]:
+    """Share of right answers by form, where there are five; ``all`` is the share of all."""
+    right: dict[str, list[bool]] = {}
+    for form, hit in answered:
+        right.setdefault(form, []).append(hit)
     shares = {form: sum(hits) / len(hits) for form, hits in sorted(right.items()) if len(hits) >= 5}
     total = [hit for hits in right.values() for hit in hits]
     return {"all": sum(total) / max(1, len(total)), **shares}

@@ -142,9 +142,17 @@ class Nano:
 
     def embeddings_of(self, names: Iterable[str]) -> torch.Tensor:
         """Mean word embedding of every name, with its gradient: (names, width)."""
-        table = self.model.get_input_embeddings().weight
-        tokenizer = self.processor.tokenizer
-        return torch.stack([table[tokenizer(name, add_special_tokens=False)["input_ids"]].mean(0) for name in names])
+        return embeddings_of(self.model, self.processor.tokenizer, names)
+
+    def describe(self) -> dict[str, object]:
+        """What it is trained on: for the record."""
+        return {
+            "family": "mdi (Material Design Icons 5 and 6)",
+            "glyphs": len(self.book.glyphs),
+            "drawings": self.book.classes,
+            "concepts": len(self.book.names),
+            "layouts": list(self.book.layouts),
+        }
 
     def pairs(self, chance: random.Random, scene: Scene, number: int) -> list[Pair]:
         """Different prompts about a scene, each with its answer."""
@@ -152,21 +160,31 @@ class Nano:
 
     def encode(self, texts: list[list[Pair]]) -> dict[str, torch.Tensor]:
         """Token ids, mask and labels of a batch: a picture's slots, then prompts and answers; answers are labels."""
-        tokenizer = self.processor.tokenizer
-        eos = [tokenizer.eos_token_id]
-        prefix, rows, labels = self.prefix, [], []
-        for pairs in texts:
-            row, label = list(prefix), [-100] * len(prefix)
-            for prompt, answer in pairs:
-                asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-                answered = tokenizer(answer, add_special_tokens=False)["input_ids"] + eos
-                row += asked + answered
-                label += [-100] * len(asked) + answered
-            rows.append(torch.tensor(row))
-            labels.append(torch.tensor(label))
-        pad = nn.utils.rnn.pad_sequence
-        return {
-            "input_ids": pad(rows, batch_first=True, padding_value=tokenizer.pad_token_id),
-            "attention_mask": pad([torch.ones_like(row) for row in rows], batch_first=True),
-            "labels": pad(labels, batch_first=True, padding_value=-100),
-        }
+        return encode_texts(self.processor.tokenizer, self.prefix, texts)
+
+
+def embeddings_of(model: Any, tokenizer: Any, names: Iterable[str]) -> torch.Tensor:
+    """Mean word embedding of every name, with its gradient: (names, width)."""
+    table = model.get_input_embeddings().weight
+    return torch.stack([table[tokenizer(name, add_special_tokens=False)["input_ids"]].mean(0) for name in names])
+
+
+def encode_texts(tokenizer: Any, prefix: list[int], texts: list[list[Pair]]) -> dict[str, torch.Tensor]:
+    """Token ids, mask and labels of a batch: the prefix, then prompts and answers; answers are labels."""
+    eos = [tokenizer.eos_token_id]
+    rows, labels = [], []
+    for pairs in texts:
+        row, label = list(prefix), [-100] * len(prefix)
+        for prompt, answer in pairs:
+            asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            answered = tokenizer(answer, add_special_tokens=False)["input_ids"] + eos
+            row += asked + answered
+            label += [-100] * len(asked) + answered
+        rows.append(torch.tensor(row))
+        labels.append(torch.tensor(label))
+    pad = nn.utils.rnn.pad_sequence
+    return {
+        "input_ids": pad(rows, batch_first=True, padding_value=tokenizer.pad_token_id),
+        "attention_mask": pad([torch.ones_like(row) for row in rows], batch_first=True),
+        "labels": pad(labels, batch_first=True, padding_value=-100),
+    }

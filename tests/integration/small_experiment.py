@@ -26,11 +26,12 @@ def make_experiment(folder: Path) -> Path:
 def make_audio_experiment(folder: Path) -> Path:
     """The same with sounds: an untrained nano SALMONN and questions about clips."""
     from commit_tuning.data.nano_clothoaqa import build_nano_clothoaqa, nano_clothoaqa_vocabulary
-    from commit_tuning.models.nano_salmonn import build_salmonn, build_salmonn_processor, build_salmonn_tokenizer
+    from commit_tuning.models.nano_build import build_model, build_processor
+    from commit_tuning.models.nano_salmonn import build_salmonn_tokenizer
 
     tokenizer = build_salmonn_tokenizer(nano_clothoaqa_vocabulary())
-    build_salmonn(tokenizer).save_pretrained(folder / "model")
-    build_salmonn_processor(tokenizer).save_pretrained(folder / "model")
+    build_model("nano-salmonn", len(tokenizer)).save_pretrained(folder / "model")
+    build_processor("nano-salmonn", tokenizer).save_pretrained(folder / "model")
     build_nano_clothoaqa(folder / "data", train=12, val=4, test=8)
     return _write_recipe(folder, {"dataset": "nano-clothoaqa", "root": str(folder / "data"), "in_memory": True})
 

@@ -1,8 +1,9 @@
-"""Vision-language models of about one million parameters, for experiments that take seconds on one core.
+"""Multimodal models of about one million parameters, for experiments that take seconds to minutes on one core.
 
 All are plain transformers models in the structure of their large namesakes (LLaVA-1.5, Liu et al. 2023; BLIP-2,
-Li et al. 2023; InternVL2, Chen et al. 2024) with real processors, so whatever works with them works with the large
-ones. Their weights come with the package; ``scripts/pretrain_nano.py`` made them.
+Li et al. 2023; InternVL2, Chen et al. 2024), or this package's SALMONN (Tang et al. 2024), with real processors, so
+whatever works with them works with the large ones. Their weights come with the package; ``scripts/pretrain_nano.py``
+made them.
 """
 
 from __future__ import annotations
@@ -67,8 +68,7 @@ def load_model(name_or_path: str | Path) -> tuple[PreTrainedModel, ProcessorMixi
         return load_nano(str(name_or_path))
     from transformers import AutoConfig, AutoModelForMultimodalLM
 
-    import commit_tuning.models.salmonn  # noqa: F401  (registers its classes)
-
+    _register()
     with _explained(name_or_path):
         config = AutoConfig.from_pretrained(name_or_path)
     if type(config) not in AutoModelForMultimodalLM._model_mapping:
@@ -89,8 +89,7 @@ def load_processor(name_or_path: str | Path) -> ProcessorMixin:
     """
     from transformers import AutoProcessor
 
-    import commit_tuning.models.nano_internvl  # noqa: F401  (registers its processor)
-
+    _register()
     if str(name_or_path) in NANO_MODELS:
         folder = WEIGHTS_FOLDER / str(name_or_path)
         nano: ProcessorMixin = AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
@@ -98,6 +97,12 @@ def load_processor(name_or_path: str | Path) -> ProcessorMixin:
     with _explained(name_or_path):
         processor: ProcessorMixin = AutoProcessor.from_pretrained(name_or_path)
     return processor
+
+
+def _register() -> None:
+    """Tell transformers of the classes that this package adds."""
+    import commit_tuning.models.nano_internvl
+    import commit_tuning.models.salmonn  # noqa: F401
 
 
 @contextlib.contextmanager

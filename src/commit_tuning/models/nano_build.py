@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commit_tuning.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import (
-        Blip2ForConditionalGeneration,
-        LlavaForConditionalGeneration,
-        PreTrainedModel,
-        PreTrainedTokenizerFast,
-        ProcessorMixin,
-    )
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
-BUILT: tuple[str, ...] = ("nano-llava", "nano-blip2", "nano-llava-v2", "nano-blip2-v2", "nano-internvl2")
+BUILT = ("nano-llava", "nano-blip2", "nano-llava-v2", "nano-blip2-v2", "nano-internvl2", "nano-salmonn")
 """What can be built. Models of the second generation (v2, and InternVL2) have the vocabulary of three datasets."""
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
@@ -35,10 +29,7 @@ IMAGE_PX = PATCHES * PATCH_PX
 _BLIP2_QUERIES = 12
 MAX_POSITIONS = 128
 INIT = 0.09  # standard deviation of fresh weights: about 1 / sqrt(width); the usual 0.02 is for wide models
-IMAGE_MEAN, IMAGE_STD = (
-    [0.94] * 3,
-    [0.3] * 3,
-)  # of pixels: nearly all of a picture is light background, which becomes zero
+IMAGE_MEAN, IMAGE_STD = [0.94] * 3, [0.3] * 3  # nearly all of a picture is light background, which becomes zero
 
 
 def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -70,11 +61,15 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def build_processor(name: str, tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
-    """LlavaProcessor, Blip2Processor or InternVLProcessor over a tokenizer and a PIL image processor.
+    """LlavaProcessor, Blip2Processor or InternVLProcessor with a PIL image processor, or a SalmonnProcessor.
 
     Raises:
         UserError: Unknown name.
     """
+    if family(name) == "nano-salmonn":
+        from commit_tuning.models.nano_salmonn import build_salmonn_processor
+
+        return build_salmonn_processor(tokenizer)
     if family(name) == "nano-internvl2":
         from commit_tuning.models.nano_internvl import build_internvl_processor
 
@@ -119,8 +114,11 @@ def build_model(name: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
     """
     import torch
 
+    build: Callable[[int], PreTrainedModel]
     if family(name) == "nano-internvl2":
         from commit_tuning.models.nano_internvl import build_internvl as build
+    elif family(name) == "nano-salmonn":
+        from commit_tuning.models.nano_salmonn import build_salmonn as build
     else:
         build = {"nano-llava": _build_llava, "nano-blip2": _build_blip2}[family(name)]
     with torch.random.fork_rng(devices=[]):
@@ -128,14 +126,14 @@ def build_model(name: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
         return build(vocab_size).eval()
 
 
-def known(name: str) -> str:
+def known(name: str, among: tuple[str, ...] = NANO_MODELS) -> str:
     """The name itself.
 
     Raises:
-        UserError: It is none of :data:`NANO_MODELS`.
+        UserError: It is none of the names.
     """
-    if name not in NANO_MODELS:
-        raise UserError(f"unknown nano model {name!r}: give one of {', '.join(NANO_MODELS)}")
+    if name not in among:
+        raise UserError(f"unknown nano model {name!r}: give one of {', '.join(among)}")
     return name
 
 
@@ -145,12 +143,10 @@ def family(name: str) -> str:
     Raises:
         UserError: No such nano model can be built.
     """
-    if name not in BUILT:
-        raise UserError(f"unknown nano model {name!r}: give one of {', '.join(BUILT)}")
-    return name.removesuffix("-v2")
+    return known(name, BUILT).removesuffix("-v2")
 
 
-def _build_llava(vocab_size: int) -> LlavaForConditionalGeneration:
+def _build_llava(vocab_size: int) -> PreTrainedModel:
     """CLIP tower (features of the last layer but one, as in LLaVA-1.5), two-layer projector, Llama."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -191,7 +187,7 @@ def _build_llava(vocab_size: int) -> LlavaForConditionalGeneration:
     return LlavaForConditionalGeneration(config)
 
 
-def _build_blip2(vocab_size: int) -> Blip2ForConditionalGeneration:
+def _build_blip2(vocab_size: int) -> PreTrainedModel:
     """BLIP-2 tower, Q-Former with cross-attention in every layer, linear projection, OPT."""
     import torch
     from transformers import (

@@ -17,7 +17,7 @@ SECONDS = 4
 
 _FRAMES = 50 * SECONDS  # of Whisper's encoder
 _WINDOW = 0.2  # seconds: 20 embeddings a sound
-_MELS, _FBANK = 40, 64
+_MELS, _FBANK, _PATCH = 40, 32, 8  # four patches every 80 ms: 50 features a second, in step with Whisper's
 
 
 def build_salmonn_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -52,19 +52,20 @@ def build_salmonn_processor(tokenizer: PreTrainedTokenizerFast) -> SalmonnProces
     return SalmonnProcessor(extractor, tokenizer, chat_template=plain, num_audio_tokens=windows)
 
 
-def build_salmonn(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> SalmonnForConditionalGeneration:
-    """Untrained model, the same for the same seed; the global random state is left as it was."""
-    import torch
+def build_salmonn(vocab_size: int) -> SalmonnForConditionalGeneration:
+    """Whisper's and BEATs' encoders, window-level Q-Former, projection, Llama; untrained.
 
+    Args:
+        vocab_size: Number of tokens; the placeholder of a sound is the last one.
+    """
     from commit_tuning.models.salmonn import SalmonnConfig, SalmonnForConditionalGeneration
-    from commit_tuning.models.salmonn.processing import AUDIO_TOKEN
 
     config = SalmonnConfig(
         whisper_config={
-            "d_model": 96,
-            "encoder_layers": 3,
-            "encoder_attention_heads": 3,
-            "encoder_ffn_dim": 288,
+            "d_model": 64,
+            "encoder_layers": 2,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 192,
             "decoder_layers": 1,
             "num_mel_bins": _MELS,
             "max_source_positions": _FRAMES,
@@ -72,11 +73,12 @@ def build_salmonn(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> SalmonnF
         },
         beats_config={
             "num_mel_bins": _FBANK,
+            "patch_size": _PATCH,
             "embed_dim": 48,
-            "hidden_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "intermediate_size": 192,
+            "hidden_size": 48,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 144,
             "conv_pos": 16,
             "conv_pos_groups": 8,
             "initializer_range": INIT,
@@ -93,7 +95,7 @@ def build_salmonn(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> SalmonnF
             "initializer_range": INIT,
         },
         text_config={
-            "vocab_size": len(tokenizer),
+            "vocab_size": vocab_size,
             "hidden_size": 128,
             "intermediate_size": 384,
             "num_hidden_layers": 2,
@@ -105,13 +107,9 @@ def build_salmonn(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> SalmonnF
             "bos_token_id": BOS,
             "eos_token_id": EOS,
         },
-        audio_token_id=tokenizer.convert_tokens_to_ids(AUDIO_TOKEN),
+        audio_token_id=vocab_size - 1,
         seconds_per_window=_WINDOW,
         seconds_stride=_WINDOW,
         initializer_range=INIT,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = SalmonnForConditionalGeneration(config)
-    model.eval()
-    return model
+    return SalmonnForConditionalGeneration(config)

@@ -1,16 +1,13 @@
-"""The nano models: built, loaded, saved, asked; and their pre-training script at its smallest."""
+"""The nano models: built, loaded, saved, asked."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import json
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,10 +16,11 @@ from commit_tuning import CoMMITConfig, Coordinator, partition_model
 from commit_tuning.config import PROJECTOR_PLACES
 from commit_tuning.core import reference
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.nano_aokvqa import nano_aokvqa_vocabulary
+from commit_tuning.data.nano_clothoaqa import nano_clothoaqa_vocabulary
 from commit_tuning.data.nano_iconqa import nano_vocabulary
+from commit_tuning.data.nano_macs import nano_macs_vocabulary
 from commit_tuning.data.nano_questions import word_samples
-from commit_tuning.data.nano_textvqa import nano_textvqa_vocabulary
+from commit_tuning.data.nano_songdescriber import nano_songdescriber_vocabulary
 from commit_tuning.errors import UserError
 from commit_tuning.models.forward import TransformersForward
 from commit_tuning.models.nano import (
@@ -35,7 +33,6 @@ from commit_tuning.models.nano import (
     load_nano,
 )
 
-REPOSITORY = Path(__file__).parents[3]
 PROMPT = "Which icon do you see? Options: heart, star, key, bus. Answer:"
 
 each_model = pytest.mark.parametrize("name", NANO_MODELS)
@@ -53,14 +50,30 @@ def internvl():
     return build_model("nano-internvl2", len(tokenizer)), processor
 
 
-def asked(name):
-    return PROMPT if "blip2" in name else f"<image>\n{PROMPT}"
+def words(name):
+    if name == "nano-salmonn":
+        return {*nano_clothoaqa_vocabulary(), *nano_macs_vocabulary(), *nano_songdescriber_vocabulary()}
+    return set(nano_vocabulary())
+
+
+def batch_of(name, processor, media):
+    """The same question about every picture or sound."""
+    if name == "nano-salmonn":
+        text = ["<SpeechHere> Which instrument do you hear? Answer:"] * len(media)
+        return processor(audio=media, text=text, sampling_rate=16_000, return_tensors="pt")
+    text = [PROMPT if "blip2" in name else f"<image>\n{PROMPT}"] * len(media)
+    return processor(images=media, text=text, return_tensors="pt")
+
+
+def plain_and_noise(name):
+    if name == "nano-salmonn":
+        noise = np.random.default_rng(0).normal(0, 0.1, 48_000).astype(np.float32)
+        return [np.sin(np.arange(48_000, dtype=np.float32) / 8) / 10, noise]
+    return [Image.new("RGB", (64, 64), (240, 250, 255)), Image.effect_noise((64, 64), 90).convert("RGB")]
 
 
 def ask(name, model, processor, **options):
-    text = asked(name)
-    picture = Image.new("RGB", (64, 64), (240, 250, 255))
-    batch = processor(images=[picture], text=[text], return_tensors="pt")
+    batch = batch_of(name, processor, plain_and_noise(name)[:1])
     tokens = model.generate(**batch, do_sample=False, max_new_tokens=4, **options)
     return processor.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)[0]
 
@@ -79,7 +92,7 @@ def test_answers_with_words_of_the_vocabulary(loaded):
 
 def test_every_word_survives_the_tokenizer(loaded):
     tokenizer = loaded[2].tokenizer
-    for word in nano_vocabulary():
+    for word in words(loaded[0]):
         ids = tokenizer(word, add_special_tokens=False)["input_ids"]
         assert tokenizer.unk_token_id not in ids, word
         assert tokenizer.decode(ids) == word
@@ -103,13 +116,11 @@ def test_saved_and_loaded_again_it_says_the_same(loaded, tmp_path):
     assert ask(name, again, processor_again) == ask(name, model, processor)
 
 
-def test_pictures_change_the_prediction(loaded):
+def test_what_is_seen_or_heard_changes_the_prediction(loaded):
     name, model, processor = loaded
-    text = [asked(name)] * 2
-    pictures = [Image.new("RGB", (64, 64), "white"), Image.effect_noise((64, 64), 90).convert("RGB")]
     with torch.no_grad():
-        white, noise = model(**processor(images=pictures, text=text, return_tensors="pt")).logits[:, -1]
-    assert not torch.allclose(white, noise, atol=1e-3)
+        plain, noise = model(**batch_of(name, processor, plain_and_noise(name))).logits[:, -1]
+    assert not torch.allclose(plain, noise, atol=1e-3)
 
 
 def test_every_number_is_finite_and_32_bit(loaded):
@@ -197,7 +208,7 @@ def test_untrained_weights_are_the_same_every_time_and_leave_chance_alone(name):
 def test_record_says_how_the_weights_were_made(name):
     record = json.loads((WEIGHTS_FOLDER / name / "PRETRAINING.json").read_text("utf-8"))
     assert record["command"].startswith(f"python scripts/pretrain_nano.py {name} ")
-    assert record["data"]["family"].startswith("mdi")
+    assert record["data"]["family"].startswith("TimGM6mb" if name == "nano-salmonn" else "mdi")
     assert record["vocabulary"] == len(load_nano(name)[1].tokenizer)
     weights = (WEIGHTS_FOLDER / name / "model.safetensors").read_bytes()
     assert record["weights_sha256"] == hashlib.sha256(weights).hexdigest()
@@ -215,30 +226,9 @@ def test_folder_without_a_model_is_a_user_error(tmp_path):
         load_model(tmp_path)
 
 
-def test_second_generation_is_pretrained_from_end_to_end(tmp_path):
-    command = [sys.executable, "scripts/pretrain_nano.py", "nano-internvl2", "--scale", "0.0005", "--glyphs", "120"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
-    subprocess.run([*command, "--output", tmp_path / "m"], cwd=REPOSITORY, env=environment, check=True)
-    model, processor = load_model(tmp_path / "m")
-    words = {*nano_vocabulary(), *nano_textvqa_vocabulary(), *nano_aokvqa_vocabulary()}
-    assert words <= set(processor.tokenizer.get_vocab())
-    assert model.get_input_embeddings().num_embeddings == len(processor.tokenizer)
-    record = json.loads((tmp_path / "m" / "PRETRAINING.json").read_text("utf-8"))
-    assert {"sign", "labels", "plates"} <= set(record["data"]["layouts"])
-
-
-@each_model
-def test_pretraining_in_two_parts_makes_the_same_model(name, tmp_path):
-    whole, part, rest = tmp_path / "whole", tmp_path / "part", tmp_path / "rest"
-    command = [sys.executable, "scripts/pretrain_nano.py", name, "--scale", "0.001", "--glyphs", "120", "--output"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
-    for options in ([whole], [part, "--until", "vision"], [rest, "--resume", part]):
-        subprocess.run([*command, *map(str, options)], cwd=REPOSITORY, env=environment, check=True, capture_output=True)
-    weights = [(folder / "model.safetensors").read_bytes() for folder in (whole, part, rest)]
-    assert weights[0] == weights[2] != weights[1]
-    assert not list(tmp_path.glob(".*"))
-    model, _ = load_model(whole)
-    shipped, _ = load_nano(name)
-    assert {key: value.shape for key, value in model.state_dict().items()} == {
-        key: value.shape for key, value in shipped.state_dict().items()
-    }
+def test_nano_salmonn_hears_as_often_through_both_encoders():
+    model = build_model("nano-salmonn", 150)
+    with torch.no_grad():
+        speech, audio, _ = model.model.audio_tower(torch.zeros(1, 40, 400), torch.zeros(1, 398, 32), None)
+    assert 0 <= speech.shape[1] - audio.shape[1] <= 4  # so a window's features of both are of the same time
+    assert 0.7e6 < sum(parameter.numel() for parameter in model.parameters()) < 1.3e6
