@@ -43,7 +43,8 @@ class Nano:
     @property
     def words(self) -> list[str]:
         """The vocabulary, sorted, without the special tokens."""
-        return sorted(set(self.processor.tokenizer.get_vocab()) - set(SPECIAL_TOKENS))
+        tokenizer = self.processor.tokenizer
+        return sorted(tokenizer.get_vocab().keys() - {*SPECIAL_TOKENS, *tokenizer.get_added_vocab()})
 
     @property
     def tower(self) -> nn.Module:
