@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -39,6 +40,26 @@ def shown(source: Source | str) -> str:
     if isinstance(source, bytes):
         return "the file"
     return ascii((source if isinstance(source, str) else source.name)[:60])[1:-1]
+
+
+def content_of(source: Source) -> io.BytesIO | Path:
+    """A file, or its content as a file, for a library to open.
+
+    Raises:
+        FileNotFoundError: There is no such file; nor may it be a pipe, which would be waited for.
+    """
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if not source.is_file():
+        raise FileNotFoundError
+    return source
+
+
+def not_whole(source: Source, what: str, error: Exception) -> FaultError:
+    """The fault of a file that a library cannot read as what it should be."""
+    if isinstance(error, FileNotFoundError):
+        return FaultError(f"{shown(source)} is missing")
+    return FaultError(f"{shown(source)} is not a whole {what} ({type(error).__name__})")
 
 
 def check_inside(base: Path, path: Path) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 import string
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commit_tuning.data.files import FaultError, Source, shown
+from commit_tuning.data.files import FaultError, Source, content_of, not_whole, shown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -117,9 +115,9 @@ class _Opened:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a limit of our own follows
-                self.image: Image.Image = Image.open(self._file(), formats=FORMATS)
+                self.image: Image.Image = Image.open(content_of(self.source), formats=FORMATS)
         except Exception as error:
-            self._fail(error)
+            raise not_whole(self.source, "picture", error) from error
         width, height = self.image.size
         if width * height > MAX_PIXELS:
             self.image.close()
@@ -129,16 +127,4 @@ class _Opened:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.image.close()
         if isinstance(error, Exception):
-            self._fail(error)
-
-    def _file(self) -> io.BytesIO | Path:
-        if isinstance(self.source, bytes):
-            return io.BytesIO(self.source)
-        if not self.source.is_file():  # a pipe would be waited for
-            raise FileNotFoundError
-        return self.source
-
-    def _fail(self, error: Exception) -> None:
-        if isinstance(error, FileNotFoundError):
-            raise FaultError(f"{shown(self.source)} is missing") from error
-        raise FaultError(f"{shown(self.source)} is not a whole picture ({type(error).__name__})") from error
+            raise not_whole(self.source, "picture", error) from error

@@ -5,14 +5,12 @@ libsndfile decodes (WAV, FLAC, Ogg, MP3; package soundfile), the SoX resampler r
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commit_tuning.data.files import FaultError, Source, shown
+from commit_tuning.data.files import FaultError, Source, content_of, not_whole, shown
 from commit_tuning.data.sample import Audio
 from commit_tuning.errors import UserError
 
@@ -131,24 +129,12 @@ class _Opened:
     def __enter__(self) -> Any:
         soundfile, _ = sound_libraries()
         try:
-            self.file = soundfile.SoundFile(self._file())
+            self.file = soundfile.SoundFile(content_of(self.source))
         except Exception as error:
-            self._fail(error)
+            raise not_whole(self.source, "sound", error) from error
         return self.file
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.file.close()
         if isinstance(error, Exception) and not isinstance(error, FaultError):
-            self._fail(error)
-
-    def _file(self) -> io.BytesIO | Path:
-        if isinstance(self.source, bytes):
-            return io.BytesIO(self.source)
-        if not self.source.is_file():  # a pipe would be waited for
-            raise FileNotFoundError
-        return self.source
-
-    def _fail(self, error: Exception) -> None:
-        if isinstance(error, FileNotFoundError):
-            raise FaultError(f"{shown(self.source)} is missing") from error
-        raise FaultError(f"{shown(self.source)} is not a whole sound ({type(error).__name__})") from error
+            raise not_whole(self.source, "sound", error) from error
