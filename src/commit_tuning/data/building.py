@@ -55,6 +55,19 @@ def build(root: str | Path, title: str, recipe: dict[str, Any], write: Callable[
     return root
 
 
+def recipe_of(
+    title: str, form: int, seed: int, counts: dict[str, int], workers: int, *, unit: str = "question"
+) -> dict[str, Any]:
+    """What decides a built dataset: its format, seed and counts by split.
+
+    Raises:
+        UserError: A count, or the number of workers, is not positive.
+    """
+    if min(*counts.values(), workers) < 1:
+        raise UserError(f"{title} needs at least 1 {unit} per split and 1 worker: {', '.join(counts)}, workers >= 1")
+    return {"format": form, "seed": seed, "counts": counts}
+
+
 def _is_complete(root: Path, title: str, recipe: dict[str, Any]) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False

@@ -17,10 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from commit_tuning.data.building import build, cache_dir, in_splits, write_json
+from commit_tuning.data.building import build, cache_dir, in_splits, recipe_of, write_json
 from commit_tuning.data.facts import HELD_OUT
 from commit_tuning.data.nano_fact_questions import FactQuestion, make_fact_question, nano_aokvqa_vocabulary
-from commit_tuning.errors import UserError
 
 __all__ = ["build_nano_aokvqa", "default_nano_aokvqa_root", "nano_aokvqa_vocabulary"]
 
@@ -48,9 +47,7 @@ def build_nano_aokvqa(
     Raises:
         UserError: A count is not positive, ``root`` holds something else, or QtAwesome is not installed.
     """
-    recipe = {"format": FORMAT, "seed": seed, "counts": {"train": train, "val": val, "test": test}}
-    if min(train, val, test, workers) < 1:
-        raise UserError("Nano-A-OKVQA needs at least 1 question per split and 1 worker: train, val, test, workers >= 1")
+    recipe = recipe_of("Nano-A-OKVQA", FORMAT, seed, {"train": train, "val": val, "test": test}, workers)
     return build(root, "Nano-A-OKVQA", recipe, partial(_write, recipe, workers))
 
 

@@ -17,10 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from commit_tuning.data.building import build, cache_dir, in_splits, write_json
+from commit_tuning.data.building import build, cache_dir, in_splits, recipe_of, write_json
 from commit_tuning.data.icons import concepts
 from commit_tuning.data.nano_questions import Question, make_question, nano_vocabulary
-from commit_tuning.errors import UserError
 
 __all__ = ["build_nano_iconqa", "default_nano_root", "nano_vocabulary"]
 
@@ -49,9 +48,7 @@ def build_nano_iconqa(
     Raises:
         UserError: A count is not positive, ``root`` holds something else, or QtAwesome is not installed.
     """
-    recipe = {"format": FORMAT, "seed": seed, "counts": {"train": train, "val": val, "test": test}}
-    if min(train, val, test, workers) < 1:
-        raise UserError("Nano-IconQA needs at least 1 question per split and 1 worker: train, val, test, workers >= 1")
+    recipe = recipe_of("Nano-IconQA", FORMAT, seed, {"train": train, "val": val, "test": test}, workers)
     return build(root, "Nano-IconQA", recipe, partial(_write, recipe, workers))
 
 

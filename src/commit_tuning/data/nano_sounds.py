@@ -9,10 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from commit_tuning.data.building import build, in_processes
+from commit_tuning.data.building import build, in_processes, recipe_of
 from commit_tuning.data.soundfont import RATE
 from commit_tuning.data.sounds import sound_libraries
-from commit_tuning.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,9 +71,7 @@ def build_sounds(
     Raises:
         UserError: A count is not positive, ``root`` holds something else, or a package is not installed.
     """
-    if min(*counts.values(), workers) < 1:
-        raise UserError(f"{title} needs at least 1 sample per split and 1 worker: train, val, test, workers >= 1")
-    recipe = {"format": FORMAT, "seed": seed, "counts": counts}
+    recipe = recipe_of(title, FORMAT, seed, counts, workers, unit="sample")
     tasks = [
         (split, range(start, min(start + _CHUNK, count)))
         for split, count in (clips or counts).items()

@@ -18,10 +18,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from commit_tuning.data.building import build, cache_dir, in_splits, write_json
+from commit_tuning.data.building import build, cache_dir, in_splits, recipe_of, write_json
 from commit_tuning.data.lettering import SPLIT_FONTS
 from commit_tuning.data.nano_text_questions import TextQuestion, make_text_question, nano_textvqa_vocabulary
-from commit_tuning.errors import UserError
 
 __all__ = ["build_nano_textvqa", "default_nano_textvqa_root", "nano_textvqa_vocabulary"]
 
@@ -50,9 +49,7 @@ def build_nano_textvqa(
     Raises:
         UserError: A count is not positive, ``root`` holds something else, or QtAwesome or matplotlib is not installed.
     """
-    recipe = {"format": FORMAT, "seed": seed, "counts": {"train": train, "val": val, "test": test}}
-    if min(train, val, test, workers) < 1:
-        raise UserError("Nano-TextVQA needs at least 1 question per split and 1 worker: train, val, test, workers >= 1")
+    recipe = recipe_of("Nano-TextVQA", FORMAT, seed, {"train": train, "val": val, "test": test}, workers)
     return build(root, "Nano-TextVQA", recipe, partial(_write, recipe, workers))
 
 
