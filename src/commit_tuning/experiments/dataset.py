@@ -15,12 +15,10 @@ from torch import Tensor
 
 from commit_tuning.data.building import MANIFEST
 from commit_tuning.data.collate import VisionCollator
+from commit_tuning.data.reading import SPLITS, check_option
 from commit_tuning.data.sample import Sample
-from commit_tuning.errors import UserError
 from commit_tuning.experiments.schema import Data
 from commit_tuning.experiments.tasks import TASKS, Samples
-
-SPLITS = ("train", "val", "test")
 
 
 def ensure_data(settings: Data, workers: int = 1) -> Path:
@@ -138,8 +136,7 @@ def open_splits(root: Path, settings: Data, model_name: str, processor: Any, dev
 
 def open_split(root: Path, settings: Data, split: str, processor: Any, device: str) -> StreamedQuestions:
     """One split, read as it is asked for."""
-    if split not in SPLITS:
-        raise UserError(f"no split {split!r}: there are {', '.join(SPLITS)}")
+    check_option(split, "split")
     return StreamedQuestions(_read(root, split, settings), VisionCollator(processor, device, settings.prompt))
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from commit_tuning.experiments.dataset import ensure_data, open_split
 from commit_tuning.experiments.evaluation import answer_questions, score
 from commit_tuning.experiments.model_setup import build_model, load_trained
-from commit_tuning.experiments.progress import Progress, silent
+from commit_tuning.experiments.progress import Progress, counting, silent
 from commit_tuning.experiments.recipe import build_recipe, load_recipe, parse_overrides
 from commit_tuning.experiments.record import RECORD, RunRecord
 from commit_tuning.experiments.schema import Recipe
@@ -58,7 +57,7 @@ def evaluate(
     if trained:
         load_trained(model, Path(target))
     questions = open_split(root, recipe.data, split, processor, recipe.train.device)
-    told = partial(_tell, progress, f"{split} questions", len(questions))
+    told = counting(progress, f"{split} questions", len(questions))
     answers = answer_questions(model, processor, questions, recipe.eval, on_batch=told)
     scores = score(answers, TASKS[recipe.data.dataset].metric)
     skipped = [f"{s.path}{'' if s.line is None else f':{s.line}'}: {s.reason}" for s in questions.skipped]
@@ -67,7 +66,3 @@ def evaluate(
 
 def _of_run(folder: Path, settings: Sequence[str]) -> Recipe:
     return build_recipe(RunRecord.read(folder).recipe, parse_overrides(settings), source=str(folder / RECORD))
-
-
-def _tell(progress: Progress, task: str, total: int, done: int) -> None:
-    progress(task, done, total)

@@ -1,6 +1,7 @@
 """How runs tell what they are doing."""
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -13,6 +14,11 @@ class Progress(Protocol):
 
 def silent(task: str, done: int, total: int, note: str = "") -> None:
     """Report nothing."""
+
+
+def counting(progress: Progress, task: str, total: int) -> Callable[[int], None]:
+    """What tells a progress how much of one task is done."""
+    return lambda done: progress(task, done, total)
 
 
 class Stopwatch:

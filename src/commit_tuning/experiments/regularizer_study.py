@@ -13,9 +13,9 @@ from typing import Any
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.core.partition import LANGUAGE_MODEL
+from commit_tuning.data.reading import SPLITS
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.arms import CONSTANT, METHOD_LABELS, rates_text
-from commit_tuning.experiments.dataset import SPLITS
 from commit_tuning.experiments.kappa_and_loss import SETTLED, jumps, log_kappas
 from commit_tuning.experiments.record import RunRecord, run_folders, with_nan
 from commit_tuning.experiments.table import Difference, paired_difference

@@ -7,7 +7,6 @@ import random
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from commit_tuning.experiments.dataset import Questions, chunks, data_checksum, 
 from commit_tuning.experiments.evaluation import answer_loss, answer_questions, evenly, save_images, score
 from commit_tuning.experiments.model_setup import build_model, count_parameters, save_trainable
 from commit_tuning.experiments.optimizers import build_optimizer, found_rates, show_evaluated
-from commit_tuning.experiments.progress import Progress, Stopwatch, silent
+from commit_tuning.experiments.progress import Progress, Stopwatch, counting, silent
 from commit_tuning.experiments.record import (
     HISTORY,
     PREDICTIONS,
@@ -164,7 +163,7 @@ def _evaluate(
             processor,
             asked,
             recipe.eval,
-            on_batch=partial(_tell, progress, task, asked),
+            on_batch=counting(progress, task, len(asked)),
         )
         record.metrics[split] = score(answers, TASKS[recipe.data.dataset].metric)
     record.metrics |= _losses(model, questions, recipe)
@@ -181,10 +180,6 @@ def _losses(model: Any, questions: dict[str, Questions], recipe: Recipe) -> dict
         "val_loss": answer_loss(model, questions["val"], unseen, size),
         "seen_loss": answer_loss(model, questions["train"], seen, size),
     }
-
-
-def _tell(progress: Progress, task: str, asked: Questions, done: int) -> None:
-    progress(task, done, len(asked))
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, settings: Train) -> Any:
