@@ -68,7 +68,7 @@ class BalanceMonitor:
         self.partition = partition or partition_model(model)
         self.partition.check(model)
         self._optimizer = optimizer
-        self._collected = Collector(self.config.probe_samples)
+        self._collected: Collector[Batch] = Collector(self.config.probe_samples)
         look_before_steps(optimizer, self._look)
         self._groups = GroupRates(optimizer, self.partition)
         self._forward = forward_pass(model)
@@ -208,10 +208,10 @@ class BalanceMonitor:
         kept for that step; a step that it skips under loss scaling is not measured.
         """
         accumulation = getattr(self._optimizer, "gradient_state", None)
+        for batch in check_batches(batches):
+            self._collected.add(batch, batch)
         if accumulation is not None and not accumulation.sync_gradients:
-            self._collected.add(*check_batches(batches))
             return
-        self._collected.add(*check_batches(batches))
         self.before_step(self._collected.take())
         self._optimizer.step()
         self.after_step(skipped=getattr(self._optimizer, "step_was_skipped", False))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
 from commit_tuning.core.divergence import AnswerPositions
 from commit_tuning.core.forward import Batch
 from commit_tuning.errors import BatchError
+
+Kept = TypeVar("Kept")
 
 
 def check_batches(batches: Batch | Sequence[Batch]) -> list[Batch]:
@@ -36,7 +38,7 @@ def check_batches(batches: Batch | Sequence[Batch]) -> list[Batch]:
     return items
 
 
-class Collector:
+class Collector(Generic[Kept]):
     """The micro-batches of a step, no more of them than a measurement looks at, and none copied.
 
     Samples are counted with or without an answer: to look for one would wait for the device at every micro-batch.
@@ -47,16 +49,16 @@ class Collector:
 
     def __init__(self, samples: int | None) -> None:
         self._samples, self._count = samples, 0
-        self._batches: list[Batch] = []
+        self._batches: list[Kept] = []
 
-    def add(self, *batches: Batch) -> None:
-        """Keep micro-batches, unless there are enough."""
-        for batch in batches:
-            if self._samples is None or self._count < self._samples:
-                self._batches.append(batch)
-                self._count += batch["labels"].shape[0]
+    def add(self, batch: Batch, kept: Kept) -> None:
+        """Keep something of a micro-batch, such as itself, unless there are enough."""
+        if self._samples is None or self._count < self._samples:
+            self._batches.append(kept)
+            labels = batch.get("labels")
+            self._count += labels.shape[0] if isinstance(labels, Tensor) else 0
 
-    def take(self) -> list[Batch]:
+    def take(self) -> list[Kept]:
         """What was kept, and forget it."""
         kept, self._batches, self._count = self._batches, [], 0
         return kept

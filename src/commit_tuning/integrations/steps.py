@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
@@ -16,6 +16,7 @@ from commit_tuning.core.forward import Batch
 from commit_tuning.core.groups import split_mixed_groups
 from commit_tuning.core.hooks import inner_optimizer
 from commit_tuning.core.partition import ModulePartition
+from commit_tuning.core.samples import Collector
 from commit_tuning.core.shards import refuse_unsupported
 from commit_tuning.errors import BatchError
 from commit_tuning.models.partition import unwrap
@@ -37,7 +38,7 @@ class StepHooks:
         self._config, self._partition = config, partition
         self._resumed: dict[str, Any] | None = None
         self._handles: list[Any] = []
-        self.clear()
+        self._collected: Collector[tuple[Batch, dict[str, Any]]] = Collector(config.probe_samples)
 
     @property
     def resumes(self) -> bool:
@@ -89,16 +90,11 @@ class StepHooks:
 
     def clear(self) -> None:
         """A new step begins; forget what a skipped one left."""
-        self._batches: list[tuple[Batch, dict[str, Any]]] = []
-        self._samples = 0
+        self._collected.take()
 
     def add(self, batch: Batch) -> None:
-        """Keep a micro-batch, unless there are enough samples; the tensors themselves are not copied."""
-        enough = self._config.probe_samples
-        if enough is None or self._samples < enough:
-            self._batches.append((batch, dict(batch)))
-            labels = batch.get("labels")
-            self._samples += labels.shape[0] if isinstance(labels, Tensor) else 0
+        """Keep a micro-batch, and what it holds now, unless there are enough samples."""
+        self._collected.add(batch, (batch, dict(batch)))
 
     def _before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The optimizer is called, with the gradients there or with a closure that makes, and clips, them."""
@@ -120,13 +116,12 @@ class StepHooks:
     def _prepare(self) -> None:
         """The gradients are there: prepare the measurement, set the learning rates."""
         if self.coordinator is not None:
-            if not self._batches:
+            batches = [self._for_the_model(*batch) for batch in self._collected.take()]
+            if not batches:
                 raise BatchError(
                     "the optimizer steps and no batch was seen: a `training_step` of your own has to call "
                     "self._prepare_inputs(inputs), as Trainer's does"
                 )
-            batches = [self._for_the_model(*batch) for batch in self._batches]
-            self.clear()
             with self._autocast():
                 self.coordinator.before_step(batches)
 

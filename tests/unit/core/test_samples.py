@@ -98,12 +98,13 @@ def test_a_collector_keeps_what_a_measurement_looks_at_and_forgets_it() -> None:
     batches = [make_batch("plain", 2, torch.float32, seed=s) for s in range(4)]
     few, every = Collector(3), Collector(None)
     for batch in batches:
-        few.add(batch)
-        every.add(batch)
+        few.add(batch, batch)
+        every.add(batch, batch)
     assert few.take() == batches[:2]
     assert every.take() == batches
     assert few.take() == []
-    few.add(*batches[2:])
+    for batch in batches[2:]:
+        few.add(batch, batch)
     assert few.take() == batches[2:]
 
 
