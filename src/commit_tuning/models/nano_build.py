@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from commit_tuning.errors import UserError
 
@@ -30,6 +30,22 @@ _BLIP2_QUERIES = 12
 MAX_POSITIONS = 128
 INIT = 0.09  # standard deviation of fresh weights: about 1 / sqrt(width); the usual 0.02 is for wide models
 IMAGE_MEAN, IMAGE_STD = [0.94] * 3, [0.3] * 3  # nearly all of a picture is light background, which becomes zero
+
+
+LANGUAGE_MODEL: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": MAX_POSITIONS,
+    "initializer_range": INIT,
+    "tie_word_embeddings": True,
+    "pad_token_id": PAD,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+}
+"""Of every nano model whose language model is of the Llama kind."""
 
 
 def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -161,20 +177,7 @@ def _build_llava(vocab_size: int) -> PreTrainedModel:
         hidden_act="gelu",
         initializer_range=INIT,
     )
-    text = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=MAX_POSITIONS,
-        initializer_range=INIT,
-        tie_word_embeddings=True,
-        pad_token_id=PAD,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-    )
+    text = LlamaConfig(vocab_size=vocab_size, **LANGUAGE_MODEL)
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,

@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transformers import AutoProcessor, InternVLConfig, InternVLProcessor
 
 from commit_tuning.models.nano_build import (
-    BOS,
-    EOS,
     IMAGE,
     IMAGE_MEAN,
     IMAGE_PX,
     IMAGE_STD,
     INIT,
-    MAX_POSITIONS,
-    PAD,
+    LANGUAGE_MODEL,
     PATCH_PX,
     PATCHES,
     SPECIAL_TOKENS,
@@ -95,20 +92,7 @@ def build_internvl(vocab_size: int) -> InternVLForConditionalGeneration:
         patch_size=PATCH_PX,
         initializer_range=INIT,
     )
-    text = Qwen2Config(
-        vocab_size=vocab_size,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=MAX_POSITIONS,
-        initializer_range=INIT,
-        tie_word_embeddings=True,
-        pad_token_id=PAD,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-    )
+    text = Qwen2Config(vocab_size=vocab_size, **LANGUAGE_MODEL)
     config = InternVLConfig(
         vision_config=vision,
         text_config=text,

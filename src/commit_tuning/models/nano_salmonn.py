@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from commit_tuning.models.nano_build import BOS, EOS, INIT, MAX_POSITIONS, PAD, build_tokenizer
+from commit_tuning.models.nano_build import INIT, LANGUAGE_MODEL, build_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -94,19 +94,7 @@ def build_salmonn(vocab_size: int) -> SalmonnForConditionalGeneration:
             "attention_probs_dropout_prob": 0.0,
             "initializer_range": INIT,
         },
-        text_config={
-            "vocab_size": vocab_size,
-            "hidden_size": 128,
-            "intermediate_size": 384,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": MAX_POSITIONS,
-            "initializer_range": INIT,
-            "tie_word_embeddings": True,
-            "pad_token_id": PAD,
-            "bos_token_id": BOS,
-            "eos_token_id": EOS,
-        },
+        text_config={"vocab_size": vocab_size, **LANGUAGE_MODEL},
         audio_token_id=vocab_size - 1,
         seconds_per_window=_WINDOW,
         seconds_stride=_WINDOW,
