@@ -30,6 +30,7 @@ from nano_pretraining.scenes import GlyphBook
 from nano_pretraining.sound_forms import WORDS as SOUND_WORDS
 from nano_pretraining.sound_scenes import SoundBook
 from nano_pretraining.subject import Nano
+from nano_pretraining.towers import TOWERS
 
 from commit_tuning.data.nano_clothoaqa import nano_clothoaqa_vocabulary
 from commit_tuning.data.nano_iconqa import nano_vocabulary
@@ -56,10 +57,10 @@ def _on_pictures(language: int, vision: int, alignment: int, chatter: int) -> di
 
 
 FIRST = ("nano-llava", "nano-blip2")  # icons alone, in the words of Nano-IconQA
-READERS = ("nano-llava-v2", "nano-blip2-v2", "nano-internvl2")  # they read, and know facts
+READERS = tuple(TOWERS)  # they read, and know facts
 STAGES: dict[str, dict[str, Stage]] = {
     **dict.fromkeys(FIRST, _on_pictures(3000, 2500, 1500, 800)),
-    **dict.fromkeys(READERS, _on_pictures(3500, 6000, 2000, 800)),
+    **dict.fromkeys(READERS, _on_pictures(3500, 4000, 2000, 800)),
     "nano-salmonn": {
         "language": (sound_stages.train_language, 1000, 32, 2e-3),
         "hearing": (sound_stages.train_hearing, 1800, 32, 2e-3),

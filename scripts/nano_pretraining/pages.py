@@ -127,7 +127,7 @@ class Library(GlyphBook):
 
     layouts = (*LAYOUTS, *PAGE_LAYOUTS)
 
-    def __init__(self, limit: int | None = None, pages: int = PAGES, share: float = 0.5, seed: int = 0) -> None:
+    def __init__(self, limit: int | None = None, pages: int = PAGES, share: float = 0.75, seed: int = 0) -> None:
         super().__init__(limit)
         chance = random.Random(f"{seed}:pages")
         self.share, self.shelf = share, [draw_page(chance) for _ in range(pages)]

@@ -15,6 +15,7 @@ from nano_pretraining.forms import FORMS, Pair, chatter_words, with_chatter
 from nano_pretraining.scenes import COLOURS, LAYOUTS, Scene
 from nano_pretraining.subject import Nano
 from nano_pretraining.symbols import Symbols
+from nano_pretraining.towers import start_tower
 
 EASY_LAYOUTS, EASY_SHARE = ("quarters",), 0.3  # a tower starts with one layout: on all at once it stays at chance
 PAIRS_PER_PICTURE = 3
@@ -50,19 +51,6 @@ def optimise(
     return sum(tail) / len(tail)
 
 
-def place_positions(nano: Nano) -> None:
-    """Start the tower's position embeddings as two-dimensional sines and cosines."""
-    hidden = nano.tower.config.hidden_size
-    side = nano.patches_per_side
-    angles = torch.arange(side)[:, None] * 0.375 * 2 ** (torch.arange(hidden // 4) * 16 / hidden)
-    line = 0.5 * torch.cat([angles.sin(), angles.cos()], 1)
-    down, across = line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)
-    plane = torch.cat([down, across], 2).flatten(0, 1)
-    target = nano.position_table
-    with torch.no_grad():
-        target[1:] = plane
-
-
 def train_vision(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[str], None]) -> float:
     """Recognise icons, with tower and connector.
 
@@ -79,7 +67,7 @@ def train_vision(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[s
         letter = nn.Linear(hidden, LETTERS)
     norm, scale = nn.LayerNorm(hidden), nn.Parameter(torch.tensor(10.0))
     index: dict[str | None, int] = {name: number for number, name in enumerate(nano.book.said)}
-    place_positions(nano)
+    start_tower(nano)
 
     def loss_at(step: int) -> torch.Tensor:
         layouts, named = (EASY_LAYOUTS, 1.0) if step < EASY_SHARE * steps else (LAYOUTS, 0.85)

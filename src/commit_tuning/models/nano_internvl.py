@@ -90,6 +90,7 @@ def build_internvl(vocab_size: int) -> InternVLForConditionalGeneration:
         num_attention_heads=3,
         image_size=IMAGE_PX,
         patch_size=PATCH_PX,
+        attention_bias=True,
         initializer_range=INIT,
     )
     text = Qwen2Config(vocab_size=vocab_size, **LANGUAGE_MODEL)

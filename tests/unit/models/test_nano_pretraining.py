@@ -14,13 +14,15 @@ import torch
 sys.path.append(str(Path(__file__).parents[3] / "scripts"))
 
 import pretrain_nano
+from nano_pretraining.subject import Nano
+from nano_pretraining.towers import start_tower
 
 from commit_tuning.data.nano_aokvqa import nano_aokvqa_vocabulary
 from commit_tuning.data.nano_clothoaqa import nano_clothoaqa_vocabulary
 from commit_tuning.data.nano_iconqa import nano_vocabulary
 from commit_tuning.data.nano_textvqa import nano_textvqa_vocabulary
-from commit_tuning.models.nano import build_model, load_model
-from commit_tuning.models.nano_build import BUILT
+from commit_tuning.models.nano import build_model, load_model, load_nano
+from commit_tuning.models.nano_build import BUILT, build_processor, build_tokenizer
 
 REPOSITORY = Path(__file__).parents[3]
 WORDS = {
@@ -59,6 +61,19 @@ def test_first_stage_changes_the_language_model_alone(name, pretrain, tmp_path):
     assert changed
     assert all("language_model" in key or key == "lm_head.weight" for key in changed)
     assert list(record_of(tmp_path / "m")["stages"]) == ["language"]
+
+
+def test_internvls_tower_starts_as_that_of_blip2():
+    tokenizer = build_tokenizer(WORDS["nano-internvl2"])
+    processor = build_processor("nano-internvl2", tokenizer)
+    nano = Nano("nano-internvl2", build_model("nano-internvl2", len(tokenizer)), processor, None, 0)
+    start_tower(nano)
+    blip2 = load_nano("nano-blip2")[0].vision_model
+    pixels = torch.randn(2, 3, 66, 66)
+    with torch.no_grad():
+        nano.tower.encoder.layer[-1].lambda_1.zero_()
+        nano.tower.encoder.layer[-1].lambda_2.zero_()
+        assert torch.equal(blip2.post_layernorm(nano.features(pixels)), blip2(pixels).last_hidden_state)
 
 
 def test_later_stages_take_over_the_earlier_ones(pretrain, tmp_path):
