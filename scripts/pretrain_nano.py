@@ -60,7 +60,7 @@ FIRST = ("nano-llava", "nano-blip2")  # icons alone, in the words of Nano-IconQA
 READERS = tuple(TOWERS)  # they read, and know facts
 STAGES: dict[str, dict[str, Stage]] = {
     **dict.fromkeys(FIRST, _on_pictures(3000, 2500, 1500, 800)),
-    **dict.fromkeys(READERS, _on_pictures(3500, 4000, 2000, 800)),
+    **dict.fromkeys(READERS, _on_pictures(2000, 3500, 1500, 600)),
     "nano-salmonn": {
         "language": (sound_stages.train_language, 1000, 32, 2e-3),
         "hearing": (sound_stages.train_hearing, 1800, 32, 2e-3),
