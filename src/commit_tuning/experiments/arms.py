@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from commit_tuning.config import COORDINATED, REGULARIZERS
+from commit_tuning.config import COORDINATED, REGULARIZERS, CoMMITConfig
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.recipe import override
-from commit_tuning.experiments.schema import Recipe, StaticGrid, valid_keys
+from commit_tuning.experiments.schema import LITERAL, Recipe, StaticGrid, valid_keys
 
 _REGULARIZER = "commit.regularizer"
 _HYPERGRADIENT = ("commit.kappa_bound", "commit.lr_update_interval")
@@ -24,6 +24,8 @@ METHOD_LABELS = {
     "language-cd": "Language CD",
     "commit-clr": "CoMMIT-CLR",
     "commit": "CoMMIT",
+    "literal": "CoMMIT, literal",
+    "literal-clr": "CoMMIT-CLR, literal",
     "synced": "Synced LR",
     "language-lr-up": "Language LR up",
     "encoder-lr-up": "Encoder LR up",
@@ -39,7 +41,7 @@ class Arm:
     """A method with its learning rates: what is repeated over seeds.
 
     Attributes:
-        method: A method of `CoMMITConfig`, or `"static"`: two fixed rates that differ.
+        method: A method of `CoMMITConfig`, one of `LITERAL`, or `"static"`: two fixed rates that differ.
         learning_rate: The language model's base rate.
         encoder_learning_rate: The encoder's base rate.
         variation: The settings of the axes that this arm differs in.
@@ -73,19 +75,29 @@ class Arm:
         Raises:
             UserError: The settings of the axes do not make a valid recipe.
         """
-        regularizer = base.commit.get("regularizer") if self.method == "commit" else None
         changes: dict[str, Any] = {
-            "commit.method": CONSTANT if self.method == STATIC else self.method,
-            "commit.regularizer": regularizer or "auto",
+            **self._method(base),
             "train.learning_rate": self.learning_rate,
             "train.encoder_learning_rate": self.encoder_learning_rate,
             "train.seed": seed,
             "train.save_weights": save_weights,
             **dict(self.variation),
         }
-        if self.method != "commit" and _REGULARIZER not in dict(self.variation):
-            changes["commit.regularizer_labels"] = "given"  # without a regulariser, only that is valid
         return override(base, changes)
+
+    def _method(self, base: Recipe) -> dict[str, Any]:
+        """The settings of the method."""
+        if self.method in LITERAL:
+            settings = CoMMITConfig.paper(method=LITERAL[self.method]).to_dict()
+            return {f"commit.{key}": value for key, value in settings.items() if key != "switch_latest"}
+        regularizer = base.commit.get("regularizer") if self.method == "commit" else None
+        settings = {
+            "commit.method": CONSTANT if self.method == STATIC else self.method,
+            "commit.regularizer": regularizer or "auto",
+        }
+        if self.method != "commit" and _REGULARIZER not in dict(self.variation):
+            settings["commit.regularizer_labels"] = "given"  # without a regulariser, only that is valid
+        return settings
 
 
 def rates_text(rate: float, encoder_rate: float) -> str:

@@ -39,6 +39,7 @@ class Comparison:
         progress: Told about every run that ends.
         results: Records by arm and seed.
         failures: A line for every run that did not finish.
+        chosen: The arm of each method, at the rates that validation chose.
         rows: The table: Constant LR at every rate and the chosen arm of every other method.
         screening: All arms, on the seeds of the screening.
     """
@@ -51,6 +52,7 @@ class Comparison:
     progress: Progress = silent
     results: dict[Arm, dict[int, RunRecord]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    chosen: list[Arm] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     screening: list[Row] = field(default_factory=list)
 
@@ -71,12 +73,12 @@ class Comparison:
         ensure_data(self.recipe.data, self.workers)
         self.progress("data", 1, 1)
         self._run_arms("screening", arms, plan.screening)
-        chosen = choose(arms, {arm: self._validation(arm) for arm in arms})
-        confirmed = [arm for arm in arms if arm in chosen or arm.method == CONSTANT]
+        self.chosen = choose(arms, {arm: self._validation(arm) for arm in arms})
+        confirmed = [arm for arm in arms if arm in self.chosen or arm.method == CONSTANT]
         self._run_arms("confirmation", confirmed, plan.confirmation)
         self._check_same_data()
-        self.rows = self._rows(confirmed, chosen, plan.confirmation)
-        self.screening = self._rows(arms, chosen, plan.screening)
+        self.rows = self._rows(confirmed, plan.confirmation)
+        self.screening = self._rows(arms, plan.screening)
         self._write()
 
     def job(self, arm: Arm, seed: int) -> Job:
@@ -108,14 +110,14 @@ class Comparison:
         screened = [self.results[arm][seed] for seed in self.recipe.compare.screening]
         return mean([record.accuracy("val") for record in screened]) or 0.0
 
-    def _rows(self, arms: Sequence[Arm], chosen: list[Arm], seeds: range) -> list[Row]:
+    def _rows(self, arms: Sequence[Arm], seeds: range) -> list[Row]:
         """The rows of some arms, on some seeds."""
         results = {arm: [self.results[arm][seed] for seed in seeds] for arm in arms}
         folders = {
             arm: [record.folder.relative_to(self.folder).as_posix() for record in records if record.complete]
             for arm, records in results.items()
         }
-        return build_rows(results, chosen, folders)
+        return build_rows(results, self.chosen, folders)
 
     def _check_same_data(self) -> None:
         records = [record for seeds in self.results.values() for record in seeds.values() if record.complete]

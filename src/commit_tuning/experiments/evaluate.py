@@ -50,15 +50,30 @@ def evaluate(
     Raises:
         UserError: Neither a run with weights nor a recipe, or the data cannot be read.
     """
-    trained = Path(target, RECORD).is_file()
-    recipe = _of_run(Path(target), settings) if trained else load_recipe(target, settings)
+    if Path(target, RECORD).is_file():
+        return ask(_of_run(Path(target), settings), split, Path(target), progress=progress)
+    return ask(load_recipe(target, settings), split, progress=progress)
+
+
+def ask(recipe: Recipe, split: str, run: Path | None = None, *, progress: Progress = silent) -> Evaluation:
+    """Ask the model of a recipe the questions of its dataset.
+
+    Args:
+        recipe: Which model, which dataset, how.
+        split: train, val or test.
+        run: Folder of a finished run of the recipe, whose weights the model gets; None asks it untuned.
+        progress: Told about every batch.
+
+    Raises:
+        UserError: The run has no weights, or the data cannot be read.
+    """
     root = ensure_data(recipe.data)
     model, processor = build_model(recipe.model, recipe.train.device)
-    if trained:
-        load_trained(model, Path(target))
+    if run is not None:
+        load_trained(model, run)
     questions = open_split(root, recipe.data, split, processor, recipe.train.device)
     told = counting(progress, f"{split} questions", len(questions))
-    answers = answer_questions(model, processor, questions, recipe.eval, on_batch=told)
+    answers = answer_questions(model, processor, questions, recipe.generation(), on_batch=told)
     scores = score(answers, TASKS[recipe.data.dataset].metric)
     skipped = [f"{s.path}{'' if s.line is None else f':{s.line}'}: {s.reason}" for s in questions.skipped]
     return Evaluation(recipe.data.dataset, split, scores, answers, skipped)

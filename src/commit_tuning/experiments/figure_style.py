@@ -16,6 +16,8 @@ COLOURS = {  # Okabe and Ito's colour-blind safe palette; the yellow is darkened
     "constant": "#4d4d4d",
     "commit-clr": "#0072b2",
     "commit": "#d55e00",
+    "literal": "#7b3294",
+    "literal-clr": "#882255",
     "static": "#e69f00",
     "feature-cd": "#009e73",
     "language-cd": "#cc79a7",

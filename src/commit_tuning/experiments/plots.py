@@ -136,27 +136,42 @@ def draw_accuracy(arms: Sequence[tuple[str, str, Sequence[float]]]) -> Plot:
 
 
 def _draw(sheet: Sheet, groups: Sequence[Group]) -> Plot | None:
-    window = _window(groups, sheet.panels[0].key) if sheet.smooth else 1
-    panels = [(panel, lines) for panel in sheet.panels if (lines := _curves(panel, groups, window))]
+    window = smoothing(groups, sheet.panels[0].key) if sheet.smooth else 1
+    panels = [panel for panel in sheet.panels if _curves(panel, groups, window)]
     if not panels:
         return None
+    figure = draw_panels([(panel, groups) for panel in panels], window, level=sheet.level, shared=sheet.shared)
+    caption = f"{sheet.words} {explanation(groups, sheet.panels[0], window)}"
+    return Plot(sheet.title, to_svg(figure, sheet.title), caption, narrow=len(panels) == 1)
+
+
+def draw_panels(
+    panels: Sequence[tuple[Panel, Sequence[Group]]], window: int, *, level: float | None = None, shared: bool = False
+) -> Figure:
+    """Panels side by side, each with the curves of its groups.
+
+    Args:
+        panels: What is drawn, and of whom.
+        window: Values in the running mean.
+        level: Where a dotted line lies.
+        shared: One vertical scale for all.
+    """
     with matplotlib.rc_context(STYLE):
         width = 8.2 if len(panels) == 1 else 4.9 * len(panels)
         figure = Figure(figsize=(width, 3.3), layout="constrained")
-        every = figure.subplots(1, len(panels), squeeze=False, sharey=sheet.shared)[0]
-        for axes, (panel, lines) in zip(every, panels, strict=True):
-            for index, line in lines.items():
+        every = figure.subplots(1, len(panels), squeeze=False, sharey=shared)[0]
+        for axes, (panel, groups) in zip(every, panels, strict=True):
+            for index, line in _curves(panel, groups, window).items():
                 style = line_style(groups, index)
                 axes.fill_between(line.steps, line.low, line.high, color=style["color"], alpha=0.14, linewidth=0)
-                axes.plot(line.steps, line.mean, linewidth=1.8, **style)
-            _dress(axes, panel, sheet.level)
-            if not sheet.shared or axes is every[0]:
+                axes.plot(line.steps, line.mean, linewidth=1.8, label=groups[index].label, **style)
+            _dress(axes, panel, level)
+            if not shared or axes is every[0]:
                 axes.set_ylabel(panel.unit)
         for axes, (panel, _) in zip(every, panels, strict=True):
             if panel.log:
                 _log_ticks(axes)
-        caption = f"{sheet.words} {_explain(groups, sheet.panels[0], window)}"
-        return Plot(sheet.title, to_svg(figure, sheet.title), caption, narrow=len(panels) == 1)
+    return figure
 
 
 def _curves(panel: Panel, groups: Sequence[Group], window: int) -> dict[int, Curve]:
@@ -189,13 +204,14 @@ def _log_ticks(axes: Axes) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _window(groups: Sequence[Group], key: str) -> int:
+def smoothing(groups: Sequence[Group], key: str) -> int:
     """About a twentieth of the values that a run has."""
     lengths = [sum(row.get(key) is not None for row in history) for group in groups for history in group.histories]
     return max(1, max(lengths, default=0) // 20)
 
 
-def _explain(groups: Sequence[Group], panel: Panel, window: int) -> str:
+def explanation(groups: Sequence[Group], panel: Panel, window: int) -> str:
+    """What line and band are, and how they were smoothed."""
     seeds = max(len(group.records) for group in groups)
     kind = "geometric mean" if panel.log else "mean"
     over = f"Line: {kind} over {seeds} seeds; band: one standard deviation." if seeds > 1 else "One seed."

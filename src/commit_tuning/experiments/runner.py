@@ -162,7 +162,7 @@ def _evaluate(
             model,
             processor,
             asked,
-            recipe.eval,
+            recipe.generation(),
             on_batch=counting(progress, task, len(asked)),
         )
         record.metrics[split] = score(answers, TASKS[recipe.data.dataset].metric)

@@ -15,6 +15,8 @@ from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.models.nano import NANO_MODELS
 
 COMMIT_KEYS = tuple(field.name for field in dataclasses.fields(CoMMITConfig))
+LITERAL = {"literal": "commit", "literal-clr": "commit-clr"}
+"""Arms of a comparison that are `CoMMITConfig.paper()` with this method."""
 
 
 class Section(BaseModel):
@@ -122,10 +124,13 @@ class Train(Section):
 
 
 class Eval(Section):
-    """Greedy generation on the validation and test questions; `images` test pictures are kept for the report."""
+    """Greedy generation on the validation and test questions; `images` test pictures are kept for the report.
+
+    `max_new_tokens: null` is what the dataset's answers need.
+    """
 
     batch_size: int = Field(default=64, ge=1)
-    max_new_tokens: int = Field(default=6, ge=1)
+    max_new_tokens: int | None = Field(default=6, ge=1)
     images: int = Field(default=12, ge=0)
 
 
@@ -139,6 +144,8 @@ class StaticGrid(Section):
 class Compare(Section):
     """What `commit-tuning compare` runs; see `experiments.compare` for the protocol.
 
+    `methods` are those of `CoMMITConfig`, with the settings under `commit`, and `literal` and `literal-clr`: the paper
+    to the letter, whatever is set there.
     Seeds count from `first_seed`: seeds that no choice was made on confirm one that was made before.
     """
 
@@ -151,9 +158,10 @@ class Compare(Section):
 
     @model_validator(mode="after")
     def _known_methods(self) -> Self:
+        known = (*METHODS, *LITERAL)
         for method in self.methods:
-            if method not in METHODS:
-                raise ValueError(f"compare.methods: {method!r} is not one of {', '.join(METHODS)}")
+            if method not in known:
+                raise ValueError(f"compare.methods: {method!r} is not one of {', '.join(known)}")
         if self.screen_seeds > self.seeds:
             raise ValueError(f"compare.screen_seeds ({self.screen_seeds}) exceeds compare.seeds ({self.seeds})")
         if min(self.rates) <= 0:
@@ -197,10 +205,15 @@ class Recipe(Section):
         """
         return CoMMITConfig(**{"switch_latest": max(1, self.train.steps // 2), **self.commit})
 
+    def generation(self) -> Eval:
+        """The section `eval` with the number of new tokens resolved."""
+        tokens = self.eval.max_new_tokens or TASKS[self.data.dataset].answer_tokens
+        return self.eval.model_copy(update={"max_new_tokens": tokens})
+
     def for_record(self) -> dict[str, Any]:
-        """The recipe of a single run as plain JSON values, with the method's settings resolved."""
+        """The recipe of a single run as plain JSON values, with what the method and the dataset decide resolved."""
         plain = self.model_dump(mode="json", exclude={"compare"})
-        return plain | {"commit": self.commit_config().to_dict()}
+        return plain | {"commit": self.commit_config().to_dict(), "eval": self.generation().model_dump(mode="json")}
 
 
 def valid_keys() -> tuple[str, ...]:

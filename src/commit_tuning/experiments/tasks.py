@@ -23,6 +23,7 @@ from commit_tuning.data.sample import Sample
 from commit_tuning.data.songdescriber import SongDescriber
 from commit_tuning.data.textvqa import TextVQA
 
+WORD, WORDS, NANO_CAPTION, CAPTION = 4, 12, 20, 64  # new tokens
 HELD_OUT = 10  # every tenth training question is for validation where the official validation questions are the test
 
 
@@ -64,12 +65,14 @@ class Task:
     Attributes:
         read: Opens a split: folder, train, val or test, and the most samples to read (None for all).
         metric: A name in `commit_tuning.metrics.score.METRICS`.
+        answer_tokens: New tokens that any answer fits in.
         build: Makes the dataset in a folder, `build(root, workers=)`; None where it is downloaded.
         default: Makes it in the cache, `default(workers=)`.
     """
 
     read: Read
     metric: str
+    answer_tokens: int
     build: Callable[..., Path] | None = None
     default: Callable[..., Path] | None = None
 
@@ -111,23 +114,31 @@ def _hidden_test(reader: Callable[..., Reader[Any]], **options: Any) -> Read:
 
 
 TASKS: dict[str, Task] = {
-    "iconqa": Task(_splits(IconQA), "iconqa"),
-    "textvqa": Task(_hidden_test(TextVQA), "textvqa"),
-    "aokvqa": Task(_hidden_test(AOKVQA), "aokvqa"),
-    "aokvqa-direct": Task(_hidden_test(AOKVQA, setting="direct_answer"), "aokvqa/direct-answer"),
-    "clothoaqa": Task(_splits(ClothoAQA), "clothoaqa"),
-    "macs": Task(_captions(MACS), "macs"),
-    "song-describer": Task(_captions(SongDescriber), "song-describer"),
-    "nano-iconqa": Task(_splits(IconQA), "iconqa", build_nano_iconqa, default_nano_root),
-    "nano-textvqa": Task(_splits(TextVQA), "textvqa", build_nano_textvqa, default_nano_textvqa_root),
-    "nano-aokvqa": Task(_splits(AOKVQA), "aokvqa", build_nano_aokvqa, default_nano_aokvqa_root),
+    "iconqa": Task(_splits(IconQA), "iconqa", WORDS),
+    "textvqa": Task(_hidden_test(TextVQA), "textvqa", WORDS),
+    "aokvqa": Task(_hidden_test(AOKVQA), "aokvqa", WORDS),
+    "aokvqa-direct": Task(_hidden_test(AOKVQA, setting="direct_answer"), "aokvqa/direct-answer", WORDS),
+    "clothoaqa": Task(_splits(ClothoAQA), "clothoaqa", WORDS),
+    "macs": Task(_captions(MACS), "macs", CAPTION),
+    "song-describer": Task(_captions(SongDescriber), "song-describer", CAPTION),
+    "nano-iconqa": Task(_splits(IconQA), "iconqa", WORD, build_nano_iconqa, default_nano_root),
+    "nano-textvqa": Task(_splits(TextVQA), "textvqa", WORD, build_nano_textvqa, default_nano_textvqa_root),
+    "nano-aokvqa": Task(_splits(AOKVQA), "aokvqa", WORD, build_nano_aokvqa, default_nano_aokvqa_root),
     "nano-aokvqa-direct": Task(
-        _splits(AOKVQA, setting="direct_answer"), "aokvqa/direct-answer", build_nano_aokvqa, default_nano_aokvqa_root
+        _splits(AOKVQA, setting="direct_answer"),
+        "aokvqa/direct-answer",
+        WORD,
+        build_nano_aokvqa,
+        default_nano_aokvqa_root,
     ),
-    "nano-clothoaqa": Task(_splits(ClothoAQA), "clothoaqa", build_nano_clothoaqa, default_nano_clothoaqa_root),
-    "nano-macs": Task(_captions(MACS), "macs", build_nano_macs, default_nano_macs_root),
+    "nano-clothoaqa": Task(_splits(ClothoAQA), "clothoaqa", WORD, build_nano_clothoaqa, default_nano_clothoaqa_root),
+    "nano-macs": Task(_captions(MACS), "macs", NANO_CAPTION, build_nano_macs, default_nano_macs_root),
     "nano-song-describer": Task(
-        _captions(SongDescriber), "song-describer", build_nano_songdescriber, default_nano_songdescriber_root
+        _captions(SongDescriber),
+        "song-describer",
+        NANO_CAPTION,
+        build_nano_songdescriber,
+        default_nano_songdescriber_root,
     ),
 }
 """Datasets by name."""
