@@ -1,0 +1,1 @@
+"""The figures of the paper, made again from what the library computes."""
