@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_experiment import make_experiment, run
 
-from commit_tuning.experiments.record import RunRecord
+from commit_tuning.experiments.record import RunRecord, load_records
 
 ARMS = ("constant_lr-0.001", "commit-clr_lr-0.001")
 
@@ -65,6 +66,28 @@ def test_only_what_is_missing_is_run_again(compared: Path, recipe: Path) -> None
     again = {folder for folder in folders if (folder / "history.jsonl").stat().st_mtime_ns != before[folder]}
     assert again == {folders[0], folders[3]}
     assert all(RunRecord.read(folder).complete for folder in folders)
+
+
+def timeless(folder: Path) -> tuple[list[list[str]], list[dict[str, Any]]]:
+    """The table without its seconds, and the metrics of all runs without what measuring took."""
+    lines = (folder / "table.md").read_text().splitlines()
+    seconds = lines[2].split("|").index(" Seconds ")
+    cells = [[cell for n, cell in enumerate(line.split("|")) if n != seconds] for line in lines]
+    return cells, [record.metrics | {"overhead": None} for record in load_records(folder)]
+
+
+def test_a_cluster_gives_the_same_table(compared: Path, recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    shutil.copytree(compared, tmp_path / "spread")
+    for arm in ARMS:
+        shutil.rmtree(tmp_path / "spread" / "runs" / arm / "seed-0")
+    assert run(["compare", recipe, "-o", tmp_path / "spread", "--jobs", "2", "--cluster", "local"]) == 0
+    assert timeless(tmp_path / "spread") == timeless(compared)
+    tickets = {path.parent.name for path in (tmp_path / "spread").rglob("cluster.json")}
+    assert tickets == {"seed-0"}
+    record = RunRecord.read(tmp_path / "spread" / "runs" / ARMS[0] / "seed-0")
+    assert record.hardware["torch_threads"] == 1
+    assert "Job completed successfully" in (record.folder / "log.txt").read_text()
 
 
 def test_another_recipe_in_the_same_folder_is_refused(

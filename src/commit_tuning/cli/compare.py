@@ -7,9 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commit_tuning.cli.options import JobsOption, OutputOption, RecipeArgument, SettingsArgument, listed, parse_axes
+from commit_tuning.cli.options import (
+    ClusterOption,
+    ClusterOptionOption,
+    JobsOption,
+    OutputOption,
+    RecipeArgument,
+    SettingsArgument,
+    listed,
+    open_cluster,
+    parse_axes,
+)
 
 if TYPE_CHECKING:
+    from commit_tuning.experiments.cluster import Cluster
     from commit_tuning.experiments.compare import Comparison
     from commit_tuning.experiments.schema import Recipe
 
@@ -34,6 +45,8 @@ def compare(  # noqa: PLR0917 - typer calls it, by name
     settings: SettingsArgument = None,
     jobs: JobsOption = None,
     save_weights: Annotated[bool, typer.Option("--save-weights", help="Keep every run's tuned parameters.")] = False,
+    cluster: ClusterOption = None,
+    cluster_option: ClusterOptionOption = None,
 ) -> None:
     """Compare methods over seeds, each at its best learning rate; resumes where it stopped.
 
@@ -41,6 +54,8 @@ def compare(  # noqa: PLR0917 - typer calls it, by name
       commit-tuning compare iconqa-nano-llava --output runs/table
 
       commit-tuning compare iconqa-nano-llava -o runs/n --methods commit-clr --axis commit.kappa_window=10,50
+
+      commit-tuning compare recipe.yaml -o runs/s --cluster slurm --cluster-option partition=gpu,gpus_per_node=1
     """
     from commit_tuning.experiments.recipe import load_recipe
 
@@ -57,7 +72,9 @@ def compare(  # noqa: PLR0917 - typer calls it, by name
     elif static_grid and loaded.compare.static_grid is None:
         changes.append("compare.static_grid={}")
     axes = parse_axes(axis or [])
-    comparison = run_comparison(load_recipe(recipe, changes), output, jobs, axes, save_weights)
+    loaded = load_recipe(recipe, changes)
+    where = open_cluster(cluster, cluster_option or [], output)
+    comparison = run_comparison(loaded, output, jobs, axes, save_weights, cluster=where)
     typer.echo(f"table in {output / 'table.md'}; for figures: commit-tuning report {output}")
     finish(comparison)
 
@@ -68,6 +85,8 @@ def run_comparison(
     jobs: int | None,
     axes: tuple[tuple[str, tuple[object, ...]], ...] = (),
     save_weights: bool = False,
+    *,
+    cluster: Cluster | None = None,
 ) -> Comparison:
     """Run a comparison with its progress shown, and print the table."""
     from commit_tuning.cli.display import Display, show_table
@@ -75,9 +94,10 @@ def run_comparison(
     from commit_tuning.experiments.pool import default_workers
     from commit_tuning.experiments.table import markdown
 
-    workers = jobs or default_workers()
+    workers = jobs or (cluster.default_workers() if cluster else default_workers())
+    engine = cluster.run_jobs if cluster else None
     with Display() as display:
-        comparison = Comparison(recipe, output, axes, workers, save_weights, progress=display)
+        comparison = Comparison(recipe, output, axes, workers, save_weights, progress=display, engine=engine)
         comparison.run()
     show_table(markdown(comparison.rows))
     return comparison

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from commit_tuning.experiments.cluster import Cluster
 
 RecipeArgument = Annotated[
     str,
@@ -20,6 +23,14 @@ SettingsArgument = Annotated[
 ]
 JobsOption = Annotated[
     int | None, typer.Option("--jobs", "-j", metavar="J", min=1, help="Runs at a time; as many as cores by default.")
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="slurm|local", help="Give the runs to Slurm, or to processes that outlive this."),
+]
+ClusterOptionOption = Annotated[
+    list[str] | None,
+    typer.Option("--cluster-option", metavar="KEY=VALUE,...", help="Settings of a job, by submitit's names."),
 ]
 
 
@@ -45,3 +56,20 @@ def parse_axes(texts: list[str]) -> tuple[tuple[str, tuple[Any, ...]], ...]:
             raise UserError(f"cannot read --axis {text!r}: write it as key=v1,v2, e.g. commit.kappa_window=10,50")
         axes.append((key.strip(), tuple(parsed)))
     return tuple(axes)
+
+
+def open_cluster(name: str | None, options: list[str], output: Path) -> Cluster | None:
+    """The cluster of `--cluster`, which keeps its files below `output`; None if there is none.
+
+    Raises:
+        UserError: It cannot be used, or there are options for none.
+    """
+    from commit_tuning.errors import UserError
+
+    if name is None:
+        if options:
+            raise UserError("--cluster-option is for --cluster, which is not given; add --cluster slurm")
+        return None
+    from commit_tuning.experiments.cluster import connect, parse_options
+
+    return connect(name, output, parse_options(options))

@@ -16,7 +16,7 @@ from typing import Any
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.arms import CONSTANT, Arm, Axes, choose, screening_arms
-from commit_tuning.experiments.pool import LOG, Job, default_workers, run_jobs
+from commit_tuning.experiments.pool import LOG, Job, RunJobs, default_workers, run_jobs
 from commit_tuning.experiments.progress import Progress, silent
 from commit_tuning.experiments.record import RunRecord, package_versions, writable_folder, write_text
 from commit_tuning.experiments.schema import Recipe
@@ -37,6 +37,7 @@ class Comparison:
         workers: Runs at a time.
         save_weights: Whether each run keeps its tuned parameters.
         progress: Told about every run that ends.
+        engine: What runs the jobs, e.g. `Cluster.run_jobs`; processes of this machine by default.
         results: Records by arm and seed.
         failures: A line for every run that did not finish.
         chosen: The arm of each method, at the rates that validation chose.
@@ -50,6 +51,7 @@ class Comparison:
     workers: int = field(default_factory=default_workers)
     save_weights: bool = False
     progress: Progress = silent
+    engine: RunJobs | None = None
     results: dict[Arm, dict[int, RunRecord]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     chosen: list[Arm] = field(default_factory=list)
@@ -70,7 +72,7 @@ class Comparison:
             arm.recipe(self.recipe, seed=0)
         self._claim()
         self.progress("data", 0, 1, "built on first use")
-        ensure_data(self.recipe.data, self.workers)
+        ensure_data(self.recipe.data, min(self.workers, default_workers()))
         self.progress("data", 1, 1)
         self._run_arms("screening", arms, plan.screening)
         self.chosen = choose(arms, {arm: self._validation(arm) for arm in arms})
@@ -103,7 +105,8 @@ class Comparison:
                 self.failures.append(f"{name}: {reason}")
             self.progress(phase, done, len(jobs), f"{name}: {_outcome(record)}")
 
-        run_jobs([self.job(arm, seed) for arm, seed in pairs], self.workers, on_done)
+        run = self.engine or run_jobs
+        run([self.job(arm, seed) for arm, seed in pairs], self.workers, on_done)
 
     def _validation(self, arm: Arm) -> float:
         """Mean validation accuracy over the seeds of the screening; a run that failed counts as 0."""

@@ -13,7 +13,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.record import RECORD, RunRecord
@@ -45,7 +45,11 @@ class Job:
         return record
 
 
-def run_jobs(jobs: Sequence[Job], workers: int, on_done: Callable[[Job, RunRecord | None], None]) -> None:
+OnDone: TypeAlias = Callable[[Job, RunRecord | None], None]
+RunJobs: TypeAlias = Callable[[Sequence[Job], int, OnDone], None]  # `run_jobs`, or that of a cluster
+
+
+def run_jobs(jobs: Sequence[Job], workers: int, on_done: OnDone) -> None:
     """Run what is not complete yet, `workers` at a time.
 
     Args:
@@ -54,13 +58,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_done: Callable[[Job, RunRecor
         on_done: Called in this process after each job, at once for one that was complete before. The record is None
             if the run died before it could write one; its status says whether it went to the end.
     """
-    waiting = []
-    for job in jobs:
-        record = job.outcome()
-        if record is not None and record.complete:
-            on_done(job, record)
-        else:
-            waiting.append(job)
+    waiting = unfinished(jobs, on_done)
     running: dict[Any, tuple[BaseProcess, Job]] = {}
     context = _context(waiting[0].recipe if waiting else None)
     try:
@@ -77,6 +75,31 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_done: Callable[[Job, RunRecor
         for process, _ in running.values():
             process.terminate()
             process.join()
+
+
+def unfinished(jobs: Sequence[Job], on_done: OnDone) -> list[Job]:
+    """The jobs that have no complete run yet; `on_done` is told of the others."""
+    waiting = []
+    for job in jobs:
+        record = job.outcome()
+        if record is not None and record.complete:
+            on_done(job, record)
+        else:
+            waiting.append(job)
+    return waiting
+
+
+def train_quietly(recipe: str, folder: str, threads: int = 1) -> None:
+    """One run in this process, without bars; its recipe is JSON, as whatever starts a process carries text best."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import torch
+    from transformers.utils import logging
+
+    from commit_tuning.experiments.runner import train
+
+    torch.set_num_threads(threads)
+    logging.disable_progress_bar()
+    train(Recipe.model_validate_json(recipe), folder)
 
 
 def default_workers() -> int:
@@ -110,18 +133,13 @@ def _work(recipe: str, folder: str) -> None:
     """The life of a worker: one run, its output in the run's own log. Ctrl-C is the parent's affair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with (Path(folder) / LOG).open("w", encoding="utf-8") as log:
+    path = Path(folder) / LOG
+    path.unlink(missing_ok=True)  # a cluster's is a link
+    with path.open("w", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
-            import torch
-            from transformers.utils import logging
-
-            from commit_tuning.experiments.runner import train
-
-            torch.set_num_threads(1)
-            logging.disable_progress_bar()
-            train(Recipe.model_validate_json(recipe), folder)
+            train_quietly(recipe, folder)
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()
