@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT = 1
+FORMAT = 2
 _CHUNK = 50
 _PACKAGES = ("pretty_midi", "soundfile", "soxr")
 Entry = dict[str, Any]
