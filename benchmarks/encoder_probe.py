@@ -70,12 +70,19 @@ def main() -> None:
 
 
 def wanted(records: list[RunRecord], seeds: list[int] | None) -> list[RunRecord]:
-    """Complete runs of these seeds."""
-    return [record for record in records if record.complete and (seeds is None or record.seed in seeds)]
+    """Complete runs of these seeds; of runs of one recipe the first."""
+    complete = [record for record in records if record.complete and (seeds is None or record.seed in seeds)]
+    return list({json.dumps(record.recipe): record for record in reversed(complete)}.values())[::-1]
 
 
 def probe_all(records: list[RunRecord], count: int, output: Path) -> list[dict[str, Any]]:
-    """Probe the untuned model of the first run's recipe, then every run."""
+    """Probe the untuned model of the first run's recipe, then every run.
+
+    Raises:
+        UserError: There is no run, or one of another model or without weights.
+    """
+    if not records:
+        raise UserError("no complete run of these seeds; see --seeds, and train with --save-weights")
     found = json.loads(output.read_text("utf-8")) if output.is_file() else []
     known = {(row["run"], row["pictures"]) for row in found}
     recipe = build_recipe(records[0].recipe, source=str(records[0].folder / RECORD))
@@ -93,7 +100,7 @@ def probe_all(records: list[RunRecord], count: int, output: Path) -> list[dict[s
         about = {"run": name, "arm": arm_of(record), "seed": record and record.seed, "pictures": count}
         found.append(about | judge(rows, scenes, untuned))
         write_text(output, json.dumps(without_nan(found), indent=1) + "\n")
-    return found
+    return [row for row in found if row["pictures"] == count]
 
 
 def sizes(count: int) -> dict[str, int]:
