@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--listener", default="nano-salmonn", help="a nano name or a folder, whose audio path is taken")
     parser.add_argument("--train", type=int, default=3000, help="items to train on")
     parser.add_argument("--test", type=int, default=600, help="items to test on")
-    add_options(parser, ARMS, [100, 400, 1000, 2000], [0, 1])
+    add_options(parser, ARMS, [100, 400, 1200], [0, 1])
     arguments = parser.parse_args()
     counts = {"train": arguments.train, "test": arguments.test}
     about = {**counts, "listener": arguments.listener}
