@@ -1,0 +1,47 @@
+"""Arms on a command line: `METHOD:RATE[:SETTING=VALUE...]`.
+
+A method of `CoMMITConfig`, `default` for `CoMMITConfig()`, `literal` for the paper's Eq. 7-8 to the letter without the
+regulariser, `paper` with it.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from commit_tuning import CoMMITConfig
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method at a base rate, as it is written on the command line."""
+
+    text: str
+    rate: float
+    config: CoMMITConfig
+
+    @classmethod
+    def parse(cls, text: str, steps: int) -> "Arm":
+        """Read `METHOD:RATE[:SETTING=VALUE...]`; coordinate descent switches at half of the steps at the latest."""
+        method, rate, *settings = text.split(":")
+        named = {key: yaml.safe_load(value) for key, value in (setting.split("=", 1) for setting in settings)}
+        named = {"switch_latest": max(1, steps // 2), **named}
+        match method:
+            case "default":
+                config = CoMMITConfig(**named)
+            case "literal":
+                config = CoMMITConfig.paper(**{"method": "commit-clr", **named})
+            case "paper":
+                config = CoMMITConfig.paper(**named)
+            case _:
+                config = CoMMITConfig(**{"method": method, **named})
+        return cls(text, float(rate), config)
+
+
+def add_options(parser: argparse.ArgumentParser, arms: list[str], stops: list[int], seeds: list[int]) -> None:
+    """The options that `run_all` reads."""
+    parser.add_argument("--arms", nargs="+", default=arms)
+    parser.add_argument("--stops", type=int, nargs="+", default=stops, help="optimizer steps after which to look")
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    parser.add_argument("--output", type=Path, required=True)
