@@ -20,12 +20,13 @@ from commit_tuning.models.partition import partition_model, unwrap
 _PEFT_PREFIX = "base_model.model."
 
 
-def build_model(settings: Model, device: str) -> tuple[Any, Any]:
+def build_model(settings: Model, device: str, checkpointed: bool = False) -> tuple[Any, Any]:
     """Load the model, put adapters on its language model, free its encoder and freeze what the recipe names.
 
     Args:
         settings: The recipe's `model` section.
         device: Where the model goes, e.g. `"cpu"`.
+        checkpointed: Whether to train it with gradient checkpointing.
 
     Returns:
         The model (a `PeftModel` when `settings.lora` is set) and its processor.
@@ -36,6 +37,8 @@ def build_model(settings: Model, device: str) -> tuple[Any, Any]:
     """
     model, processor = load_model(settings.name)
     model = prepare(model, settings)
+    if checkpointed:
+        checkpoint_gradients(model)
     try:
         return model.to(device), processor
     except (RuntimeError, AssertionError) as error:

@@ -21,7 +21,6 @@ from commit_tuning.experiments.dataset import Questions, chunks, data_checksum, 
 from commit_tuning.experiments.evaluation import answer_loss, answer_questions, evenly, save_images, score
 from commit_tuning.experiments.model_setup import (
     build_model,
-    checkpoint_gradients,
     count_parameters,
     precision,
     save_trainable,
@@ -93,9 +92,7 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
 
     random.seed(settings.seed)
     torch.manual_seed(settings.seed)
-    model, processor = build_model(recipe.model, device)
-    if settings.gradient_checkpointing:
-        checkpoint_gradients(model)
+    model, processor = build_model(recipe.model, device, settings.gradient_checkpointing)
     running = partial(precision, recipe.model, device)
     questions = open_splits(root, recipe.data, recipe.model.name, processor, device)
     partition = partition_model(model, recipe.model.projector)
