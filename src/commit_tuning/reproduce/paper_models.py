@@ -86,7 +86,6 @@ class PaperModel:
     def build(self, narrow: bool = False) -> Any:
         """The untrained model: of real size on the meta device, where it takes no memory; a narrow one on the CPU."""
         import transformers
-        from transformers.initialization import no_init_weights
 
         from commit_tuning.models import salmonn
 
@@ -94,10 +93,8 @@ class PaperModel:
         model_class = getattr(home, self.model_class)
         if narrow:
             return model_class(model_class.config_class(**_merged(self.sizes, self.narrow)))
-        with torch.device("meta"), no_init_weights():
-            model = model_class(model_class.config_class(**self.sizes))
-        model.tie_weights()  # which is a part of what is left out
-        return model
+        with torch.device("meta"):
+            return model_class(model_class.config_class(**self.sizes))
 
 
 def _merged(sizes: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
