@@ -9,7 +9,7 @@ from typing import Any
 
 from commit_tuning.experiments.dataset import ensure_data, open_split
 from commit_tuning.experiments.evaluation import answer_questions, score
-from commit_tuning.experiments.model_setup import build_model, load_trained
+from commit_tuning.experiments.model_setup import build_model, load_trained, precision
 from commit_tuning.experiments.progress import Progress, counting, silent
 from commit_tuning.experiments.recipe import build_recipe, load_recipe, parse_overrides
 from commit_tuning.experiments.record import RECORD, RunRecord
@@ -73,7 +73,8 @@ def ask(recipe: Recipe, split: str, run: Path | None = None, *, progress: Progre
         load_trained(model, run)
     questions = open_split(root, recipe.data, split, processor, recipe.train.device)
     told = counting(progress, f"{split} questions", len(questions))
-    answers = answer_questions(model, processor, questions, recipe.generation(), on_batch=told)
+    with precision(recipe.model, recipe.train.device):
+        answers = answer_questions(model, processor, questions, recipe.generation(), on_batch=told)
     scores = score(answers, TASKS[recipe.data.dataset].metric)
     skipped = [f"{s.path}{'' if s.line is None else f':{s.line}'}: {s.reason}" for s in questions.skipped]
     return Evaluation(recipe.data.dataset, split, scores, answers, skipped)

@@ -14,7 +14,7 @@ from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.sample import Audio, Sample
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.dataset import ensure_data, open_splits
-from commit_tuning.experiments.model_setup import build_model
+from commit_tuning.experiments.model_setup import build_model, precision
 from commit_tuning.experiments.optimizers import build_optimizer
 from commit_tuning.experiments.recipe import find_recipe, load_recipe
 from commit_tuning.experiments.schema import Recipe
@@ -52,7 +52,8 @@ def _inspect_recipe(recipe: Recipe) -> Inspection:
     model, processor = build_model(recipe.model, "cpu")
     questions = open_splits(root, recipe.data, recipe.model.name, processor, "cpu")["train"]
     optimizer = build_optimizer(partition_model(model, recipe.model.projector), recipe.train)
-    return inspect_model(model, questions.training(list(range(min(4, len(questions))))), optimizer)
+    with precision(recipe.model, "cpu"):
+        return inspect_model(model, questions.training(list(range(min(4, len(questions))))), optimizer)
 
 
 def _empty_batch(processor: Any) -> dict[str, Any]:

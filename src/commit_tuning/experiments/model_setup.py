@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,18 @@ from torch import nn
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.schema import Lora, Model
 from commit_tuning.models.nano import load_model
-from commit_tuning.models.partition import partition_model
+from commit_tuning.models.partition import partition_model, unwrap
 
 _PEFT_PREFIX = "base_model.model."
 
 
-def build_model(settings: Model, device: str) -> tuple[Any, Any]:
+def build_model(settings: Model, device: str, checkpointed: bool = False) -> tuple[Any, Any]:
     """Load the model, put adapters on its language model, free its encoder and freeze what the recipe names.
 
     Args:
         settings: The recipe's `model` section.
         device: Where the model goes, e.g. `"cpu"`.
+        checkpointed: Whether to train it with gradient checkpointing.
 
     Returns:
         The model (a `PeftModel` when `settings.lora` is set) and its processor.
@@ -34,6 +36,25 @@ def build_model(settings: Model, device: str) -> tuple[Any, Any]:
             pattern that matches no parameter.
     """
     model, processor = load_model(settings.name)
+    model = prepare(model, settings)
+    if checkpointed:
+        checkpoint_gradients(model)
+    try:
+        return model.to(device), processor
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"cannot use train.device {device!r}: {str(error).splitlines()[0]}") from None
+
+
+def prepare(model: Any, settings: Model) -> Any:
+    """What `build_model` does to a model that is there: adapters, what is trained and what is not, number formats.
+
+    Args:
+        model: A transformers vision- or audio-language model, on any device, the meta device too.
+        settings: The recipe's `model` section; its `name` is not read.
+
+    Raises:
+        UserError: As for `build_model`.
+    """
     model.requires_grad_(True)
     partition = partition_model(model)
     if settings.lora is not None:
@@ -42,10 +63,38 @@ def build_model(settings: Model, device: str) -> tuple[Any, Any]:
             for parameter in partition[module]:
                 parameter.requires_grad_(True)
     freeze(model, settings.freeze)
+    if settings.dtype is not None:
+        fixed = getattr(torch, settings.dtype)
+        for parameter in model.parameters():
+            precise = parameter.requires_grad or parameter.ndim <= 1  # norms and biases are small
+            parameter.data = parameter.data.to(torch.float32 if precise else fixed)
+    return model
+
+
+def precision(settings: Model, device: str) -> AbstractContextManager[Any]:
+    """The context in which a model of these settings runs: autocast where its `dtype` is bfloat16.
+
+    It keeps no casts of weights, which would outlive a change of the weights inside the context.
+    """
+    if settings.dtype != "bfloat16":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, torch.bfloat16, cache_enabled=False)
+
+
+def checkpoint_gradients(model: Any) -> None:
+    """Keep one activation of each layer for the backward pass, and compute the others anew; in training mode only.
+
+    Raises:
+        UserError: The model has no layers that can do so.
+    """
+    base = unwrap(model)
+    enable = (
+        getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+    )  # the old name
     try:
-        return model.to(device), processor
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"cannot use train.device {device!r}: {str(error).splitlines()[0]}") from None
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(f"train.gradient_checkpointing: {type(base).__name__} cannot do it ({error})") from None
 
 
 def add_lora(model: Any, settings: Lora) -> Any:

@@ -6,7 +6,9 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,12 @@ from commit_tuning.coordinator import Coordinator
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.dataset import Questions, chunks, data_checksum, data_order, ensure_data, open_splits
 from commit_tuning.experiments.evaluation import answer_loss, answer_questions, evenly, save_images, score
-from commit_tuning.experiments.model_setup import build_model, count_parameters, save_trainable
+from commit_tuning.experiments.model_setup import (
+    build_model,
+    count_parameters,
+    precision,
+    save_trainable,
+)
 from commit_tuning.experiments.optimizers import build_optimizer, found_rates, show_evaluated
 from commit_tuning.experiments.progress import Progress, Stopwatch, counting, silent
 from commit_tuning.experiments.record import (
@@ -85,7 +92,8 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
 
     random.seed(settings.seed)
     torch.manual_seed(settings.seed)
-    model, processor = build_model(recipe.model, device)
+    model, processor = build_model(recipe.model, device, settings.gradient_checkpointing)
+    running = partial(precision, recipe.model, device)
     questions = open_splits(root, recipe.data, recipe.model.name, processor, device)
     partition = partition_model(model, recipe.model.projector)
     record.parameters = {module: count_parameters(partition[module]) for module in partition.names}
@@ -101,15 +109,15 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     with (record.folder / HISTORY).open("w", encoding="utf-8", buffering=1) as history:
         for step in range(1, settings.steps + 1):
             micro_batches = next(batches)
-            loss = accumulate_gradients(model, micro_batches)
+            loss = accumulate_gradients(model, micro_batches, running)
             if not math.isfinite(loss):
                 raise RunFailedError(_not_finite(step, loss, recipe, record.folder))
             norm = clip_gradients(trainable, settings.max_grad_norm)
             lowest = min([lowest, *filter(None, coordinator.multipliers.values())])  # zero: a module at rest
-            with measuring:
+            with measuring, running():
                 coordinator.before_step(micro_batches)
             optimizer.step()
-            with measuring:
+            with measuring, running():
                 coordinator.after_step()
             history.write(
                 json_line(
@@ -128,20 +136,28 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
             progress("training", step, settings.steps, f"loss {loss:.3f}{starvation_note(coordinator.starving)}")
     record.seconds["training"] = round(time.perf_counter() - started, 2)
 
-    record.metrics["train_loss"] = sum(losses[-_FINAL_STEPS:]) / len(losses[-_FINAL_STEPS:])
-    meaningless = math.isinf(lowest) or coordinator.config.sets_drift
-    record.metrics["lowest_multiplier"] = None if meaningless else lowest
-    record.metrics["starving"] = coordinator.starving
     record.metrics["overhead"] = measuring.seconds / (time.perf_counter() - loop_started - measuring.seconds)
+    record.metrics |= _of_training(losses, lowest, coordinator)
 
     show_evaluated(optimizer)
-    answers = _evaluate(model, processor, questions, recipe, record=record, progress=progress)
+    with running():
+        answers = _evaluate(model, processor, questions, recipe, record=record, progress=progress)
     write_text(record.folder / PREDICTIONS, "".join(map(json_line, answers)))
     save_images(questions["test"], recipe.eval.images, record.folder / "images")
     if settings.save_weights:
         save_trainable(model, record.folder)
     record.status = "complete"
     record.write()
+
+
+def _of_training(losses: list[float], lowest: float, coordinator: Coordinator) -> dict[str, Any]:
+    """The metrics of a training loop: its last losses, its lowest multiplier, and who starves at its end."""
+    meaningless = math.isinf(lowest) or coordinator.config.sets_drift
+    return {
+        "train_loss": sum(losses[-_FINAL_STEPS:]) / len(losses[-_FINAL_STEPS:]),
+        "lowest_multiplier": None if meaningless else lowest,
+        "starving": coordinator.starving,
+    }
 
 
 def _evaluate(
@@ -215,8 +231,17 @@ def clip_gradients(parameters: Sequence[nn.Parameter], limit: float | None) -> f
     return float(nn.utils.clip_grad_norm_(parameters, limit))
 
 
-def accumulate_gradients(model: nn.Module, micro_batches: list[dict[str, torch.Tensor]]) -> float:
+def accumulate_gradients(
+    model: nn.Module,
+    micro_batches: list[dict[str, torch.Tensor]],
+    running: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> float:
     """Add the gradients of the step's loss: the mean over all answer tokens of all micro-batches, as transformers does.
+
+    Args:
+        model: The model.
+        micro_batches: With labels.
+        running: Opens the context of a forward pass, such as autocast.
 
     Returns:
         The loss, in nats per answer token.
@@ -224,7 +249,8 @@ def accumulate_gradients(model: nn.Module, micro_batches: list[dict[str, torch.T
     tokens = [int((batch["labels"][:, 1:] != -100).sum()) for batch in micro_batches]
     total = 0.0
     for batch, count in zip(micro_batches, tokens, strict=True):
-        loss = model(**batch).loss * (count / sum(tokens))
+        with running():
+            loss = model(**batch).loss * (count / sum(tokens))
         loss.backward()
         total += float(loss.detach())
     return total

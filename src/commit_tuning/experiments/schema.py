@@ -45,13 +45,15 @@ class Model(Section):
     `lora: null` (or `lora: {r: null}`) the language model is tuned in full. `freeze` lists patterns (`*` matches
     anything) of parameter names that stay fixed; whatever else is not the language model's is tuned in full.
     `projector` says whose the projector is: the encoder's, the language model's, or a module of its own, which has the
-    encoder's base rate.
+    encoder's base rate. `dtype` is the number format of the matrices that stay fixed; everything else is float32,
+    and with `bfloat16` the model runs under bfloat16 autocast. `null` keeps every weight as it was stored.
     """
 
     name: str = Field(min_length=1)
     lora: Lora | None = Lora()
     projector: ProjectorPlace = "encoder"
     freeze: tuple[str, ...] = ()
+    dtype: Literal["float32", "bfloat16"] | None = None
 
     @field_validator("lora")
     @classmethod
@@ -99,7 +101,8 @@ class Train(Section):
 
     `optimizer: prodigy` and `dog` find a step size for each module and multiply it by the rate, so that 1.0 is their
     papers' rate; DoG and `schedule-free` (AdamW, with a rate of AdamW's size) evaluate an average of the iterates. All
-    three come with `pip install 'commit-tuning[optimizers]'`.
+    three come with `pip install 'commit-tuning[optimizers]'`. `gradient_checkpointing` keeps one activation of each
+    layer and computes the others anew in the backward pass: less memory, and about a third more time.
     """
 
     steps: int = Field(default=400, ge=1)
@@ -114,6 +117,7 @@ class Train(Section):
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0)
     device: str = "cpu"
+    gradient_checkpointing: bool = False
     save_weights: bool = True
 
     @property

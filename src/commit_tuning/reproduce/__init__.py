@@ -1,1 +1,1 @@
-"""The figures of the paper, made again from what the library computes."""
+"""The paper's tables and figures, each by one command."""
