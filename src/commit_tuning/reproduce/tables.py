@@ -48,6 +48,13 @@ class Cell:
     collapsed: int
     difference: Difference | None
 
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Cell:
+        """A cell of plain JSON values."""
+        scores = {int(seed): score for seed, score in plain["by_seed"].items()}
+        difference = plain["difference"] and Difference(**plain["difference"])
+        return cls(**plain | {"by_seed": scores, "difference": difference})
+
     @property
     def mean(self) -> float:
         """Over the seeds that finished; 0 where none did."""
@@ -84,6 +91,12 @@ class Line:
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Line:
+        """What :meth:`to_dict` made, also after it was written as JSON."""
+        cells = ({key: Cell.from_dict(cell) for key, cell in plain[name].items()} for name in ("cells", "constant"))
+        return cls(**plain | dict(zip(("cells", "constant"), cells, strict=True)))
 
 
 def line_of(row: Row, comparison: Comparison) -> Line:

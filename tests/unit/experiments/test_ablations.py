@@ -95,7 +95,7 @@ def test_no_two_comparisons_share_a_folder() -> None:
 def test_the_printed_command_makes_the_same_comparison(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
-    def run_comparison(*arguments: Any) -> Any:
+    def run_comparison(*arguments: Any, **options: Any) -> Any:
         seen.extend(arguments)
         raise UserError("enough")
 

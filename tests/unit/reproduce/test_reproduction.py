@@ -112,6 +112,15 @@ def test_table1_has_the_chosen_rate_of_every_method_and_the_papers_number(ran: l
     assert set(stored["constant"]) == {"0.0003", "0.001", "0.003"}
 
 
+def test_the_published_table_is_that_of_its_records() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    lines = [Line.from_dict(plain) for plain in json.loads((docs / "results" / "table1" / "table1.json").read_text())]
+    page = (docs / "reproduce.md").read_text("utf-8")
+    assert table1(lines) in page
+    assert tasks_table(lines) in page
+    assert [line.to_dict() for line in lines] == [Line.from_dict(line.to_dict()).to_dict() for line in lines]
+
+
 def test_figures_and_tables_share_their_runs(ran: list[str], tmp_path: Path) -> None:
     making = reproduction(tmp_path, "blip2")
     making.make("table1")
