@@ -17,7 +17,7 @@ from commit_tuning.data.soundfont import Note, render
 
 SECONDS = 3.0
 LONGEST_NOTES = 5
-CLIPS, PHRASES = 60, 240  # per concept; per instrument
+CLIPS, PHRASES = 120, 480  # per concept; per instrument
 LEVELS = {"loud": (0.10, 0.17), "quiet": (0.010, 0.020), "": (0.04, 0.09)}
 _KEYS = {"high": (72, 86), "low": (42, 56)}  # of the middle of the melody
 _GAPS = {"fast": (0.16, 0.24), "slow": (0.38, 0.52)}  # seconds from note to note

@@ -13,6 +13,7 @@ from commit_tuning.cli.demo import demo
 from commit_tuning.cli.evaluate import evaluate
 from commit_tuning.cli.inspect import inspect
 from commit_tuning.cli.report import report
+from commit_tuning.cli.reproduce import reproduce
 from commit_tuning.cli.train import train
 from commit_tuning.errors import UserError
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, compare, report, inspect, demo):
+for command in (train, evaluate, compare, report, reproduce, inspect, demo):
     app.command(no_args_is_help=command is not demo)(command)
 
 

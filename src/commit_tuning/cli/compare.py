@@ -103,9 +103,10 @@ def run_comparison(
     return comparison
 
 
-def finish(comparison: Comparison) -> None:
+def finish(*comparisons: Comparison) -> None:
     """Exit with code 1 if a run failed, after naming each."""
-    for line in comparison.failures:
+    failures = [line for comparison in comparisons for line in comparison.failures]
+    for line in failures:
         typer.echo(f"commit-tuning: run failed: {line}", err=True)
-    if comparison.failures:
+    if failures:
         raise typer.Exit(1)

@@ -25,6 +25,7 @@ from commit_tuning.experiments.optimizers import build_optimizer
 from commit_tuning.experiments.recipe import load_recipe
 from commit_tuning.experiments.runner import accumulate_gradients
 from commit_tuning.experiments.schema import Recipe
+from commit_tuning.experiments.table import markdown_table
 from commit_tuning.models.partition import part_of_parameter, partition_model
 from commit_tuning.reproduce.paper_memory import (
     FLOAT32,
@@ -216,12 +217,7 @@ def markdown(found: Iterable[Needs]) -> str:
         parts = (row.weights, row.gradients, row.optimizer, row.commit, row.activations, row.memory)
         more = f"{row.regularizer / 1e9:.1f}"
         memory.append([f"`{row.recipe}`", *(f"{part / 1e9:.1f}" for part in parts), str(row.gpus), more])
-    return f"{_table(counts)}\n\n{_table(memory)}\n"
-
-
-def _table(rows: list[list[str]]) -> str:
-    head, *body = ("| " + " | ".join(row) + " |" for row in rows)
-    return "\n".join([head, "|" + " --- |" * len(rows[0]), *body])
+    return f"{markdown_table(counts[0], counts[1:])}\n{markdown_table(memory[0], memory[1:])}"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.experiments.figure_style import COLOURS, STYLE
+from commit_tuning.experiments.record import write_text
 from commit_tuning.reproduce.two_parameter_model import (
     BEST,
     CLOSE,
@@ -266,14 +267,12 @@ def _kappa(runs: Sequence[Trajectory]) -> str:
     return f"{statistics.geometric_mean(kappas):.2g}" if len(kappas) > len(runs) / 2 else "none: a module stands still"
 
 
-def figure1(folder: Path, seeds: int = 5) -> Path:
-    """Write figure1.png, figure1.json and figure1.md into a folder, in a few seconds; returns the picture's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    found, path = results(seeds), folder / "figure1.png"
-    draw(found).savefig(path, dpi=150, metadata={"Software": None})
-    path.with_suffix(".md").write_text(markdown(found), encoding="utf-8")
-    path.with_suffix(".json").write_text(json.dumps(_record(found), indent=1, allow_nan=False), encoding="utf-8")
-    return path
+def figure1(folder: Path, seeds: int = 5) -> str:
+    """Write figure1.png and figure1.json into a folder that is there, in seconds; returns its page as Markdown."""
+    found = results(seeds)
+    draw(found).savefig(folder / "figure1.png", dpi=150, metadata={"Software": None})
+    write_text(folder / "figure1.json", json.dumps(_record(found), indent=1, allow_nan=False) + "\n")
+    return f"![Figure 1](figure1.png)\n\n{markdown(found)}"
 
 
 def _record(found: Results) -> dict[str, Any]:

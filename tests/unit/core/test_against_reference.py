@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from conftest import build, make_batch
@@ -14,6 +15,7 @@ from commit_tuning.core.probe import DriftProbe, Snapshot
 from commit_tuning.core.regularizer import previous_step_gradients
 from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.nano_questions import word_samples
+from commit_tuning.data.sample import Audio, Sample
 from commit_tuning.models.forward import TransformersForward, forward_pass
 from commit_tuning.models.nano import NANO_MODELS, load_nano
 
@@ -50,11 +52,19 @@ def test_drifts_and_kappa(kind, lr):
     assert all(value > 0 for value in expected.values())
 
 
+def heard(number):
+    """Samples whose sounds are noise of different lengths."""
+    rng = np.random.default_rng(0)
+    sounds = [rng.standard_normal(8000 * (2 + turn)).astype(np.float32) / 10 for turn in range(number)]
+    asked = "Do you hear a bell?"
+    return [Sample(str(n), "yes_no", asked, None, ("yes",), audio=Audio(wave, 16_000)) for n, wave in enumerate(sounds)]
+
+
 @pytest.mark.parametrize("projector", PROJECTOR_PLACES)
 @pytest.mark.parametrize("name", NANO_MODELS)
 def test_drifts_and_kappa_of_the_nano_models_on_real_questions(name, projector):
     model, processor = load_nano(name)
-    batch = VisionCollator(processor)(word_samples(4))
+    batch = VisionCollator(processor)(heard(4) if name == "nano-salmonn" else word_samples(4))
     model, batch = model.double(), {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
     partition = partition_model(model, projector)
     config = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)

@@ -160,7 +160,7 @@ def test_the_figure_and_its_record(tmp_path, monkeypatch):
         two_parameters, "NO_NOISE", replace(two_parameters.NO_NOISE, setting=Setting(batch=None, steps=25))
     )
     monkeypatch.setattr(two_parameters, "GRID", 40)
-    path = two_parameters.figure1(tmp_path / "new", seeds=2)
+    text, path = two_parameters.figure1(tmp_path, seeds=2), tmp_path / "figure1.png"
     assert path.read_bytes().startswith(b"\x89PNG")
     record = json.loads(path.with_suffix(".json").read_text())
     arm = record["panels"]["b"]["trajectories"]["Trust region, our default"]
@@ -168,7 +168,6 @@ def test_the_figure_and_its_record(tmp_path, monkeypatch):
     assert arm["points"] == [list(place) for place in run.points]
     assert (len(arm["runs"]), arm["runs"][0]["final_loss"]) == (2, run.final_loss)
     assert record["best"]["loss"] == best_loss()
-    text = path.with_suffix(".md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| Constant LR |")]
     assert len(rows) == 3
     assert "never" in rows[0]

@@ -25,7 +25,7 @@ from commit_tuning.reproduce.paper_scale import (
     needs,
 )
 
-DOCS = Path(__file__).parents[2] / "docs" / "paper-scale.md"
+DOCS = Path(__file__).parents[3] / "docs" / "paper-scale.md"
 
 
 @pytest.mark.parametrize("name", PAPER_MODELS)

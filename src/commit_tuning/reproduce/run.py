@@ -1,0 +1,114 @@
+"""`reproduce`: the comparisons that a table or figure needs, then the table or figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from commit_tuning.experiments.compare import Comparison
+from commit_tuning.experiments.record import writable_folder, write_text
+from commit_tuning.experiments.schema import Recipe
+from commit_tuning.reproduce import paper_scale
+from commit_tuning.reproduce.figures import ON_DYNAMICS, ON_LOSSES, draw_dynamics, draw_losses
+from commit_tuning.reproduce.plan import DYNAMICS, ROWS, Grid, Row, of_model
+from commit_tuning.reproduce.tables import Line, line_of, table1, table2, tasks_table
+from commit_tuning.reproduce.two_parameters import figure1
+
+TARGETS = ("table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7")
+Start = Callable[[Recipe, Path], Comparison]
+
+
+def models_of(target: str, rows: Sequence[Row]) -> list[str]:
+    """The models that a table or figure is about, in the order of Table 1."""
+    if target == "table1":
+        return list(dict.fromkeys(row.model for row in rows))
+    return [] if target == "figure1" else [ON_LOSSES.get(target, DYNAMICS.model)]
+
+
+def runs_of(recipe: Recipe) -> int:
+    """How many runs a comparison takes: the screening, then all seeds of what it chose and of every constant rate."""
+    plan, rates = recipe.compare, len(recipe.compare.rates)
+    more = plan.seeds - plan.screen_seeds
+    return len(plan.methods) * rates * plan.screen_seeds + (len(plan.methods) + rates - 1) * more
+
+
+@dataclass
+class Reproduction:
+    """Tables and figures under way.
+
+    Attributes:
+        grid: Which comparisons, at which scale, where.
+        start: Runs the comparison of a recipe in a folder, and returns it when it is through.
+        rows: Of Table 1.
+        done: Comparisons by folder, so that none is run twice.
+    """
+
+    grid: Grid
+    start: Start
+    rows: Sequence[Row] = ROWS
+    done: dict[Path, Comparison] = field(default_factory=dict)
+
+    def make(self, target: str) -> str:
+        """Make a table or figure in the folder of the grid; returns its page as Markdown.
+
+        Args:
+            target: One of :data:`TARGETS`.
+
+        Raises:
+            UserError: The folder cannot be written, or holds a comparison of another recipe.
+        """
+        folder = writable_folder(self.grid.folder)
+        page = self._page(target, folder)
+        write_text(folder / f"{target}.md", page)
+        return page
+
+    def needs(self, target: str) -> str:
+        """What the runs of a table or figure need at paper scale, and the command that starts them, as Markdown."""
+        models = models_of(target, self.rows)
+        if not models:
+            return self.make(target)
+        recipes = self._recipes(target)
+        what = paper_scale.markdown(paper_scale.needs(self.grid.recipe_name(model)) for model in models)
+        options = f"--scale {self.grid.scale} --output {self.grid.folder} --data {self.grid.data}"
+        datasets = ", ".join(dict.fromkeys(str(recipe.data.root) for recipe in recipes))
+        return (
+            f"{target} takes {sum(map(runs_of, recipes))} runs, each on the GPUs below; datasets in {datasets}. Where "
+            f"there is a GPU, or from the head of a Slurm cluster, this starts them:\n\n    commit-tuning reproduce "
+            f"{target} {options} --cluster slurm --cluster-option gpus_per_node=1,timeout_min=1440\n\n{what}"
+        )
+
+    def _recipes(self, target: str) -> list[Recipe]:
+        """Of every comparison that a table or figure needs."""
+        if target == "table1":
+            return [self.grid.row(row) for row in self.rows]
+        if target == "table2" or target in ON_LOSSES:
+            return [self.grid.row(row) for row in of_model(ON_LOSSES.get(target, "blip2"))]
+        return [] if target == "figure1" else [self.grid.dynamics()]
+
+    def _page(self, target: str, folder: Path) -> str:
+        if target == "table1":
+            lines = self._lines(self.rows)
+            write_text(folder / "table1.json", json.dumps([line.to_dict() for line in lines], indent=1) + "\n")
+            return f"{table1(lines)}\n{tasks_table(lines)}"
+        if target == "table2":
+            return table2(self._lines(of_model("blip2")))
+        if target == "figure1":
+            return figure1(folder)
+        if target in ON_LOSSES:
+            return draw_losses(target, [(row.title, self._row(row)) for row in of_model(ON_LOSSES[target])], folder)
+        comparison = self._once(f"{DYNAMICS.name}-dynamics", self.grid.dynamics())
+        return draw_dynamics(target, ON_DYNAMICS[target], comparison, folder)
+
+    def _lines(self, rows: Sequence[Row]) -> list[Line]:
+        return [line_of(row, self._row(row)) for row in rows]
+
+    def _row(self, row: Row) -> Comparison:
+        return self._once(row.name, self.grid.row(row))
+
+    def _once(self, name: str, recipe: Recipe) -> Comparison:
+        folder = self.grid.place(name)
+        if folder not in self.done:
+            self.done[folder] = self.start(recipe, folder)
+        return self.done[folder]

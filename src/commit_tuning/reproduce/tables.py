@@ -1,0 +1,238 @@
+"""Tables 1 and 2 from finished comparisons, beside the paper's numbers."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from commit_tuning.experiments.arms import CONSTANT, METHOD_LABELS, Arm
+from commit_tuning.experiments.compare import Comparison
+from commit_tuning.experiments.dataset import ensure_data
+from commit_tuning.experiments.evaluate import ask
+from commit_tuning.experiments.evaluation import score
+from commit_tuning.experiments.schema import Recipe
+from commit_tuning.experiments.table import (
+    NOTHING,
+    Difference,
+    difference_text,
+    markdown_table,
+    paired_difference,
+    percent,
+)
+from commit_tuning.experiments.tasks import TASKS
+from commit_tuning.reproduce.plan import METHODS, OURS, Row
+from commit_tuning.reproduce.published import TABLE1, TABLE2
+
+WANTED = 0.02  # half of the interval's width that a row's seeds should reach, as a share
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method on a task.
+
+    Attributes:
+        rates: Its base rates, chosen on validation questions.
+        by_seed: Seed to test score, in [0, 1].
+        failed: Runs that did not finish.
+        collapsed: Runs in which a module's rate fell below a hundredth of its base rate.
+        difference: To Constant LR at its best rate, seed by seed; None for Constant LR.
+    """
+
+    rates: str
+    by_seed: dict[int, float]
+    failed: int
+    collapsed: int
+    difference: Difference | None
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds that finished; 0 where none did."""
+        return statistics.fmean(self.by_seed.values()) if self.by_seed else 0.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of Table 1.
+
+    Attributes:
+        row: Its name.
+        title: As the paper has it.
+        metric: Its name.
+        untuned: The model's score before tuning.
+        blind: Score of always giving the most common training answer of the question's kind.
+        cells: Method to what it came to.
+        constant: Rate to Constant LR's cell, for every rate of the sweep.
+    """
+
+    row: str
+    title: str
+    metric: str
+    untuned: float
+    blind: float
+    cells: dict[str, Cell]
+    constant: dict[str, Cell]
+
+    @property
+    def best(self) -> str:
+        """The method with the highest mean."""
+        return max(self.cells, key=lambda method: self.cells[method].mean)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+def line_of(row: Row, comparison: Comparison) -> Line:
+    """A row of Table 1.
+
+    Args:
+        row: Which.
+        comparison: Of that row; has run.
+    """
+    table = {(entry.method, entry.rates): entry for entry in comparison.rows}
+
+    def cell(arm: Arm) -> Cell:
+        entry, records = table[arm.method, arm.rates], comparison.results[arm]
+        scores = {seed: record.accuracy("test") for seed, record in sorted(records.items()) if record.complete}
+        return Cell(arm.rates, scores, entry.failed, entry.collapsed, entry.difference)
+
+    constants = [arm for arm in comparison.results if arm.method == CONSTANT]
+    return Line(
+        row=row.name,
+        title=row.title,
+        metric=TASKS[comparison.recipe.data.dataset].metric,
+        untuned=ask(comparison.recipe, "test").scores["accuracy"],
+        blind=blind_score(comparison.recipe),
+        cells={arm.method: cell(arm) for arm in comparison.chosen},
+        constant={arm.rates: cell(arm) for arm in constants},
+    )
+
+
+def blind_score(recipe: Recipe) -> float:
+    """Score on the test questions of the most common training answer of each kind of question: what looking adds to.
+
+    Args:
+        recipe: Its `data` section says which dataset.
+    """
+    task, root = TASKS[recipe.data.dataset], ensure_data(recipe.data)
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    train, test = (task.read(root, split, getattr(recipe.data, f"{split}_limit")) for split in ("train", "test"))
+    for sample in (train[index] for index in range(len(train))):
+        counts[sample.kind][sample.answer] += 1
+    rows = [
+        {
+            "kind": sample.kind,
+            "choices": sample.choices,
+            "truth": sample.answer,
+            "answers": sample.answers,
+            "answer": _commonest(counts[sample.kind], sample.choices),
+        }
+        for sample in (test[index] for index in range(len(test)))
+    ]
+    return float(score(rows, task.metric)["accuracy"])
+
+
+def _commonest(answers: Counter[str], choices: Sequence[str] | None) -> str:
+    """The most common answer, of those to choose from where there are any."""
+    return max(choices or answers, key=lambda answer: answers[answer], default="")
+
+
+def table1(lines: Sequence[Line]) -> str:
+    """Table 1 as Markdown, with the paper's number in brackets where it has one; the best of a row in bold."""
+    head = ["Model and task", *map(_label, METHODS), "Default over Constant LR [95 % CI]"]
+    rows = [[line.title, *(_cell(line, method) for method in METHODS), _difference(line)] for line in lines]
+    return markdown_table(head, rows) + f"\n{summary(lines)}\n"
+
+
+def summary(lines: Sequence[Line]) -> str:
+    """In how many rows the default is ahead, in one paragraph."""
+    ours = [line.cells[OURS] for line in lines]
+    above = sum(cell.difference is not None and cell.difference.mean > 0 for cell in ours)
+    sure = sum(cell.difference is not None and (cell.difference.low or 0) > 0 for cell in ours)
+    below = sum(cell.difference is not None and (cell.difference.high or 0) < 0 for cell in ours)
+    best = sum(line.best == OURS for line in lines)
+    literal = sum(line.cells["literal"].mean > line.cells[CONSTANT].mean for line in lines if "literal" in line.cells)
+    return (
+        f"The default is above Constant LR at its best rate in {above} of {len(lines)} rows (the whole interval above "
+        f"in {sure}, below in {below}) and the best of all methods in {best}; literal CoMMIT is above Constant LR in "
+        f"{literal}. In the paper CoMMIT is above Constant LR in 12 of 12 and CoMMIT-CLR in 7, and one of the two is "
+        "the best in 9."
+    )
+
+
+def tasks_table(lines: Sequence[Line]) -> str:
+    """Whether a row can tell methods apart: floor, ceiling, spread, and the seeds that its spread asks for."""
+    head = ["Model and task", "Metric", "Untuned", "Blind", "Constant LR", "SD of the difference", "Seeds", "Asked for"]
+    rows = []
+    for line in lines:
+        constant, spread = line.cells[CONSTANT], _spread(line)
+        cells = [line.metric, percent(line.untuned), percent(line.blind), percent(constant.mean), percent(spread)]
+        rows.append([line.title, *cells, str(len(constant.by_seed)), str(seeds_for(spread))])
+    return markdown_table(head, rows)
+
+
+def _spread(line: Line) -> float | None:
+    """Standard deviation over seeds of the default's difference to Constant LR."""
+    ours, constant = line.cells[OURS].by_seed, line.cells[CONSTANT].by_seed
+    pairs = [ours[seed] - constant[seed] for seed in ours.keys() & constant.keys()]
+    return statistics.stdev(pairs) if len(pairs) > 1 else None
+
+
+def seeds_for(spread: float | None, half_width: float = WANTED) -> int | str:
+    """How many seeds a 95 % interval of that half-width takes, where seeds differ by `spread`.
+
+    Example:
+        >>> seeds_for(0.01), seeds_for(0.02)
+        (4, 7)
+    """
+    from scipy.stats import t
+
+    if spread is None:
+        return NOTHING
+    return next(n for n in range(2, 1000) if t.ppf(0.975, n - 1) * spread / math.sqrt(n) <= half_width)
+
+
+def table2(lines: Sequence[Line]) -> str:
+    """Table 2 as Markdown: Constant LR at every rate of the sweep beside CoMMIT; the paper's own table below it."""
+    rates = list(lines[0].constant)
+    tasks = [line.title for line in lines]
+    ours = [[f"Constant LR, {rate}", *(_mean(line.constant[rate]) for line in lines)] for rate in rates]
+    ours += [[_label(method), *(_mean(line.cells[method]) for line in lines)] for method in METHODS[3:]]
+    paper = [
+        ["CoMMIT" if rate == "commit" else f"Constant LR, {rate}", *(f"{cells[line.row]:.2f}" for line in lines)]
+        for rate, cells in TABLE2.items()
+    ]
+    head = ["Method", *tasks]
+    return f"{markdown_table(head, ours)}\nThe paper's:\n\n{markdown_table(head, paper)}"
+
+
+def _label(method: str) -> str:
+    return f"{METHOD_LABELS[method]} (default)" if method == OURS else METHOD_LABELS[method]
+
+
+def _cell(line: Line, method: str) -> str:
+    if method not in line.cells:
+        return NOTHING
+    text = _mean(line.cells[method])
+    if method == line.best:
+        text = f"**{text}**"
+    published = TABLE1[line.row].get(method)
+    return text if published is None else f"{text} ({published:.1f})"
+
+
+def _mean(cell: Cell) -> str:
+    """Mean and half of its 95 % interval over seeds, in percent."""
+    if not cell.by_seed:
+        return "failed"
+    found = paired_difference(cell.by_seed, dict.fromkeys(cell.by_seed, 0.0))
+    if found is None or found.high is None:
+        return percent(cell.mean)
+    return f"{percent(cell.mean)} ± {percent(found.high - found.mean)}"
+
+
+def _difference(line: Line) -> str:
+    return difference_text(line.cells[OURS].difference)

@@ -1,0 +1,192 @@
+"""Tables and figures of the paper, from made-up runs in place of real ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from commit_tuning.data.sample import Sample
+from commit_tuning.errors import UserError
+from commit_tuning.experiments import compare, dataset
+from commit_tuning.experiments.compare import Comparison
+from commit_tuning.experiments.pool import Job
+from commit_tuning.experiments.recipe import load_recipe
+from commit_tuning.experiments.record import HISTORY, RunRecord
+from commit_tuning.experiments.schema import Recipe
+from commit_tuning.experiments.table import NOTHING
+from commit_tuning.experiments.tasks import Task
+from commit_tuning.reproduce import tables
+from commit_tuning.reproduce.plan import METHODS, ROWS, Grid, Row, rows_named
+from commit_tuning.reproduce.published import TABLE1, TABLE2
+from commit_tuning.reproduce.run import TARGETS, Reproduction, runs_of
+from commit_tuning.reproduce.tables import Cell, Line, blind_score, seeds_for, summary, table1, tasks_table
+
+SCORE = {"constant": 0.5, "feature-cd": 0.4, "language-cd": 0.3, "commit-clr": 0.6, "commit": 0.2, "literal": 0.1}
+
+
+def made_up(job: Job) -> RunRecord:
+    """A record whose score tells the method, the rate and the seed."""
+    recipe, seed = job.recipe, job.recipe.train.seed
+    arm = job.folder.parent.name.partition("_lr-")[0]
+    score = SCORE.get(arm, 0.15) + 0.01 * seed + (0.001 if recipe.train.learning_rate == 1e-3 else 0.0)
+    record = RunRecord(recipe=recipe.for_record(), seed=seed, folder=job.folder, status="complete", data_checksum="1")
+    record.metrics = {"val": {"accuracy": score}, "test": {"accuracy": score}, "train_loss": 1.0}
+    job.folder.mkdir(parents=True, exist_ok=True)
+    keys = ("loss", "kappa", "h/vision", "h/language_model", "grad_norm/vision", "grad_norm/language_model")
+    norms = {"theta_norm/vision": 2.0, "theta_norm/language_model": 1.0, "lr/vision": 1.0, "lr/language_model": 1.0}
+    rows = [{"step": step, **dict.fromkeys(keys, 0.5 + 0.1 * step), **norms} for step in range(1, 9)]
+    (job.folder / HISTORY).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return record
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace the pool, the data and the untuned model; lists the runs in order."""
+    runs: list[str] = []
+
+    def run_jobs(jobs: Sequence[Job], workers: int, on_done: Callable[[Job, RunRecord | None], None]) -> None:
+        for job in jobs:
+            runs.append("/".join(job.folder.parts[-4:]))
+            on_done(job, made_up(job))
+
+    def ask(recipe: Recipe, split: str) -> object:
+        return type("Asked", (), {"scores": {"accuracy": 0.25}})
+
+    monkeypatch.setattr(compare, "run_jobs", run_jobs)
+    monkeypatch.setattr(dataset, "ensure_data", lambda settings, workers: None)
+    monkeypatch.setattr(tables, "ask", ask)
+    monkeypatch.setattr(tables, "blind_score", lambda recipe: 0.125)
+    return runs
+
+
+def reproduction(folder: Path, rows: str = "blip2-iconqa") -> Reproduction:
+    def start(recipe: Recipe, place: Path) -> Comparison:
+        comparison = Comparison(recipe, place)
+        comparison.run()
+        return comparison
+
+    return Reproduction(Grid("nano", folder, ("compare.seeds=2",)), start, rows_named(rows))
+
+
+def test_the_rows_are_the_papers() -> None:
+    assert [row.name for row in ROWS] == list(TABLE1)
+    assert {len(cells) for cells in TABLE1.values()} == {5}
+    assert TABLE2["commit"] == {row: TABLE1[row]["commit"] for row in TABLE2["commit"]}
+    assert TABLE2["0.0001"] == {row: TABLE1[row]["constant"] for row in TABLE2["0.0001"]}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_has_a_recipe(row: Row) -> None:
+    recipe = Grid("nano", Path()).row(row)
+    assert recipe.data.dataset == f"nano-{row.task}"
+    assert recipe.compare.methods == METHODS
+    assert recipe.generation().max_new_tokens == (20 if row.task in {"macs", "song-describer"} else 4)
+
+
+def test_rows_by_name_and_by_model() -> None:
+    assert [row.name for row in rows_named("salmonn-macs,blip2")] == [
+        *("blip2-aokvqa", "blip2-iconqa", "blip2-textvqa", "salmonn-macs")
+    ]
+    assert rows_named(None) == ROWS
+    with pytest.raises(UserError, match="'blip3' is no row; choose of blip2, salmonn"):
+        rows_named("blip3")
+
+
+def test_table1_has_the_chosen_rate_of_every_method_and_the_papers_number(ran: list[str], tmp_path: Path) -> None:
+    page = reproduction(tmp_path).make("table1")
+    assert (tmp_path / "table1.md").read_text("utf-8") == page
+    head, _, line = page.splitlines()[:3]
+    assert head.count("|") == line.count("|") == len(METHODS) + 3
+    # 0.501 and 0.511 over two seeds: mean 50.6, half an interval t(0.975, 1) * 0.00707 / sqrt(2) = 12.706 * 0.5 points
+    assert line.startswith("| BLIP-2 IconQA | 50.6 ± 6.4 (37.2) | 40.6 ± 6.4 (35.5) | 30.6 ± 6.4 (34.5) |")
+    assert "| **60.6 ± 6.4** (39.1) |" in line
+    assert line.endswith("| +10.0 [+10.0, +10.0] |")
+    assert "above Constant LR at its best rate in 1 of 1 rows (the whole interval above in 1, below in 0)" in page
+    stored = json.loads((tmp_path / "table1.json").read_text("utf-8"))[0]
+    assert stored["cells"]["constant"]["by_seed"] == {"0": 0.501, "1": 0.511}
+    assert stored["cells"]["constant"]["rates"] == "0.001"
+    assert (stored["untuned"], stored["blind"]) == (0.25, 0.125)
+    assert set(stored["constant"]) == {"0.0003", "0.001", "0.003"}
+
+
+def test_figures_and_tables_share_their_runs(ran: list[str], tmp_path: Path) -> None:
+    making = reproduction(tmp_path, "blip2")
+    making.make("table1")
+    before = list(ran)
+    assert "Constant LR, 0.0003 | 50.5" in making.make("table2")
+    making.make("figure4")
+    assert ran == before
+    for figure in ("figure2", "figure3", "figure6", "figure7"):
+        page = making.make(figure)
+        assert (tmp_path / f"{figure}.png").stat().st_size > 10_000
+        assert page.startswith("![")
+    assert len(set(ran)) == len(ran)
+    assert {run.split("/")[0] for run in ran[len(before) :]} == {"blip2-textvqa-dynamics"}
+    assert "| Synced LR | " in page or "| Synced LR | " in (tmp_path / "figure6.md").read_text("utf-8")
+
+
+def test_the_best_is_counted_and_an_interval_below_zero_too() -> None:
+    def cell(score: float, low: float) -> Cell:
+        difference = tables.Difference(score - 0.5, low, score, 3)
+        return Cell("0.1", {0: score, 1: score + 0.02}, 0, 0, difference)
+
+    def line(ours: float, low: float) -> Line:
+        cells = {"constant": cell(0.5, 0.0), "commit-clr": cell(ours, low), "literal": cell(0.6, 0.0)}
+        return Line("blip2-iconqa", "a", "iconqa", 0.1, 0.2, cells, {})
+
+    lines = [line(0.7, 0.1), line(0.55, -0.1), line(0.4, -0.2)]
+    text = summary(lines)
+    assert "in 2 of 3 rows (the whole interval above in 1, below in 0)" in text
+    assert "the best of all methods in 1; literal CoMMIT is above Constant LR in 3" in text
+    assert f"| {NOTHING} |" in table1(lines)
+    assert "| a | iconqa | 10.0 | 20.0 | 51.0 | 0.0 | 2 | 2 |" in tasks_table(lines)
+
+
+def test_seeds_that_a_spread_asks_for() -> None:
+    # t(0.975, 3) = 3.182: 3.182 * 0.0125 / 2 = 0.0199; with three seeds 4.303 * 0.0125 / 1.732 = 0.0311
+    assert seeds_for(0.0125) == 4
+    assert seeds_for(None) == NOTHING
+
+
+def test_blind_score_is_that_of_the_commonest_answer_of_the_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sample(kind: str, answer: str, choices: tuple[str, ...] | None = None) -> Sample:
+        return Sample("0", kind, "?", choices, (answer,), None)
+
+    split = {
+        "train": [sample("a", "cat"), sample("a", "cat"), sample("a", "dog"), sample("b", "two"), sample("b", "dog")],
+        "test": [sample("a", "cat"), sample("a", "dog"), sample("b", "dog", ("dog", "cow")), sample("b", "one")],
+    }
+    task = Task(lambda root, name, limit: split[name], "iconqa", 4)
+    monkeypatch.setattr(tables, "TASKS", {"iconqa": task})
+    monkeypatch.setattr(tables, "ensure_data", lambda data: Path())
+    recipe = load_recipe("iconqa-nano-blip2", ["data.dataset=iconqa", "data.root=x"])
+    assert blind_score(recipe) == 0.5  # cat is right once in two, dog where there is no two to choose, two is wrong
+
+
+def test_the_number_of_runs_is_what_is_run(ran: list[str], tmp_path: Path) -> None:
+    making = reproduction(tmp_path)
+    making.make("table1")
+    assert len(ran) == runs_of(making.grid.row(rows_named("blip2-iconqa")[0]))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_paper_scale_says_what_is_needed_without_running_anything(
+    target: str, ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("commit_tuning.reproduce.run.figure1", lambda folder: "drawn")
+    monkeypatch.setattr("commit_tuning.reproduce.paper_scale.needs", lambda name: name)
+    monkeypatch.setattr("commit_tuning.reproduce.paper_scale.markdown", lambda names: "needs " + ",".join(names))
+    text = Reproduction(Grid("paper", tmp_path, (), Path("there")), lambda recipe, place: pytest.fail("runs")).needs(
+        target
+    )
+    expected = {
+        "table1": "needs paper-blip2,paper-salmonn,paper-internvl2,paper-llava",
+        "figure1": "drawn",
+        "figure5": "needs paper-salmonn",
+    }
+    assert text.endswith(expected.get(target, "needs paper-blip2"))
+    assert ("there/textvqa" in text) == (target not in {"figure1", "figure5"})
+    assert not ran
