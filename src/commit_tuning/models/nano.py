@@ -22,6 +22,7 @@ from commit_tuning.models.nano_build import (
     build_tokenizer,
     known,
 )
+from commit_tuning.models.small import SMALL_FOLDER, SMALL_MODELS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -68,7 +69,7 @@ def load_model(name_or_path: str | Path) -> tuple[PreTrainedModel, ProcessorMixi
         return load_nano(str(name_or_path))
     from transformers import AutoConfig, AutoModelForMultimodalLM
 
-    _register()
+    _prepare(name_or_path)
     with _explained(name_or_path):
         config = AutoConfig.from_pretrained(name_or_path)
     if type(config) not in AutoModelForMultimodalLM._model_mapping:
@@ -89,7 +90,7 @@ def load_processor(name_or_path: str | Path) -> ProcessorMixin:
     """
     from transformers import AutoProcessor
 
-    _register()
+    _prepare(name_or_path)
     if str(name_or_path) in NANO_MODELS:
         folder = WEIGHTS_FOLDER / str(name_or_path)
         nano: ProcessorMixin = AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
@@ -99,8 +100,14 @@ def load_processor(name_or_path: str | Path) -> ProcessorMixin:
     return processor
 
 
-def _register() -> None:
-    """Tell transformers of the classes that this package adds."""
+def _prepare(name_or_path: str | Path) -> None:
+    """Tell transformers of the classes that this package adds; refuse a small model that is not assembled yet."""
+    path = Path(name_or_path)
+    if path.parent == SMALL_FOLDER and path.name in SMALL_MODELS and not path.is_dir():
+        raise UserError(
+            f"no model {str(path)!r} here yet: make it with `python scripts/assemble_small.py {path.name}`"
+            " (docs/small-scale.md)"
+        )
     import commit_tuning.models.nano_internvl
     import commit_tuning.models.salmonn  # noqa: F401
 

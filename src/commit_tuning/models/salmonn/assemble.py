@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from commit_tuning.errors import UserError
 from commit_tuning.models.salmonn.audio import SalmonnWindowQFormer
 from commit_tuning.models.salmonn.beats import BeatsModel
-from commit_tuning.models.salmonn.configuration import SalmonnConfig
+from commit_tuning.models.salmonn.configuration import FRAMES_PER_SECOND, SalmonnConfig
 from commit_tuning.models.salmonn.convert import LoadReport, beats_config, load_beats
 from commit_tuning.models.salmonn.modeling import SalmonnForConditionalGeneration
 from commit_tuning.models.salmonn.processing import AUDIO_TOKEN, SalmonnFeatureExtractor, SalmonnProcessor
@@ -21,6 +22,7 @@ def assemble(
     whisper: str | Path,
     beats: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
+    seconds: int | None = None,
     **config: Any,
 ) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor, LoadReport | None]:
     """SALMONN before its training: the parts as released, Q-Former, norms and projector fresh.
@@ -32,6 +34,7 @@ def assemble(
         whisper: Folder or hub name of a Whisper; officially whisper-large-v2.
         beats: An official BEATs checkpoint; officially BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2. None for none.
         dtype: Of all but the Q-Former with its norms, which stays in float32.
+        seconds: What is heard of a sound; None for all that Whisper was trained on, officially 30.
         config: Keys of `SalmonnConfig`, such as `seconds_per_window`.
 
     Returns:
@@ -39,7 +42,7 @@ def assemble(
         its processor; what came of loading BEATs.
 
     Raises:
-        UserError: `beats` is no BEATs checkpoint that can be loaded.
+        UserError: `beats` is no BEATs checkpoint that can be loaded, or Whisper hears no `seconds`.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperModel
 
@@ -48,6 +51,10 @@ def assemble(
     if len(tokenizer) > text.get_input_embeddings().num_embeddings:
         text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     encoder = WhisperModel.from_pretrained(whisper, dtype=dtype).encoder
+    extractor = SalmonnFeatureExtractor.from_pretrained(whisper)
+    if seconds is not None:
+        _shorten(encoder, seconds)
+        extractor = SalmonnFeatureExtractor.from_pretrained(whisper, chunk_length=seconds)
     salmonn = SalmonnConfig(
         whisper_config=encoder.config.to_dict(),
         beats_config=None if beats is None else beats_config(beats),
@@ -57,7 +64,6 @@ def assemble(
     )
     model = _joined(salmonn, text, encoder, dtype).eval()
     report = None if beats is None else load_beats(model, beats)
-    extractor = SalmonnFeatureExtractor.from_pretrained(whisper)
     extractor.fbank_bins = 0 if beats is None else salmonn.beats_config.num_mel_bins
     return model, SalmonnProcessor(extractor, tokenizer, num_audio_tokens=salmonn.num_audio_tokens), report
 
@@ -69,6 +75,15 @@ def _with_placeholder(tokenizer: Any) -> Any:
         tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # the official one
     tokenizer.add_tokens([AddedToken(AUDIO_TOKEN, special=True, normalized=False)], special_tokens=True)
     return tokenizer
+
+
+def _shorten(encoder: Any, seconds: int) -> None:
+    """Let Whisper's encoder hear the first seconds alone: the positions after them go."""
+    frames, table = FRAMES_PER_SECOND * seconds, encoder.embed_positions.weight.detach()
+    if not 0 < frames <= len(table):
+        raise UserError(f"seconds={seconds}: this Whisper hears 1 to {len(table) // FRAMES_PER_SECOND}")
+    encoder.config.max_source_positions = encoder.max_source_positions = frames
+    encoder.embed_positions = nn.Embedding.from_pretrained(table[:frames].clone())
 
 
 def _joined(config: SalmonnConfig, text: Any, encoder: nn.Module, dtype: torch.dtype) -> Any:
