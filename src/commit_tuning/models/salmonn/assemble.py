@@ -83,7 +83,7 @@ def _shorten(encoder: Any, seconds: int) -> None:
     if not 0 < frames <= len(table):
         raise UserError(f"seconds={seconds}: this Whisper hears 1 to {len(table) // FRAMES_PER_SECOND}")
     encoder.config.max_source_positions = encoder.max_source_positions = frames
-    encoder.embed_positions = nn.Embedding.from_pretrained(table[:frames].clone())
+    encoder.embed_positions = nn.Embedding.from_pretrained(table[:frames].clone())  # type: ignore[no-untyped-call]
 
 
 def _joined(config: SalmonnConfig, text: Any, encoder: nn.Module, dtype: torch.dtype) -> Any:
