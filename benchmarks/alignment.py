@@ -21,7 +21,7 @@ from commit_tuning.experiments.recipe import load_recipe
 from commit_tuning.experiments.table import NOTHING, markdown_table
 from commit_tuning.models.nano_build import build_model
 
-ARMS = ["constant:1e-4", "constant:3e-4", "constant:1e-3", "constant:3e-3", "default:1e-3", "literal:3e-4"]
+ARMS = ["constant:1e-4", "constant:3e-4", "constant:1e-3", "constant:3e-3", "default:1e-3", "literal-clr:3e-4"]
 IN_FULL = ["model.lora=null", "model.freeze=[]"]
 FIRST = 5  # measurements whose kappa is printed
 

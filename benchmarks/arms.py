@@ -1,7 +1,7 @@
 """Arms on a command line: `METHOD:RATE[:SETTING=VALUE...]`.
 
-A method of `CoMMITConfig`, `default` for `CoMMITConfig()`, `literal` for the paper's Eq. 7-8 to the letter without the
-regulariser, `paper` with it.
+A method of `CoMMITConfig`, `default` for `CoMMITConfig()`, `literal` for the paper to the letter, `literal-clr` for it
+without the regulariser.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from commit_tuning import CoMMITConfig
+from commit_tuning.experiments.schema import LITERAL
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,10 @@ class Arm:
         method, rate, *settings = text.split(":")
         named = {key: yaml.safe_load(value) for key, value in (setting.split("=", 1) for setting in settings)}
         named = {"switch_latest": max(1, steps // 2), **named}
-        match method:
-            case "default":
-                config = CoMMITConfig(**named)
-            case "literal":
-                config = CoMMITConfig.paper(**{"method": "commit-clr", **named})
-            case "paper":
-                config = CoMMITConfig.paper(**named)
-            case _:
-                config = CoMMITConfig(**{"method": method, **named})
+        if method in LITERAL:
+            config = CoMMITConfig.paper(**{"method": LITERAL[method], **named})
+        else:
+            config = CoMMITConfig(**named if method == "default" else {"method": method, **named})
         return cls(text, float(rate), config)
 
 

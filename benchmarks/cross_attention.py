@@ -31,7 +31,7 @@ from commit_tuning.models.nano_build import IMAGE, IMAGE_PX, INIT, PATCH_PX
 from commit_tuning.models.nano_build import LANGUAGE_MODEL as SIZES
 
 ARMS = ["constant:3e-4", "constant:1e-3", "constant:3e-3", "feature-cd:1e-3", "language-cd:1e-3", "default:1e-3"]
-ARMS += ["commit:1e-3", "literal:1e-3"]
+ARMS += ["commit:1e-3", "literal-clr:1e-3", "literal:1e-3"]
 BATCH, AT_ONCE = 16, 100  # samples of a step, and of a forward pass in evaluation
 LAYERS, CROSS = 4, (1, 3)  # of the language model, and which of them are cross-attention
 

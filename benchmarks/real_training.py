@@ -1,9 +1,8 @@
 """What CoMMIT does to a model of real pretrained parts: `python benchmarks/real_training.py --modality image ...`.
 
-The models and data of `pretrained_parts.py` in `CoMMITTrainer`; some items are held out. Each arm is a
-method and a base rate, `default:1e-4` or `constant:1e-4`, with settings after further colons
-(`default:1e-4:kappa_bound=1000`). Writes one JSON record per arm and seed (all that the trainer logged, the held-out
-loss) and prints a Markdown table.
+The models and data of `pretrained_parts.py` in `CoMMITTrainer`; some items are held out. Arms are those of `arms.py`,
+such as `default:1e-4`, `constant:1e-4` or `default:1e-4:kappa_bound=1000`. Writes one JSON record per arm and seed (all
+that the trainer logged, the held-out loss) and prints a Markdown table.
 """
 
 import argparse
@@ -12,12 +11,11 @@ import time
 from pathlib import Path
 
 import torch
-import yaml
+from arms import Arm
 from pretrained_parts import PictureCaptioner, SoundCaptioner, read_items
 from torch.utils.data import Dataset
 from transformers import TrainingArguments, set_seed
 
-from commit_tuning import CoMMITConfig
 from commit_tuning.integrations.transformers import CoMMITTrainer
 
 MEDIA = {"image": "image", "audio": "sound"}
@@ -63,9 +61,7 @@ def main() -> None:
 
 def train(arm: str, seed: int, arguments: argparse.Namespace) -> dict:
     """One run."""
-    method, rate, *settings = arm.split(":")
-    named = {key: yaml.safe_load(value) for key, value in (setting.split("=") for setting in settings)}
-    config = CoMMITConfig(**named) if method == "default" else CoMMITConfig(method=method, **named)
+    parsed = Arm.parse(arm, arguments.steps)
     set_seed(seed)
     if arguments.modality == "image":
         captioner = PictureCaptioner(arguments.encoder, arguments.language, arguments.side)
@@ -74,7 +70,7 @@ def train(arm: str, seed: int, arguments: argparse.Namespace) -> dict:
     items = read_items(arguments.data, MEDIA[arguments.modality])
     held_out = min(len(items) // 8, arguments.held_out)
     options = {
-        "output_dir": str(arguments.output / "trainer"), "max_steps": arguments.steps, "learning_rate": float(rate),
+        "output_dir": str(arguments.output / "trainer"), "max_steps": arguments.steps, "learning_rate": parsed.rate,
         "per_device_train_batch_size": arguments.batch, "per_device_eval_batch_size": arguments.batch, "seed": seed,
         "lr_scheduler_type": "constant", "logging_steps": 5, "logging_first_step": True, "save_strategy": "no",
         "report_to": "none", "remove_unused_columns": False, "disable_tqdm": True, "eval_strategy": "steps",
@@ -82,7 +78,7 @@ def train(arm: str, seed: int, arguments: argparse.Namespace) -> dict:
         "label_names": ["labels"], "prediction_loss_only": True,
     }  # fmt: skip
     trainer = CoMMITTrainer(
-        model=captioner.model, args=TrainingArguments(**options), data_collator=captioner, commit=config,
+        model=captioner.model, args=TrainingArguments(**options), data_collator=captioner, commit=parsed.config,
         train_dataset=Items(items[held_out:]), eval_dataset=Items(items[:held_out]),
     )  # fmt: skip
     start = time.monotonic()

@@ -32,7 +32,7 @@ from commit_tuning.experiments.dataset import chunks, data_order
 from commit_tuning.models.nano import load_model, load_nano
 from commit_tuning.models.nano_build import IMAGE, INIT
 
-ARMS = ["constant:1e-4", "constant:3e-4", "constant:1e-3", "default:1e-3", "literal:3e-4"]
+ARMS = ["constant:1e-4", "constant:3e-4", "constant:1e-3", "default:1e-3", "literal-clr:3e-4"]
 KINDS = ("picture", "sound", "both")
 BATCH, AT_ONCE, SECONDS, OPTIONS = 16, 100, 3.0, 4
 HEAR = "<audio>"

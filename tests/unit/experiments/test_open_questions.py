@@ -55,14 +55,14 @@ def plain_subject(evaluate: Any = lambda: {"accuracy": 50.0}) -> Any:
 
 def test_arms_are_methods_at_rates() -> None:
     parse = import_module("arms").Arm.parse
-    default, literal = parse("default:1e-3:kappa_bound=50", 400), parse("literal:3e-4", 400)
+    default, literal = parse("default:1e-3:kappa_bound=50", 400), parse("literal-clr:3e-4", 400)
     assert (default.rate, default.config.kappa_bound, default.config.method) == (1e-3, 50, "commit-clr")
     assert (literal.config.controller, literal.config.probe_samples, literal.config.regularizer) == (
         "literal",
         None,
         None,
     )
-    assert parse("paper:1e-4", 400).config.regularizer == "lookahead"
+    assert parse("literal:1e-4", 400).config.regularizer == "lookahead"
     assert parse("feature-cd:1e-4", 400).config.switch_latest == 200
 
 
