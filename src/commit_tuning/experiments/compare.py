@@ -18,7 +18,7 @@ from commit_tuning.errors import UserError
 from commit_tuning.experiments.arms import CONSTANT, Arm, Axes, choose, screening_arms
 from commit_tuning.experiments.pool import LOG, Job, RunJobs, default_workers, run_jobs
 from commit_tuning.experiments.progress import Progress, silent
-from commit_tuning.experiments.record import RunRecord, package_versions, writable_folder, write_text
+from commit_tuning.experiments.record import RunRecord, alone_in, package_versions, writable_folder, write_text
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.table import Row, build_rows, markdown, mean
 
@@ -62,14 +62,19 @@ class Comparison:
         """Run everything that is not there yet, and write the table.
 
         Raises:
-            UserError: The folder holds a comparison of another recipe, or an arm's settings are not valid.
+            UserError: The folder holds a comparison of another recipe, another process is at work in it, or an arm's
+                settings are not valid.
         """
-        from commit_tuning.experiments.dataset import ensure_data
-
-        plan = self.recipe.compare
         arms = screening_arms(self.recipe, self.axes)
         for arm in arms:
             arm.recipe(self.recipe, seed=0)
+        with alone_in(writable_folder(self.folder)):
+            self._run(arms)
+
+    def _run(self, arms: list[Arm]) -> None:
+        from commit_tuning.experiments.dataset import ensure_data
+
+        plan = self.recipe.compare
         self._claim()
         self.progress("data", 0, 1, "built on first use")
         ensure_data(self.recipe.data, min(self.workers, default_workers()))
@@ -129,7 +134,6 @@ class Comparison:
 
     def _claim(self) -> None:
         """Take the folder, or refuse it if it holds a comparison of another recipe."""
-        writable_folder(self.folder)
         recipe = json.loads(json.dumps(self.recipe.for_record()))
         path = self.folder / MANIFEST
         if path.is_file():

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -176,6 +177,22 @@ def writable_folder(folder: str | Path) -> Path:
         reason = error.strerror or str(error)
         raise UserError(f"cannot write to {path}: {reason.lower()}; choose another --output") from None
     return path
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from working in a folder that can be written; one that dies keeps nobody out.
+
+    Raises:
+        UserError: Another process works there.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"another process is at work in {folder}; wait for it, or choose another --output") from None
 
 
 def package_versions() -> dict[str, str]:

@@ -76,6 +76,19 @@ def test_screening_then_confirmation(ran: list[str], tmp_path: Path) -> None:
     assert json.loads((tmp_path / "compare.json").read_text())["status"] == "failed"
 
 
+def test_two_processes_do_not_work_in_one_folder(ran: list[str], tmp_path: Path) -> None:
+    recipe = load_recipe("iconqa-nano-llava", PLAN)
+
+    def second(task: str, done: int, total: int, note: str = "") -> None:
+        with pytest.raises(UserError, match=r"another process is at work in .*; wait for it, or choose another"):
+            Comparison(recipe, tmp_path).run()
+
+    Comparison(recipe, tmp_path, progress=second).run()
+    before = len(ran)
+    Comparison(recipe, tmp_path).run()
+    assert len(ran) == 2 * before
+
+
 def test_a_choice_is_confirmed_on_seeds_that_it_was_not_made_on(ran: list[str], tmp_path: Path) -> None:
     plan = ("compare.rates=[1e-3]", "compare.static_grid=null", "compare.first_seed=7", "compare.seeds=2")
     comparison = Comparison(load_recipe("iconqa-nano-llava", ("compare.methods=[commit-clr]", *plan)), tmp_path)
