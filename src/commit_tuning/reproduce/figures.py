@@ -26,6 +26,7 @@ _GRADIENTS = (
 _LOSS = Panel("loss", "training loss", "nats per answer token")
 _RATES = ("constant", "language-lr-up", "encoder-lr-up")
 _COMMIT = ("constant", "commit-clr", "commit")
+_LEGEND_INCHES = 2.0  # an entry
 _LABELS = {"constant": "Synced LR"}  # as Section 5 of the paper calls Constant LR
 
 
@@ -126,6 +127,7 @@ def _page(name: str, figure: Figure, folder: Path, caption: str) -> str:
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
+    columns = min(len(handles), int(figure.get_figwidth() // _LEGEND_INCHES))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(folder / f"{name}.png", dpi=150)
     return f"![{caption}]({name}.png)\n\n{caption}\n"
