@@ -20,11 +20,13 @@ TARGETS = ("table1", "table2", "figure1", "figure2", "figure3", "figure4", "figu
 Start = Callable[[Recipe, Path], Comparison]
 
 
-def models_of(target: str, rows: Sequence[Row]) -> list[str]:
-    """The models that a table or figure is about, in the order of Table 1."""
+def rows_of(target: str, rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows of Table 1 that a table or figure is about; `rows` are those that were asked for of Table 1 itself."""
     if target == "table1":
-        return list(dict.fromkeys(row.model for row in rows))
-    return [] if target == "figure1" else [ON_LOSSES.get(target, DYNAMICS.model)]
+        return rows
+    if target == "table2" or target in ON_LOSSES:
+        return of_model(ON_LOSSES.get(target, "blip2"))
+    return (DYNAMICS,) if target in ON_DYNAMICS else ()
 
 
 def runs_of(recipe: Recipe) -> int:
@@ -43,12 +45,14 @@ class Reproduction:
         start: Runs the comparison of a recipe in a folder, and returns it when it is through.
         rows: Of Table 1.
         done: Comparisons by folder, so that none is run twice.
+        lines: Rows of the tables, so that none is made twice.
     """
 
     grid: Grid
     start: Start
     rows: Sequence[Row] = ROWS
     done: dict[Path, Comparison] = field(default_factory=dict)
+    lines: dict[Row, Line] = field(default_factory=dict)
 
     def make(self, target: str) -> str:
         """Make a table or figure in the folder of the grid; returns its page as Markdown.
@@ -66,10 +70,11 @@ class Reproduction:
 
     def needs(self, target: str) -> str:
         """What the runs of a table or figure need at paper scale, and the command that starts them, as Markdown."""
-        models = models_of(target, self.rows)
-        if not models:
+        rows = rows_of(target, self.rows)
+        if not rows:
             return self.make(target)
-        recipes = self._recipes(target)
+        recipes = [self.grid.dynamics()] if target in ON_DYNAMICS else [self.grid.row(row) for row in rows]
+        models = dict.fromkeys(row.model for row in rows)
         what = paper_scale.markdown(paper_scale.needs(self.grid.recipe_name(model)) for model in models)
         options = f"--scale {self.grid.scale} --output {self.grid.folder} --data {self.grid.data}"
         datasets = ", ".join(dict.fromkeys(str(recipe.data.root) for recipe in recipes))
@@ -79,30 +84,26 @@ class Reproduction:
             f"{target} {options} --cluster slurm --cluster-option gpus_per_node=1,timeout_min=1440\n\n{what}"
         )
 
-    def _recipes(self, target: str) -> list[Recipe]:
-        """Of every comparison that a table or figure needs."""
-        if target == "table1":
-            return [self.grid.row(row) for row in self.rows]
-        if target == "table2" or target in ON_LOSSES:
-            return [self.grid.row(row) for row in of_model(ON_LOSSES.get(target, "blip2"))]
-        return [] if target == "figure1" else [self.grid.dynamics()]
-
     def _page(self, target: str, folder: Path) -> str:
+        rows = rows_of(target, self.rows)
         if target == "table1":
-            lines = self._lines(self.rows)
+            lines = self._lines(rows)
             write_text(folder / "table1.json", json.dumps([line.to_dict() for line in lines], indent=1) + "\n")
             return f"{table1(lines)}\n{tasks_table(lines)}"
         if target == "table2":
-            return table2(self._lines(of_model("blip2")))
+            return table2(self._lines(rows))
         if target == "figure1":
             return figure1(folder)
         if target in ON_LOSSES:
-            return draw_losses(target, [(row.title, self._row(row)) for row in of_model(ON_LOSSES[target])], folder)
+            return draw_losses(target, [(row.title, self._row(row)) for row in rows], folder)
         comparison = self._once(f"{DYNAMICS.name}-dynamics", self.grid.dynamics())
         return draw_dynamics(target, ON_DYNAMICS[target], comparison, folder)
 
     def _lines(self, rows: Sequence[Row]) -> list[Line]:
-        return [line_of(row, self._row(row)) for row in rows]
+        for row in rows:
+            if row not in self.lines:  # asks the untuned model all test questions
+                self.lines[row] = line_of(row, self._row(row))
+        return [self.lines[row] for row in rows]
 
     def _row(self, row: Row) -> Comparison:
         return self._once(row.name, self.grid.row(row))
