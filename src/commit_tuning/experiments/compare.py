@@ -40,7 +40,7 @@ class Comparison:
         engine: What runs the jobs, e.g. `Cluster.run_jobs`; processes of this machine by default.
         results: Records by arm and seed.
         failures: A line for every run that did not finish.
-        chosen: The arm of each method, at the rates that validation chose.
+        chosen: The arm of each method at the rates that validation chose: in the screening, Constant LR's on all seeds.
         rows: The table: Constant LR at every rate and the chosen arm of every other method.
         screening: All arms, on the seeds of the screening.
     """
@@ -80,10 +80,13 @@ class Comparison:
         ensure_data(self.recipe.data, min(self.workers, default_workers()))
         self.progress("data", 1, 1)
         self._run_arms("screening", arms, plan.screening)
-        self.chosen = choose(arms, {arm: self._validation(arm) for arm in arms})
+        validation = {arm: self._validation(arm, plan.screening) for arm in arms}
+        self.chosen = choose(arms, validation)
         confirmed = [arm for arm in arms if arm in self.chosen or arm.method == CONSTANT]
         self._run_arms("confirmation", confirmed, plan.confirmation)
         self._check_same_data()
+        constants = (arm for arm in arms if arm.method == CONSTANT)  # every rate of it has run with every seed by now
+        self.chosen = choose(arms, validation | {arm: self._validation(arm, plan.confirmation) for arm in constants})
         self.rows = self._rows(confirmed, plan.confirmation)
         self.screening = self._rows(arms, plan.screening)
         self._write()
@@ -113,10 +116,9 @@ class Comparison:
         run = self.engine or run_jobs
         run([self.job(arm, seed) for arm, seed in pairs], self.workers, on_done)
 
-    def _validation(self, arm: Arm) -> float:
-        """Mean validation accuracy over the seeds of the screening; a run that failed counts as 0."""
-        screened = [self.results[arm][seed] for seed in self.recipe.compare.screening]
-        return mean([record.accuracy("val") for record in screened]) or 0.0
+    def _validation(self, arm: Arm, seeds: range) -> float:
+        """Mean validation accuracy over some seeds; a run that failed counts as 0."""
+        return mean([self.results[arm][seed].accuracy("val") for seed in seeds]) or 0.0
 
     def _rows(self, arms: Sequence[Arm], seeds: range) -> list[Row]:
         """The rows of some arms, on some seeds."""
@@ -174,9 +176,9 @@ class Comparison:
             "rate is one number for both modules or language model / encoder. The difference is to Constant LR at its "
             "chosen rate, seed by seed, in percentage points, with the 95 % confidence interval of Student's t over "
             f"seeds. Bold: the rate chosen by validation accuracy in the screening ({plan.screen_seeds} of "
-            f"{plan.seeds} seeds). Collapsed: runs in which a module's rate fell below a hundredth of its base rate. "
-            f"Loss: the last 20 of {self.recipe.train.steps} steps.\n\n## Screening\n\n{markdown(self.screening)}"
-            + (f"\n## Runs that failed\n\n{failures}" if failures else "")
+            f"{plan.seeds} seeds), Constant LR's on all seeds. Collapsed: runs in which a module's rate fell below a "
+            f"hundredth of its base rate. Loss: the last 20 of {self.recipe.train.steps} steps.\n\n"
+            f"## Screening\n\n{markdown(self.screening)}" + (f"\n## Runs that failed\n\n{failures}" if failures else "")
         )
 
 

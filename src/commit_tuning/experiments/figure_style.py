@@ -26,6 +26,7 @@ COLOURS = {  # Okabe and Ito's colour-blind safe palette; the yellow is darkened
     "encoder-lr-up": "#a89200",
 }
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+TWINS = {"commit": "commit-clr", "literal": "literal-clr"}  # with and without the regulariser: often one line
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10.5,
@@ -63,9 +64,10 @@ def legend(groups: Sequence[Group]) -> list[dict[str, str]]:
 
 
 def line_style(groups: Sequence[Group], index: int) -> dict[str, Any]:
-    """Colour by method; a second group of the same method gets another dash pattern."""
+    """Colour by method; a second group of the same method, or a method after its twin, gets another dash pattern."""
     method = groups[index].method
-    earlier = sum(group.method == method for group in groups[:index])
+    same = (method, TWINS.get(method))
+    earlier = sum(group.method in same for group in groups[:index])
     return {"color": COLOURS.get(method, "#4d4d4d"), "linestyle": DASHES[earlier % len(DASHES)]}
 
 

@@ -45,7 +45,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             if (arm, seed) != ("commit-clr_lr-0.01", 2):  # one run dies
                 record.status = "complete"
                 record.metrics = {
-                    "val": {"accuracy": VALIDATION[arm]},
+                    "val": {"accuracy": VALIDATION.get(f"{arm}/{seed}", VALIDATION[arm])},
                     "test": {"accuracy": 0.1 * seed},
                     "train_loss": 1.0,
                 }
@@ -103,6 +103,21 @@ def test_a_failed_run_is_never_chosen(ran: list[str], tmp_path: Path, monkeypatc
     comparison = Comparison(load_recipe("iconqa-nano-llava", plan), tmp_path)
     comparison.run()
     assert [row.rates for row in comparison.rows if row.method == "commit-clr"] == ["0.001"]
+
+
+def test_constant_lr_is_chosen_on_all_seeds_and_the_others_in_the_screening(
+    ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every rate of Constant LR runs with every seed: none of that is held back from the baseline."""
+    for name in ("constant_lr-0.01", "commit-clr_lr-0.001"):
+        for seed in (1, 2):
+            monkeypatch.setitem(VALIDATION, f"{name}/{seed}", 0.9)
+    comparison = Comparison(load_recipe("iconqa-nano-llava", PLAN), tmp_path)
+    comparison.run()
+    chosen = {row.method: row.rates for row in comparison.rows if row.chosen}
+    assert (chosen["constant"], chosen["commit-clr"]) == ("0.01", "0.01")
+    assert [arm.rates for arm in comparison.chosen if arm.method == "constant"] == ["0.01"]
+    assert {row.rates for row in comparison.rows if row.difference is None and row.chosen} == {"0.01"}
 
 
 def test_runs_on_different_data_are_no_comparison(
