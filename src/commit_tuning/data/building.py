@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -20,6 +21,25 @@ MANIFEST = "MANIFEST.json"
 _CHUNK = 100
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+
+def package_folder(package: str, folder: str, extra: str, use: str) -> Path:
+    """A folder of an installed package, which is not imported: only its files are wanted.
+
+    Args:
+        package: Its name.
+        folder: Inside it; "" is the package's own.
+        extra: That of this project which installs it.
+        use: What its files do, such as "whose fonts draw Nano-IconQA".
+
+    Raises:
+        UserError: The package is not installed, or has no such folder.
+    """
+    found = importlib.util.find_spec(package)
+    for place in (found.submodule_search_locations or ()) if found else ():
+        if (path := Path(place, folder)).is_dir():
+            return path
+    raise UserError(f"{package}, {use}, is not installed: pip install 'commit-tuning[{extra}]'")
 
 
 def build(root: str | Path, title: str, recipe: dict[str, Any], write: Callable[[Path], dict[str, Any]]) -> Path:

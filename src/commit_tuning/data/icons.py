@@ -7,7 +7,6 @@ can be on both sides.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from commit_tuning.data.building import package_folder
 from commit_tuning.data.concepts import CONCEPT_NAMES
 from commit_tuning.errors import UserError
 
@@ -95,12 +95,7 @@ def font_folder() -> Path:
     Raises:
         UserError: QtAwesome is not installed.
     """
-    spec = importlib.util.find_spec("qtawesome")
-    if spec is None or spec.origin is None:
-        raise UserError(
-            "QtAwesome, whose fonts draw Nano-IconQA, is not installed: pip install 'commit-tuning[experiments]'"
-        )
-    return Path(spec.origin).parent / "fonts"
+    return package_folder("qtawesome", "fonts", "experiments", "whose fonts draw Nano-IconQA")
 
 
 def _only_file(pattern: str) -> Path:

@@ -6,11 +6,11 @@ so a split by family is strict, as that of the icons is.
 
 from __future__ import annotations
 
-import importlib.util
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from commit_tuning.data.building import package_folder
 from commit_tuning.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,12 +58,7 @@ def font_folder() -> Path:
     Raises:
         UserError: matplotlib is not installed.
     """
-    spec = importlib.util.find_spec("matplotlib")
-    if spec is None or spec.origin is None:
-        raise UserError(
-            "matplotlib, whose fonts write Nano-TextVQA, is not installed: pip install 'commit-tuning[experiments]'"
-        )
-    return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
+    return package_folder("matplotlib", "mpl-data/fonts/ttf", "experiments", "whose fonts write Nano-TextVQA")
 
 
 @lru_cache(maxsize=32)

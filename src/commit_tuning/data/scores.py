@@ -12,12 +12,11 @@ import zipfile
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from commit_tuning.errors import UserError
+from commit_tuning.data.building import package_folder
 
 CHORALE, TUNE = "chorale", "tune"
 METRES = {
@@ -91,18 +90,15 @@ def pieces() -> tuple[Piece, ...]:
     Raises:
         UserError: music21 is not installed.
     """
-    found = find_spec("music21")  # not imported
-    roots = [Path(place, "corpus") for place in (found.submodule_search_locations or ())] if found else []
-    if not roots or not roots[0].is_dir():
-        raise UserError("no scores: pip install 'commit-tuning[nano-audio]' (package music21 carries them)")
+    corpus = package_folder("music21", "corpus", "nano-audio", "whose scores are the music of Nano-SDD")
     tunes = [
         piece
         for folder in ("oneills1850", "ryansMammoth")
-        for path in sorted((roots[0] / folder).glob("*.abc"))
+        for path in sorted((corpus / folder).glob("*.abc"))
         for tune in re.split(r"(?m)^(?=X:)", path.read_text("utf-8", errors="replace"))[1:]
         if (piece := _tune(tune)) is not None
     ]
-    chorales = [piece for path in sorted((roots[0] / "bach").glob("*.mxl")) if (piece := _chorale(path)) is not None]
+    chorales = [piece for path in sorted((corpus / "bach").glob("*.mxl")) if (piece := _chorale(path)) is not None]
     return (*tunes, *chorales)
 
 

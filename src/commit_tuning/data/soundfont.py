@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from commit_tuning.data.building import package_folder
 from commit_tuning.data.sounds import sound_libraries
 from commit_tuning.errors import UserError
 
@@ -117,13 +117,10 @@ def _play(note: Note) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=1)
 def _font() -> _Font:
-    found = find_spec("pretty_midi")  # not imported: only its file is wanted
-    for folder in (found.submodule_search_locations or ()) if found else ():
-        if (path := Path(folder, "TimGM6mb.sf2")).is_file():
-            return _Font(path)
-    raise UserError(
-        "no soundfont TimGM6mb.sf2: pip install 'commit-tuning[nano-audio]' (package pretty_midi carries it)"
-    )
+    path = package_folder("pretty_midi", "", "nano-audio", "whose soundfont plays the nano sounds") / "TimGM6mb.sf2"
+    if not path.is_file():
+        raise UserError(f"pretty_midi holds no soundfont {path}: install pretty_midi>=0.2.10")
+    return _Font(path)
 
 
 class _Font:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import random
 from fractions import Fraction
 from itertools import pairwise
@@ -7,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from commit_tuning.data import scores, soundfont
+from commit_tuning.data import soundfont
 from commit_tuning.data.scores import CHORALE, Piece, Score, Tone, pieces, read_score
 from commit_tuning.data.sound_concepts import CONCEPTS, HIGHEST, LOUD, QUIET, SHIFTS, Player, Sound, levelled, mixed
 from commit_tuning.data.soundfont import RATE, Note, Voice, recordings, render
@@ -86,8 +87,7 @@ def test_levels_are_loudness_and_a_mix_never_clips() -> None:
 
 
 def test_missing_packages_are_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (soundfont, scores):
-        monkeypatch.setattr(module, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match="pretty_midi"):
         soundfont._font.__wrapped__()
     with pytest.raises(UserError, match="music21"):
