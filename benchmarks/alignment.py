@@ -53,11 +53,11 @@ def renew(name: str, model: Any, seed: int) -> None:
 
 
 def first_kappas(records: list[dict]) -> str:
-    """A line for every run: kappa at its first measurements."""
+    """A line for every run: kappa at its first measurements, which arms make at different steps."""
     lines = []
     for record in records:
-        kappas = [kappa for _, kappa in record.get("start", [])[:FIRST]]
-        cells = [NOTHING if kappa is None else f"{kappa:.2g}" for kappa in kappas]
+        kappas = record.get("start", [])[:FIRST]
+        cells = [f"{NOTHING if kappa is None else f'{kappa:.2g}'} (step {step})" for step, kappa in kappas]
         lines.append([record["arm"], str(record["seed"]), *cells, *[NOTHING] * (FIRST - len(cells))])
     return markdown_table(["arm", "seed", *(f"kappa {number + 1}" for number in range(FIRST))], lines)
 

@@ -98,10 +98,11 @@ def follow(  # noqa: PLR0917
             run.train(stop)
         except FloatingPointError:
             record["failed"] = run.step
+        record["lowest_multiplier"] = None if math.isinf(run.lowest) or arm.config.sets_drift else run.lowest
+        if record["failed"]:
             break
         record.setdefault("start", run.start)
         record["stops"].append(run.look())
-        record["lowest_multiplier"] = None if math.isinf(run.lowest) or arm.config.sets_drift else run.lowest
         run.keep(record)
     write_text(path, json.dumps(without_nan(record), indent=1) + "\n")
     started.unlink(missing_ok=True)
@@ -224,9 +225,12 @@ def run_all(
 ) -> list[dict[str, Any]]:
     """`follow` for every arm and seed of a command line, one after the other, in folders of their own below `output`.
 
+    On one processor core, so that two scripts may run side by side and a resumed run rounds as before.
+
     Raises:
         UserError: As `follow`.
     """
+    torch.set_num_threads(1)
     arms, stops = [Arm.parse(text, arguments.stops[-1]) for text in arguments.arms], arguments.stops
     records = []
     for seed, arm in itertools.product(arguments.seeds, arms):

@@ -35,8 +35,10 @@ from commit_tuning.experiments.record import RECORD, RunRecord, load_records, wi
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.table import markdown_table
 from commit_tuning.models.forward import forward_pass
+from commit_tuning.models.nano import load_processor
 from commit_tuning.models.partition import unwrap
 
+Batch = dict[str, Tensor]
 AT_ONCE, MOST = 100, 9
 STRENGTHS = [10.0**power for power in range(-4, 5)]  # ridge penalties, for features of unit variance, per sample
 ASKED = {"one": "What is shown in the picture?", "four": "What is at the top?", "many": "How many icons are there?"}
@@ -61,6 +63,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=2000, help="of each scene, to fit on; a third to score on")
     parser.add_argument("--seeds", type=int, nargs="+", help="of the runs; all by default")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     try:
         records = [record for folder in arguments.runs for record in load_records(folder)]
         found = probe_all(wanted(records, arguments.seeds), arguments.pictures, arguments.output)
@@ -87,12 +90,13 @@ def probe_all(records: list[RunRecord], count: int, output: Path) -> list[dict[s
     known = {(row["run"], row["pictures"]) for row in found}
     recipe = build_recipe(records[0].recipe, source=str(records[0].folder / RECORD))
     scenes = {split: {scene: draw(scene, split, n) for scene in ASKED} for split, n in sizes(count).items()}
+    batches = encode(recipe, scenes)
     untuned: dict[str, Tensor] = {}
     for record in [None, *records]:
         name = UNTUNED if record is None else str(record.folder)
         if record is not None and (name, count) in known:
             continue
-        rows = dict(features(recipe, record, scenes))
+        rows = dict(features(recipe, record, batches))
         if record is None:
             untuned = {place: rows["test", place, "one"] for place in PLACES}
             if (name, count) in known:
@@ -141,34 +145,43 @@ def draw(scene: str, split: str, count: int) -> Pictures:
     return Pictures(samples, probed)
 
 
+def encode(recipe: Recipe, scenes: dict[str, dict[str, Pictures]]) -> dict[tuple[str, str], list[Batch]]:
+    """The pictures as every model of the recipe takes them, by split and scene."""
+    collator = VisionCollator(load_processor(recipe.model.name), prompt=recipe.data.prompt)
+    return {
+        (split, scene): [collator.prompts(part) for part in chunks(pictures.samples, AT_ONCE)]
+        for split, drawn in scenes.items()
+        for scene, pictures in drawn.items()
+    }
+
+
 def features(
-    recipe: Recipe, record: RunRecord | None, scenes: dict[str, dict[str, Pictures]]
+    recipe: Recipe, record: RunRecord | None, batches: dict[tuple[str, str], list[Batch]]
 ) -> Iterator[tuple[tuple[str, str, str], Tensor]]:
     """(split, place, scene) and features [pictures, width] of a run's model, or of the untuned one."""
-    model, processor = build_model(recipe.model, "cpu")
+    model, _ = build_model(recipe.model, "cpu")
     if record is not None:
         load_trained(model, record.folder)
     model.eval()
-    collator = VisionCollator(processor, prompt=recipe.data.prompt)
-    for split, drawn in scenes.items():
-        for scene, pictures in drawn.items():
-            parts = [look(model, collator.prompts(part)) for part in chunks(pictures.samples, AT_ONCE)]
-            for place, columns in zip(PLACES, zip(*parts, strict=True), strict=True):
-                yield (split, place, scene), torch.cat(columns)
+    for (split, scene), own in batches.items():
+        parts = [look(model, batch) for batch in own]
+        for place, columns in zip(PLACES, zip(*parts, strict=True), strict=True):
+            yield (split, place, scene), torch.cat(columns)
 
 
 @torch.no_grad()
-def look(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def look(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """What the encoder gives, vectors side by side, and the language model's state at the end: both [B, width]."""
-    (encoded,) = forward_pass(model).features(batch).values()
+    forward = forward_pass(model)
+    encoded = forward.features(batch)
     seen: list[Tensor] = []
     head = unwrap(model).get_output_embeddings()
     handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, -1]))
     try:
-        model(**batch)
+        forward.logits(batch, batch["attention_mask"].bool(), encoded)  # the encoder is not run again
     finally:
         handle.remove()
-    output = encoded["image"].pooler_output
+    output = encoded["vision"]["image"].pooler_output
     vectors = torch.stack(list(output)) if isinstance(output, list | tuple) else output
     return vectors.reshape(len(batch["input_ids"]), -1), seen[0]
 

@@ -29,6 +29,8 @@ COLUMNS = {
     "loss, training questions": ("train_questions_loss", ".3f"),
     "smoothed kappa": ("smoothed_kappa", ".2g"),
     "log-sd of kappa": ("spread_kappa", ".2f"),
+    "LM's drift": ("drift/language_model", ".1e"),
+    "encoder's drift": ("drift/vision", ".1e"),
     "LM's rate": ("lr/language_model", ".1e"),
     "encoder's rate": ("lr/vision", ".1e"),
     "memory (MiB)": ("memory_mib", ".0f"),

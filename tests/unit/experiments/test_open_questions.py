@@ -94,7 +94,7 @@ def test_a_long_run_has_a_line_for_every_stop(
     main("long_run", monkeypatch, "--arms", *ARMS, "--stops", 1, 2, "--output", tmp_path, "--settings", *settings)
     printed = capsys.readouterr().out
     assert [line[1] for arm in ARMS for line in lines_of(printed, arm)] == ["1", "2", "1", "2"]
-    assert lines_of(printed, ARMS[0])[1][7] == "1.0e-03"
+    assert lines_of(printed, ARMS[0])[1][9] == "1.0e-03"
 
 
 def test_alignment_starts_from_a_fresh_bridge(
@@ -183,6 +183,7 @@ def test_three_modalities_have_a_kappa_for_each_encoder(
     assert float(last[8]) > 0
     assert float(last[9]) > 0
     items = script.Items(str(listener), {"train": 6})
+    assert items.tokenizer.tokenize("hear a heart") == ["hear", "a", "heart"]  # a new word inside a known one
     model, _ = script.build(items, str(listener), 0)
     batch = items.batch("train", [2])
     logits = model(**batch).logits
