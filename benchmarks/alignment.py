@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from arms import add_options
 from course import run_all
-from long_run import COLUMNS, subject
+from long_run import COLUMNS, SETTINGS, subject
 from stop_table import stop_table
 
 from commit_tuning import partition_model
@@ -29,7 +29,7 @@ FIRST = 5  # measurements whose kappa is printed
 def main() -> None:
     """Run every arm, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", nargs="*", default=[], help="of the recipe, as section.key=value")
+    parser.add_argument("--settings", nargs="*", default=[], help=SETTINGS)
     parser.add_argument("--recipe", default="iconqa-nano-llava")
     parser.add_argument("--bridge", choices=["fresh", "kept"], default="fresh")
     add_options(parser, ARMS, [50, 200, 800], [0, 1])

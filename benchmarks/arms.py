@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from commit_tuning import CoMMITConfig
+from commit_tuning.errors import UserError
 from commit_tuning.experiments.schema import LITERAL
 
 
@@ -25,7 +26,10 @@ class Arm:
     @classmethod
     def parse(cls, text: str, steps: int) -> "Arm":
         """Read `METHOD:RATE[:SETTING=VALUE...]`; coordinate descent switches at half of the steps at the latest."""
-        method, rate, *settings = text.split(":")
+        method, _, rest = text.partition(":")
+        rate, *settings = rest.split(":")
+        if not rate:
+            raise UserError(f"--arms: {text!r} has no rate; write METHOD:RATE, such as default:1e-3")
         named = {key: yaml.safe_load(value) for key, value in (setting.split("=", 1) for setting in settings)}
         named = {"switch_latest": max(1, steps // 2), **named}
         if method in LITERAL:
@@ -36,7 +40,7 @@ class Arm:
 
 
 def add_options(parser: argparse.ArgumentParser, arms: list[str], stops: list[int], seeds: list[int]) -> None:
-    """The options that `run_all` reads."""
+    """The options of every script that calls `run_all`."""
     parser.add_argument("--arms", nargs="+", default=arms)
     parser.add_argument("--stops", type=int, nargs="+", default=stops, help="optimizer steps after which to look")
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds)

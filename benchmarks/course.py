@@ -9,6 +9,7 @@ import json
 import math
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -225,17 +226,18 @@ def run_all(
 ) -> list[dict[str, Any]]:
     """`follow` for every arm and seed of a command line, one after the other, in folders of their own below `output`.
 
-    On one processor core, so that two scripts may run side by side and a resumed run rounds as before.
-
-    Raises:
-        UserError: As `follow`.
+    On one processor core, so that two scripts may run side by side and a resumed run rounds as before. Ends the program
+    where `follow` raises.
     """
     torch.set_num_threads(1)
-    arms, stops = [Arm.parse(text, arguments.stops[-1]) for text in arguments.arms], arguments.stops
-    records = []
-    for seed, arm in itertools.product(arguments.seeds, arms):
-        folder = output / arm.text.replace(":", "_") / f"seed-{seed}"
-        records.append(follow(make, arm, seed, stops, folder, about))
+    stops, records = arguments.stops, []
+    try:
+        arms = [Arm.parse(text, stops[-1]) for text in arguments.arms]
+        for seed, arm in itertools.product(arguments.seeds, arms):
+            folder = output / arm.text.replace(":", "_") / f"seed-{seed}"
+            records.append(follow(make, arm, seed, stops, folder, about))
+    except UserError as error:
+        sys.exit(f"error: {error}")
     return sorted(records, key=lambda record: arguments.arms.index(record["arm"]))
 
 

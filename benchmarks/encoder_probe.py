@@ -92,8 +92,10 @@ def probe_all(records: list[RunRecord], count: int, output: Path) -> list[dict[s
     scenes = {split: {scene: draw(scene, split, n) for scene in ASKED} for split, n in sizes(count).items()}
     batches = encode(recipe, scenes)
     untuned: dict[str, Tensor] = {}
+    names: list[str] = []
     for record in [None, *records]:
-        name = UNTUNED if record is None else str(record.folder)
+        name = f"{UNTUNED} {recipe.model.name}" if record is None else str(record.folder)
+        names.append(name)
         if record is not None and (name, count) in known:
             continue
         rows = dict(features(recipe, record, batches))
@@ -104,7 +106,7 @@ def probe_all(records: list[RunRecord], count: int, output: Path) -> list[dict[s
         about = {"run": name, "arm": arm_of(record), "seed": record and record.seed, "pictures": count}
         found.append(about | judge(rows, scenes, untuned))
         write_text(output, json.dumps(without_nan(found), indent=1) + "\n")
-    return [row for row in found if row["pictures"] == count]
+    return [row for row in found if row["pictures"] == count and row["run"] in names]
 
 
 def sizes(count: int) -> dict[str, int]:

@@ -23,6 +23,7 @@ from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.tasks import TASKS
 
 LOSS_QUESTIONS = 600
+SETTINGS = "section.key=value of the recipe; read are model, data, eval, train.batch_size and train.device"
 COLUMNS = {
     "test accuracy": ("accuracy", ".1f"),
     "loss, validation": ("val_questions_loss", ".3f"),
@@ -40,7 +41,7 @@ COLUMNS = {
 def main() -> None:
     """Run every arm, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", nargs="*", default=[], help="of the recipe, as section.key=value")
+    parser.add_argument("--settings", nargs="*", default=[], help=SETTINGS)
     parser.add_argument("--recipe", default="iconqa-nano-blip2")
     add_options(parser, ["constant:1e-3", "default:1e-3"], [400, 1000, 2000, 5000, 10_000, 15_000, 20_000], [0])
     arguments = parser.parse_args()
@@ -60,7 +61,7 @@ def subject(recipe: Recipe, seed: int, prepare: Callable[[Any, int], None] = lam
     size = recipe.eval.batch_size
 
     def evaluate() -> dict[str, float]:
-        answers = answer_questions(model, processor, questions["test"], recipe.eval)
+        answers = answer_questions(model, processor, questions["test"], recipe.generation())
         found = {"accuracy": 100 * score(answers, TASKS[recipe.data.dataset].metric)["accuracy"]}
         for split in ("train", "val"):
             asked = evenly(range(len(questions[split])), LOSS_QUESTIONS)

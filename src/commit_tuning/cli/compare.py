@@ -94,7 +94,7 @@ def run_comparison(
     from commit_tuning.experiments.pool import default_workers
     from commit_tuning.experiments.table import markdown
 
-    workers = jobs or (cluster.default_workers() if cluster else default_workers())
+    workers = jobs or (cluster.default_workers() if cluster else default_workers(recipe.train.device))
     engine = cluster.run_jobs if cluster else None
     with Display() as display:
         comparison = Comparison(recipe, output, axes, workers, save_weights, progress=display, engine=engine)

@@ -51,10 +51,10 @@ def reproduce(  # noqa: PLR0917 - typer calls it, by name
     from commit_tuning.cli.display import show_table
     from commit_tuning.errors import UserError
     from commit_tuning.reproduce.plan import SCALES, Grid, rows_named
-    from commit_tuning.reproduce.run import TARGETS, Reproduction
+    from commit_tuning.reproduce.run import Reproduction, targets_of
 
-    if target not in (*TARGETS, "all"):
-        raise UserError(f"{target!r} is no table or figure of the paper; choose of {', '.join(TARGETS)}, all")
+    wanted = rows_named(rows)
+    targets = targets_of(target, wanted)
     if scale not in SCALES:
         raise UserError(f"--scale: {scale!r} is not one of {', '.join(SCALES)}")
     where = open_cluster(cluster, cluster_option or [], output)
@@ -63,8 +63,8 @@ def reproduce(  # noqa: PLR0917 - typer calls it, by name
         typer.echo(f"{folder}: {recipe.model.name} on {recipe.data.dataset}")
         return run_comparison(recipe, folder, jobs, cluster=where)
 
-    made = Reproduction(Grid(scale, output, tuple(settings or ()), data), start, rows_named(rows))
-    for name in TARGETS if target == "all" else (target,):
+    made = Reproduction(Grid(scale, output, tuple(settings or ()), data), start, wanted)
+    for name in targets:
         if scale == "paper" and where is None and not _has_gpu():
             show_table(made.needs(name))
             continue

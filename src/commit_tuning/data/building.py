@@ -39,7 +39,7 @@ def package_folder(package: str, folder: str, extra: str, use: str) -> Path:
     for place in (found.submodule_search_locations or ()) if found else ():
         if (path := Path(place, folder)).is_dir():
             return path
-    raise UserError(f"{package}, {use}, is not installed: pip install 'commit-tuning[{extra}]'")
+    raise UserError(f"{package}, {use}, is not installed as a whole: pip install 'commit-tuning[{extra}]'")
 
 
 def build(root: str | Path, title: str, recipe: dict[str, Any], write: Callable[[Path], dict[str, Any]]) -> Path:

@@ -108,7 +108,7 @@ def _only_file(pattern: str) -> Path:
 
 
 def _concept_of() -> dict[tuple[str, str], str]:
-    """(family, base name) -> concept."""
+    """(family, drawing without its style) -> concept."""
     index: dict[tuple[str, str], str] = {}
     for concept, names in CONCEPT_NAMES.items():
         for entry in names:

@@ -63,7 +63,7 @@ def build_nano_clothoaqa(
     Args:
         root: Folder to create.
         train: Number of training questions, four to a clip.
-        val: Number of validation questions, on other programs and recordings of the same instruments.
+        val: Number of validation questions, on other clips of the same voices.
         test: Number of test questions, on yet others.
         seed: Seed of all chance.
         workers: Number of processes. With more than one, call it under ``if __name__ == "__main__"``.

@@ -74,7 +74,7 @@ def build_nano_macs(
     Args:
         root: Folder to create.
         train: Number of training clips.
-        val: Number of validation clips, with other programs and recordings of the same instruments.
+        val: Number of validation clips, with other scenes of the same voices.
         test: Number of test clips, with yet others.
         seed: Seed of all chance.
         workers: Number of processes. With more than one, call it under ``if __name__ == "__main__"``.

@@ -112,13 +112,13 @@ def _tune(text: str) -> Piece | None:
     fields = {name: re.findall(rf"(?m)^{name}:\s*(.*?)\s*$", text) for name in "TRMKV"}
     if fields["V"] or not fields["T"] or len(fields["M"]) != 1 or len(fields["K"]) != 1:
         return None  # several voices, or a change of metre or key
-    mode = re.fullmatch(r"[A-G][b#]?\s*(?:(m|min|minor)|(M|maj|major)?)", fields["K"][0], re.IGNORECASE)
-    if mode is None or fields["M"][0] not in METRES:
+    plain = re.fullmatch(r"[A-G][b#]?\s*(?:(m|min|minor)|(M|maj|major)?)", fields["K"][0], re.IGNORECASE)
+    if plain is None or fields["M"][0] not in METRES:
         return None
     kinds = _KIND.findall(" ".join(fields["T"] + fields["R"]).lower())
     name = re.sub(r"[^a-z0-9]", "", re.split(r" -- |,", fields["T"][0].lower())[0].removeprefix("the "))
-    minor = re.match(r"[A-G][b#]?\s*(m\b|min)", fields["K"][0]) is not None or "Min" in fields["K"][0]
-    return Piece(name, kinds[-1] if kinds else TUNE, "minor" if minor else "major", METRES[fields["M"][0]], text)
+    mode = "minor" if _is_minor(fields["K"][0]) else "major"
+    return Piece(name, kinds[-1] if kinds else TUNE, mode, METRES[fields["M"][0]], text)
 
 
 def _abc_score(text: str) -> Score:
@@ -162,10 +162,15 @@ def _abc_score(text: str) -> Score:
     return Score((tuple(tones),), tuple(bars))
 
 
+def _is_minor(key: str) -> bool:
+    """Of a key as ABC has it."""
+    return re.match(r"[A-G][b#]?\s*(m\b|[mM]in)", key) is not None
+
+
 def _signature(key: str) -> dict[str, int]:
     """Sharps (1) and flats (-1) of a key by step."""
     sharps = _ORDER.index(key[0]) - 1 + 7 * ((key[1:2] == "#") - (key[1:2] == "b"))
-    if re.match(r"[A-G][b#]?\s*(m\b|min|Min)", key):
+    if _is_minor(key):
         sharps -= 3
     raised, lowered = _ORDER[: max(0, sharps)], _ORDER[::-1][: max(0, -sharps)]
     return {step: (step in raised) - (step in lowered) for step in _STEPS}

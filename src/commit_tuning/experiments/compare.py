@@ -2,8 +2,9 @@
 
 Protocol: (1) *screening*: every method at every base rate of the sweep, and every static pair of rates, with the first
 `screen_seeds` seeds; the validation accuracy picks the best rate of each method and the best pair. (2) *confirmation*:
-those, and Constant LR at every rate of the sweep, with all seeds; the runs of the screening count. (3) the *table*, on
-the test questions. Seed s of every arm starts from the same weights and sees the same batches.
+those, and Constant LR at every rate of the sweep, with all seeds; the runs of the screening count. Constant LR's rate
+is then chosen again on all of its seeds, which makes the baseline as good as it can be. (3) the *table*, on the test
+questions. Seed s of every arm starts from the same weights and sees the same batches.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from commit_tuning.experiments.progress import Progress, silent
 from commit_tuning.experiments.record import RunRecord, alone_in, package_versions, writable_folder, write_text
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.table import Row, build_rows, markdown, mean
+from commit_tuning.experiments.tasks import TASKS
+from commit_tuning.metrics.score import METRICS
+from commit_tuning.models.nano import refuse_missing
 
 MANIFEST = "compare.json"
 TABLE = "table.json"
@@ -62,9 +66,10 @@ class Comparison:
         """Run everything that is not there yet, and write the table.
 
         Raises:
-            UserError: The folder holds a comparison of another recipe, another process is at work in it, or an arm's
-                settings are not valid.
+            UserError: The folder holds a comparison of another recipe, another process is at work in it, the model is
+                still to be assembled, or an arm's settings are not valid.
         """
+        refuse_missing(self.recipe.model.name)
         arms = screening_arms(self.recipe, self.axes)
         for arm in arms:
             arm.recipe(self.recipe, seed=0)
@@ -169,16 +174,18 @@ class Comparison:
     def text(self) -> str:
         """The table with what is needed to read it, as Markdown."""
         plan, data = self.recipe.compare, self.recipe.data
+        metric = METRICS[TASKS[data.dataset].metric].name
         failures = "".join(f"- {line}\n" for line in self.failures)
         return (
             f"# {self.recipe.model.name} on {data.dataset}\n\n{markdown(self.rows)}\n"
-            "Accuracy is exact match on the test questions, in percent: mean ± standard deviation over seeds. Base "
-            "rate is one number for both modules or language model / encoder. The difference is to Constant LR at its "
-            "chosen rate, seed by seed, in percentage points, with the 95 % confidence interval of Student's t over "
-            f"seeds. Bold: the rate chosen by validation accuracy in the screening ({plan.screen_seeds} of "
-            f"{plan.seeds} seeds), Constant LR's on all seeds. Collapsed: runs in which a module's rate fell below a "
-            f"hundredth of its base rate. Loss: the last 20 of {self.recipe.train.steps} steps.\n\n"
-            f"## Screening\n\n{markdown(self.screening)}" + (f"\n## Runs that failed\n\n{failures}" if failures else "")
+            f"Accuracy is the dataset's metric ({metric}) on the test questions, in percent: mean ± standard deviation "
+            "over seeds. Base rate is one number for both modules or language model / encoder. The difference is to "
+            "Constant LR at its chosen rate, seed by seed, in percentage points, with the 95 % confidence interval of "
+            "Student's t over seeds. Bold: the rate chosen by validation accuracy in the screening "
+            f"({plan.screen_seeds} of {plan.seeds} seeds), Constant LR's on all seeds. Collapsed: runs in which a "
+            "module's rate fell below a hundredth of its base rate, on which the default's do not depend. Loss: the "
+            f"last 20 of {self.recipe.train.steps} steps.\n\n## Screening\n\n{markdown(self.screening)}"
+            + (f"\n## Runs that failed\n\n{failures}" if failures else "")
         )
 
 

@@ -53,7 +53,7 @@ def curve(group: Group, key: str, *, window: int = 1, log: bool = False, over: s
     Args:
         group: The runs.
         key: A key of the history.
-        window: Number of values in the running mean that smooths each run first.
+        window: Steps in the running mean that smooths each run first.
         log: Average logarithms (a geometric mean) and take the spread by the same rule; for what spans decades.
         over: Divide by this key, value by value.
 
@@ -67,11 +67,12 @@ def curve(group: Group, key: str, *, window: int = 1, log: bool = False, over: s
     steps = sorted(set.intersection(*(set(one) for one in series)))
     if not steps:
         return None
-    values = np.array([_running_mean(np.array([one[step] for step in steps]), window) for one in series])
+    places = np.array(steps, dtype=float)
+    values = np.array([_running_mean(places, np.array([one[step] for step in steps]), window) for one in series])
     centre = values.mean(axis=0)
     spread = values.std(axis=0, ddof=1) if len(series) > 1 else np.zeros_like(centre)
     bands = (centre, centre - spread, centre + spread)
-    return Curve(np.array(steps, dtype=float), *(np.exp(band) if log else band for band in bands))
+    return Curve(places, *(np.exp(band) if log else band for band in bands))
 
 
 def _series(history: Sequence[dict[str, Any]], key: str, over: str | None, log: bool) -> dict[int, float]:
@@ -85,10 +86,10 @@ def _series(history: Sequence[dict[str, Any]], key: str, over: str | None, log: 
     return found
 
 
-def _running_mean(values: Array, window: int) -> Array:
-    """Mean of the last `window` values, of fewer at the start."""
+def _running_mean(steps: Array, values: Array, window: int) -> Array:
+    """Mean over the last `window` steps, over fewer at the start."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - window, 0)
+    starts = np.searchsorted(steps, steps - window, side="right")
     result: Array = (sums[ends] - sums[starts]) / (ends - starts)
     return result

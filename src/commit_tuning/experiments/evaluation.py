@@ -1,4 +1,4 @@
-"""Answering questions by greedy generation, scoring the answers by exact match, and the loss on given answers."""
+"""Answering questions by greedy generation, scoring the answers, and the loss on given answers."""
 
 from __future__ import annotations
 

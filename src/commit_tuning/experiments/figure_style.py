@@ -21,6 +21,7 @@ COLOURS = {  # Okabe and Ito's colour-blind safe palette; the yellow is darkened
     "static": "#e69f00",
     "feature-cd": "#009e73",
     "language-cd": "#cc79a7",
+    "hypergradient": "#661100",
     "synced": "#999999",
     "language-lr-up": "#56b4e9",
     "encoder-lr-up": "#a89200",

@@ -131,7 +131,7 @@ def draw_accuracy(arms: Sequence[tuple[str, str, Sequence[float]]]) -> Plot:
         axes.set_ylim(len(arms) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("test accuracy, percent")
-        caption = "A dot is one seed, the bar their mean. Exact match on the test questions."
+        caption = "A dot is one seed, the bar their mean, on the test questions."
         return Plot("Test accuracy", to_svg(figure, "Test accuracy"), caption)
 
 
@@ -152,7 +152,7 @@ def draw_panels(
 
     Args:
         panels: What is drawn, and of whom.
-        window: Values in the running mean.
+        window: Steps in the running mean.
         level: Where a dotted line lies.
         shared: One vertical scale for all.
     """
@@ -205,9 +205,9 @@ def _log_ticks(axes: Axes) -> None:
 
 
 def smoothing(groups: Sequence[Group], key: str) -> int:
-    """About a twentieth of the values that a run has."""
-    lengths = [sum(row.get(key) is not None for row in history) for group in groups for history in group.histories]
-    return max(1, max(lengths, default=0) // 20)
+    """A twentieth of the steps over which a quantity was measured."""
+    rows = (row for group in groups for history in group.histories for row in history)
+    return max(1, max((int(row["step"]) for row in rows if row.get(key) is not None), default=0) // 20)
 
 
 def explanation(groups: Sequence[Group], panel: Panel, window: int) -> str:
@@ -215,7 +215,7 @@ def explanation(groups: Sequence[Group], panel: Panel, window: int) -> str:
     seeds = max(len(group.records) for group in groups)
     kind = "geometric mean" if panel.log else "mean"
     over = f"Line: {kind} over {seeds} seeds; band: one standard deviation." if seeds > 1 else "One seed."
-    return over + (f" Smoothed by a running {kind} of {window} values." if window > 1 else " Not smoothed.")
+    return over + (f" Smoothed by a running {kind} over {window} steps." if window > 1 else " Not smoothed.")
 
 
 def _modules(groups: Sequence[Group]) -> list[str]:

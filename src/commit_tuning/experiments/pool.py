@@ -102,8 +102,10 @@ def train_quietly(recipe: str, folder: str, threads: int = 1) -> None:
     train(Recipe.model_validate_json(recipe), folder)
 
 
-def default_workers() -> int:
-    """The cores that this process may use."""
+def default_workers(device: str = "cpu") -> int:
+    """Runs at a time if nobody says how many: the cores that this process may use, one where they share a GPU."""
+    if device != "cpu":
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -117,10 +119,20 @@ def _context(recipe: Recipe | None) -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     if recipe is not None:
+        before = os.environ.get(PRELOAD_RECIPE)
         os.environ[PRELOAD_RECIPE] = recipe.model_dump_json()
+        if before is not None and _questions_of(Recipe.model_validate_json(before)) != _questions_of(recipe):
+            from multiprocessing import forkserver
+
+            forkserver._forkserver._stop()  # type: ignore[attr-defined]  # it holds another comparison's questions
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_PRELOADED])
     return context
+
+
+def _questions_of(recipe: Recipe) -> tuple[Any, ...]:
+    """What decides which encoded questions a server holds."""
+    return recipe.data, recipe.model.name, recipe.train.device
 
 
 def _start(context: BaseContext, job: Job) -> BaseProcess:

@@ -65,7 +65,7 @@ class RunRecord:
         return self.status == "complete"
 
     def accuracy(self, split: str) -> float:
-        """Share of `split`'s questions answered exactly, in [0, 1]; 0 for a run that did not finish."""
+        """The dataset's metric over `split`'s questions, in [0, 1]; 0 for a run that did not finish."""
         return float(self.metrics[split]["accuracy"]) if self.complete else 0.0
 
     def write(self) -> None:

@@ -15,8 +15,11 @@ from commit_tuning.errors import UserError
 from commit_tuning.experiments.arms import METHOD_LABELS, STATIC
 from commit_tuning.experiments.compare import MANIFEST, TABLE, read_manifest
 from commit_tuning.experiments.curves import Group
+from commit_tuning.experiments.evaluation import score
 from commit_tuning.experiments.record import RunRecord, load_records, write_text
 from commit_tuning.experiments.table import NOTHING, Difference, difference_text, fixed, mean, percent
+from commit_tuning.experiments.tasks import TASKS
+from commit_tuning.metrics.score import METRICS
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -115,7 +118,8 @@ def describe(record: RunRecord, seeds: int) -> dict[str, str]:
     return {
         "Model": recipe["model"]["name"] + (f", LoRA r = {lora['r']}" if lora else ", language model tuned in full"),
         "Tuned parameters": tuned,
-        "Data": f"{recipe['data']['dataset']}, {record.metrics['test']['questions']:,} test questions",
+        "Data": f"{recipe['data']['dataset']}, {record.metrics['test']['questions']:,} test questions, scored by "
+        f"{METRICS[TASKS[recipe['data']['dataset']].metric].name}",
         "Training": f"{train['steps']} steps of {train['batch_size']}, {train['optimizer']}, {train['scheduler']} rate",
         "Seeds": str(seeds),
         "κ": f"every {commit['probe_interval']} steps; {commit['kappa_estimator']} mean of {commit['kappa_window']}",
@@ -127,8 +131,7 @@ def describe(record: RunRecord, seeds: int) -> dict[str, str]:
 
 def gallery(arms: Sequence[Arm], keys: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
     """Some test questions with picture, truth and the answer of each arm's first run."""
-    from commit_tuning.metrics.iconqa import exact_match
-
+    metric = TASKS[arms[0].records[0].recipe["data"]["dataset"]].metric
     given = [{row["id"]: row["answer"] for row in arm.records[0].predictions()} for arm in arms]
     asked = []
     for row in arms[0].records[0].predictions():
@@ -136,13 +139,19 @@ def gallery(arms: Sequence[Arm], keys: Sequence[dict[str, str]]) -> list[dict[st
         if not picture.is_file():
             continue
         answers = [
-            {"name": arm.label, "colour": key["colour"], "text": text, "right": exact_match(text, row["truth"])}
+            {"name": arm.label, "colour": key["colour"], "text": text, "right": _is_right(row, text, metric)}
             for arm, key, answer in zip(arms, keys, given, strict=True)
             if (text := answer.get(row["id"])) is not None
         ]
         code = base64.b64encode(picture.read_bytes()).decode()
         asked.append({**row, "picture": code, "answers": answers, "choices": ", ".join(row.get("choices") or ())})
     return asked
+
+
+def _is_right(row: dict[str, Any], answer: str, metric: str) -> bool:
+    """Whether an answer gets at least half of the points."""
+    asked = {"answers": [row["truth"]], "choices": None} | row | {"answer": answer}  # older runs kept the truth alone
+    return bool(score([asked], metric)["accuracy"] >= 0.5)
 
 
 def _arm_of_row(folder: Path, row: dict[str, Any]) -> Arm:

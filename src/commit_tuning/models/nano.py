@@ -101,15 +101,24 @@ def load_processor(name_or_path: str | Path) -> ProcessorMixin:
 
 
 def _prepare(name_or_path: str | Path) -> None:
-    """Tell transformers of the classes that this package adds; refuse a small model that is not assembled yet."""
+    """Tell transformers of the classes that this package adds."""
+    refuse_missing(name_or_path)
+    import commit_tuning.models.nano_internvl
+    import commit_tuning.models.salmonn  # noqa: F401
+
+
+def refuse_missing(name_or_path: str | Path) -> None:
+    """Find out without loading anything.
+
+    Raises:
+        UserError: A small model that is not assembled yet.
+    """
     path = Path(name_or_path)
     if path.parent == SMALL_FOLDER and path.name in SMALL_MODELS and not path.is_dir():
         raise UserError(
             f"no model {str(path)!r} here yet: make it with `python scripts/assemble_small.py {path.name}`"
             " (docs/small-scale.md)"
         )
-    import commit_tuning.models.nano_internvl
-    import commit_tuning.models.salmonn  # noqa: F401
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from commit_tuning.experiments.arms import METHOD_LABELS, Arm
 from commit_tuning.experiments.compare import Comparison
 from commit_tuning.experiments.curves import Group
 from commit_tuning.experiments.plots import Panel, draw_panels, explanation, smoothing
-from commit_tuning.experiments.table import markdown_table
+from commit_tuning.experiments.table import NOTHING, markdown_table
+from commit_tuning.reproduce.plan import DYNAMICS_METHODS
 
 _LM, _S = "language_model", "vision"
 _STEPS = (Panel(f"h/{_S}", "(a) encoder", "H of Eq. 6"), Panel(f"h/{_LM}", "(b) language model", "H of Eq. 6"))
@@ -24,7 +25,7 @@ _GRADIENTS = (
     Panel(f"grad_norm/{_LM}", "(b) language model", "|G| / |θ|", over=f"theta_norm/{_LM}"),
 )
 _LOSS = Panel("loss", "training loss", "nats per answer token")
-_RATES = ("constant", "language-lr-up", "encoder-lr-up")
+_RATES = DYNAMICS_METHODS[:3]
 _COMMIT = ("constant", "commit-clr", "commit")
 _LEGEND_INCHES = 2.0  # an entry
 _LABELS = {"constant": "Synced LR"}  # as Section 5 of the paper calls Constant LR
@@ -54,8 +55,8 @@ ON_DYNAMICS: dict[str, CurveFigure] = {
     "figure3": CurveFigure(
         (*_GRADIENTS, replace(_LOSS, title="(c) training loss")), _RATES, "Normalised gradients and the training loss."
     ),
-    "figure6": CurveFigure((_KAPPA,), (*_RATES, "commit-clr", "commit", "literal"), "The balance coefficient."),
-    "figure7": CurveFigure(_GRADIENTS, (*_RATES, "commit-clr", "commit"), "Normalised gradients under every method."),
+    "figure6": CurveFigure((_KAPPA,), DYNAMICS_METHODS, "The balance coefficient."),
+    "figure7": CurveFigure(_GRADIENTS, DYNAMICS_METHODS[:5], "Normalised gradients under every method."),
 }
 ON_LOSSES = {"figure4": "blip2", "figure5": "salmonn"}
 """Figures of the training loss on a model's tasks."""
@@ -92,7 +93,7 @@ def draw_losses(name: str, comparisons: Sequence[tuple[str, Comparison]], folder
     window = smoothing(panels[0][1], _LOSS.key)
     figure = draw_panels(panels, window)
     note = explanation(panels[0][1], _LOSS, window)
-    return _page(name, figure, folder, f"Training loss, every method at its best base rate. {note}")
+    return _page(name, figure, folder, f"Training loss, each at its best base rate. {note}")
 
 
 def groups_of(comparison: Comparison, methods: Sequence[str]) -> list[Group]:
@@ -111,15 +112,19 @@ def kappa_table(groups: Sequence[Group]) -> str:
     """What kappa did under each method: the numbers that the paper writes into Figure 6.
 
     The standard deviation is of log kappa over the measurements of a run, the distance that of its median from 0; means
-    over seeds.
+    over seeds, so runs that are out of balance on either side do not cancel out.
     """
     rows = []
     for group in groups:
         runs = [[math.log(row["kappa"]) for row in run if row.get("kappa")] for run in group.histories]
         runs = [run for run in runs if len(run) > 1]
+        if not runs:
+            rows.append([group.label, NOTHING, NOTHING, NOTHING, "0"])
+            continue
         spread = statistics.fmean(statistics.stdev(run) for run in runs)
-        middle = statistics.fmean(statistics.median(run) for run in runs)
-        rows.append([group.label, f"{math.exp(middle):.3g}", f"{spread:.2f}", f"{abs(middle):.2f}", str(len(runs))])
+        middles = [statistics.median(run) for run in runs]
+        middle, distance = statistics.fmean(middles), statistics.fmean(map(abs, middles))
+        rows.append([group.label, f"{math.exp(middle):.3g}", f"{spread:.2f}", f"{distance:.2f}", str(len(runs))])
     return markdown_table(["Method", "Median κ", "SD of log κ", "Distance of log κ from 0", "Seeds"], rows)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,6 @@ import torch
 
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.core.partition import ModulePartition
-from commit_tuning.errors import UserError
 from commit_tuning.experiments.model_setup import checkpoint_gradients, count_parameters, precision, prepare
 from commit_tuning.experiments.optimizers import build_optimizer
 from commit_tuning.experiments.recipe import load_recipe
@@ -41,11 +40,8 @@ GPU_BYTES = 80e9
 HOURS = "about 8 h on 4 A100 of 40 GB"
 """Of one run, by the paper's appendix A.5, an average over its runs. Nothing was timed at this scale by us."""
 
-DATASETS = {
-    "image": {"textvqa": 6.6, "iconqa": 1.7, "aokvqa": 19.0},
-    "audio": {"clothoaqa": 3.1, "macs": 41.5, "song-describer": 3.3},
-}
-"""Gigabytes on disk, by the modality of the models that the paper tunes; `docs/paper-scale.md` has the sources."""
+DATASETS = {"textvqa": 6.6, "iconqa": 1.7, "aokvqa": 19.0, "clothoaqa": 3.1, "macs": 41.5, "song-describer": 3.3}
+"""Gigabytes on disk, by task; `docs/paper-scale.md` has the sources."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,6 @@ class Needs:
         activations: See `activation_bytes`.
         regularizer: What method `commit` takes beyond that, see `regularizer_bytes`.
         disk: Of the released weights, twice where they are converted first.
-        datasets: Name to bytes.
         hours: Of one run, in words, with their source.
     """
 
@@ -82,7 +77,6 @@ class Needs:
     activations: int
     regularizer: int
     disk: int
-    datasets: dict[str, float] = field(default_factory=dict)
     hours: str = HOURS
 
     @property
@@ -134,7 +128,6 @@ def needs(recipe: str, settings: Sequence[str] = ()) -> Needs:
         activations=activation_bytes(saved, paper, micro, loaded.train.gradient_checkpointing),
         regularizer=regularizer_bytes(trainable, saved),
         disk=paper.copies * paper.stored_bytes * sum(totals.values()),
-        datasets={name: 1e9 * size for name, size in DATASETS[paper.samples].items()},
     )
 
 
@@ -187,19 +180,6 @@ def narrow_model(recipe: Recipe, paper: PaperModel) -> tuple[Any, ModulePartitio
     if recipe.train.gradient_checkpointing:
         checkpoint_gradients(model)
     return model, partition_model(model, recipe.model.projector), batch
-
-
-def launch_command(recipe: str, dataset: str) -> str:
-    """The command that starts a run.
-
-    Raises:
-        UserError: The paper does not tune the recipe's model on this dataset.
-    """
-    known = DATASETS[find_paper_model(load_recipe(recipe).model.name).samples]
-    if dataset not in known:
-        raise UserError(f"the paper tunes {recipe.removeprefix('paper-')} on {', '.join(known)}, not on {dataset!r}")
-    place = f"data.dataset={dataset} data.root=data/{dataset}"
-    return f"commit-tuning train {recipe} {place} --output runs/{recipe}/{dataset}"
 
 
 def markdown(found: Iterable[Needs]) -> str:

@@ -24,6 +24,7 @@ TASK_TITLES = {
 }
 _OF_PICTURES, _OF_SOUNDS = ("aokvqa", "iconqa", "textvqa"), ("clothoaqa", "macs", "song-describer")
 METHODS = ("constant", "feature-cd", "language-cd", "commit-clr", "commit", "literal")
+DYNAMICS_METHODS = ("constant", "language-lr-up", "encoder-lr-up", "commit-clr", "commit", "literal")
 OURS = "commit-clr"
 
 
@@ -108,6 +109,8 @@ class Grid:
         Raises:
             UserError: A setting is not valid.
         """
+        if any(setting.startswith("compare.methods=") for setting in self.settings):
+            raise UserError("compare.methods: the paper's tables have all methods; choose with commit-tuning compare")
         official = self.scale == "paper"
         own = (
             [f"data.dataset={row.task}", f"data.root={self.data / row.task}"]
@@ -120,8 +123,11 @@ class Grid:
     def dynamics(self) -> Recipe:
         """The runs of Figures 2, 3, 6 and 7: BLIP-2 on TextVQA, all methods from one base rate, no sweep."""
         rate = self.row(DYNAMICS).train.learning_rate
-        methods = ("constant", "language-lr-up", "encoder-lr-up", "commit-clr", "commit", "literal")
-        own = (f"compare.methods=[{', '.join(methods)}]", f"compare.rates=[{rate!r}]", "compare.static_grid=null")
+        own = (
+            f"compare.methods=[{', '.join(DYNAMICS_METHODS)}]",
+            f"compare.rates=[{rate!r}]",
+            "compare.static_grid=null",
+        )
         return self.row(DYNAMICS, *own)
 
     def place(self, name: str) -> Path:

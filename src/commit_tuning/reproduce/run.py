@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from commit_tuning.errors import UserError
 from commit_tuning.experiments.compare import Comparison
 from commit_tuning.experiments.record import writable_folder, write_text
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.reproduce import paper_scale
 from commit_tuning.reproduce.figures import ON_DYNAMICS, ON_LOSSES, draw_dynamics, draw_losses
 from commit_tuning.reproduce.plan import DYNAMICS, ROWS, Grid, Row, of_model
-from commit_tuning.reproduce.tables import Line, line_of, table1, table2, tasks_table
+from commit_tuning.reproduce.tables import floors_of, line_of, table1, table2, tasks_table
 from commit_tuning.reproduce.two_parameters import figure1
 
 TARGETS = ("table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7")
@@ -21,12 +23,27 @@ Start = Callable[[Recipe, Path], Comparison]
 
 
 def rows_of(target: str, rows: Sequence[Row]) -> Sequence[Row]:
-    """The rows of Table 1 that a table or figure is about; `rows` are those that were asked for of Table 1 itself."""
+    """Those of some rows of Table 1 that a table or figure is about; Figure 1 is about none."""
     if target == "table1":
         return rows
-    if target == "table2" or target in ON_LOSSES:
-        return of_model(ON_LOSSES.get(target, "blip2"))
-    return (DYNAMICS,) if target in ON_DYNAMICS else ()
+    about = of_model(ON_LOSSES.get(target, "blip2")) if target == "table2" or target in ON_LOSSES else ()
+    if target in ON_DYNAMICS:
+        about = (DYNAMICS,)
+    return [row for row in about if row in rows]
+
+
+def targets_of(asked: str, rows: Sequence[Row]) -> list[str]:
+    """The tables and figures to make of some rows: the one that was asked for, or all that are about any of them.
+
+    Raises:
+        UserError: No such table or figure, or it is about none of the rows.
+    """
+    if asked not in (*TARGETS, "all"):
+        raise UserError(f"{asked!r} is no table or figure of the paper; choose of {', '.join(TARGETS)}, all")
+    possible = [target for target in TARGETS if target == "figure1" or rows_of(target, rows)]
+    if asked != "all" and asked not in possible:
+        raise UserError(f"--rows: {asked} shows none of {', '.join(row.name for row in rows)}; leave --rows out")
+    return possible if asked == "all" else [asked]
 
 
 def runs_of(recipe: Recipe) -> int:
@@ -43,16 +60,14 @@ class Reproduction:
     Attributes:
         grid: Which comparisons, at which scale, where.
         start: Runs the comparison of a recipe in a folder, and returns it when it is through.
-        rows: Of Table 1.
+        rows: Of Table 1, to which everything keeps.
         done: Comparisons by folder, so that none is run twice.
-        lines: Rows of the tables, so that none is made twice.
     """
 
     grid: Grid
     start: Start
     rows: Sequence[Row] = ROWS
     done: dict[Path, Comparison] = field(default_factory=dict)
-    lines: dict[Row, Line] = field(default_factory=dict)
 
     def make(self, target: str) -> str:
         """Make a table or figure in the folder of the grid; returns its page as Markdown.
@@ -75,35 +90,34 @@ class Reproduction:
             return self.make(target)
         recipes = [self.grid.dynamics()] if target in ON_DYNAMICS else [self.grid.row(row) for row in rows]
         models = dict.fromkeys(row.model for row in rows)
-        what = paper_scale.markdown(paper_scale.needs(self.grid.recipe_name(model)) for model in models)
+        settings = self.grid.settings
+        what = paper_scale.markdown(paper_scale.needs(self.grid.recipe_name(model), settings) for model in models)
         options = f"--scale {self.grid.scale} --output {self.grid.folder} --data {self.grid.data}"
-        datasets = ", ".join(dict.fromkeys(str(recipe.data.root) for recipe in recipes))
+        if len(self.rows) < len(ROWS):
+            options += f" --rows {','.join(row.name for row in self.rows)}"
+        sizes = {str(recipe.data.root): paper_scale.DATASETS[recipe.data.dataset] for recipe in recipes}
+        datasets = ", ".join(f"{root} ({size:g} GB)" for root, size in sizes.items())
         return (
             f"{target} takes {sum(map(runs_of, recipes))} runs, each on the GPUs below; datasets in {datasets}. Where "
             f"there is a GPU, or from the head of a Slurm cluster, this starts them:\n\n    commit-tuning reproduce "
-            f"{target} {options} --cluster slurm --cluster-option gpus_per_node=1,timeout_min=1440\n\n{what}"
+            f"{' '.join([target, *map(shlex.quote, settings), options])} --cluster slurm "
+            f"--cluster-option gpus_per_node=1,timeout_min=1440\n\n{what}"
         )
 
     def _page(self, target: str, folder: Path) -> str:
         rows = rows_of(target, self.rows)
         if target == "table1":
-            lines = self._lines(rows)
+            lines = [line_of(row, self._row(row), floors_of(self._row(row))) for row in rows]
             write_text(folder / "table1.json", json.dumps([line.to_dict() for line in lines], indent=1) + "\n")
             return f"{table1(lines)}\n{tasks_table(lines)}"
         if target == "table2":
-            return table2(self._lines(rows))
+            return table2([line_of(row, self._row(row)) for row in rows])
         if target == "figure1":
             return figure1(folder)
         if target in ON_LOSSES:
             return draw_losses(target, [(row.title, self._row(row)) for row in rows], folder)
         comparison = self._once(f"{DYNAMICS.name}-dynamics", self.grid.dynamics())
         return draw_dynamics(target, ON_DYNAMICS[target], comparison, folder)
-
-    def _lines(self, rows: Sequence[Row]) -> list[Line]:
-        for row in rows:
-            if row not in self.lines:  # asks the untuned model all test questions
-                self.lines[row] = line_of(row, self._row(row))
-        return [self.lines[row] for row in rows]
 
     def _row(self, row: Row) -> Comparison:
         return self._once(row.name, self.grid.row(row))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
+
+import torch
 
 from commit_tuning.experiments.arms import CONSTANT, METHOD_LABELS, Arm
 from commit_tuning.experiments.compare import Comparison
 from commit_tuning.experiments.dataset import ensure_data
 from commit_tuning.experiments.evaluate import ask
 from commit_tuning.experiments.evaluation import score
+from commit_tuning.experiments.record import write_text
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.table import (
     NOTHING,
@@ -27,6 +32,7 @@ from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.reproduce.plan import METHODS, OURS, Row
 from commit_tuning.reproduce.published import TABLE1, TABLE2
 
+FLOORS = "floors.json"
 WANTED = 0.02  # half of the interval's width that a row's seeds should reach, as a share
 
 
@@ -69,8 +75,8 @@ class Line:
         row: Its name.
         title: As the paper has it.
         metric: Its name.
-        untuned: The model's score before tuning.
-        blind: Score of always giving the most common training answer of the question's kind.
+        untuned: The model's score before tuning; None where it was not asked.
+        blind: Score of always giving the most common training answer of the question's kind; None as well.
         cells: Method to what it came to.
         constant: Rate to Constant LR's cell, for every rate of the sweep.
     """
@@ -78,8 +84,8 @@ class Line:
     row: str
     title: str
     metric: str
-    untuned: float
-    blind: float
+    untuned: float | None
+    blind: float | None
     cells: dict[str, Cell]
     constant: dict[str, Cell]
 
@@ -99,12 +105,13 @@ class Line:
         return cls(**plain | dict(zip(("cells", "constant"), cells, strict=True)))
 
 
-def line_of(row: Row, comparison: Comparison) -> Line:
+def line_of(row: Row, comparison: Comparison, floors: Mapping[str, float | None] = MappingProxyType({})) -> Line:
     """A row of Table 1.
 
     Args:
         row: Which.
         comparison: Of that row; has run.
+        floors: Of `floors_of`.
     """
     table = {(entry.method, entry.rates): entry for entry in comparison.rows}
 
@@ -118,11 +125,29 @@ def line_of(row: Row, comparison: Comparison) -> Line:
         row=row.name,
         title=row.title,
         metric=TASKS[comparison.recipe.data.dataset].metric,
-        untuned=ask(comparison.recipe, "test").scores["accuracy"],
-        blind=blind_score(comparison.recipe),
+        untuned=floors.get("untuned"),
+        blind=floors.get("blind"),
         cells={arm.method: cell(arm) for arm in comparison.chosen},
         constant={arm.rates: cell(arm) for arm in constants},
     )
+
+
+def floors_of(comparison: Comparison) -> dict[str, float | None]:
+    """What any method has to be above: the scores `untuned` and `blind` of a :class:`Line`, kept beside the runs.
+
+    The untuned model is not asked where there is no such device, as on the head of a cluster: None, and not kept.
+    """
+    recipe, path = comparison.recipe, comparison.folder / FLOORS
+    if path.is_file():
+        return dict(json.loads(path.read_text("utf-8")))
+    floors = {"untuned": None, "blind": blind_score(recipe)}
+    try:
+        torch.empty(0, device=recipe.train.device)
+    except (RuntimeError, AssertionError):
+        return floors
+    floors["untuned"] = ask(recipe, "test").scores["accuracy"]
+    write_text(path, json.dumps(floors) + "\n")
+    return floors
 
 
 def blind_score(recipe: Recipe) -> float:
@@ -155,10 +180,13 @@ def _commonest(answers: Counter[str], choices: Sequence[str] | None) -> str:
 
 
 def table1(lines: Sequence[Line]) -> str:
-    """Table 1 as Markdown, with the paper's number in brackets where it has one; the best of a row in bold."""
+    """Table 1 as Markdown, with the paper's number in brackets where it has one.
+
+    The best of a row, to the digit that is shown, is in bold; runs that collapsed or failed are counted.
+    """
     head = ["Model and task", *map(_label, METHODS), "Default over Constant LR [95 % CI]"]
     rows = [[line.title, *(_cell(line, method) for method in METHODS), _difference(line)] for line in lines]
-    return markdown_table(head, rows) + f"\n{summary(lines)}\n"
+    return markdown_table(head, rows) + f"\n{_MARKS}\n\n{summary(lines)}\n"
 
 
 def summary(lines: Sequence[Line]) -> str:
@@ -185,7 +213,10 @@ def tasks_table(lines: Sequence[Line]) -> str:
         constant, spread = line.cells[CONSTANT], _spread(line)
         cells = [line.metric, percent(line.untuned), percent(line.blind), percent(constant.mean), percent(spread)]
         rows.append([line.title, *cells, str(len(constant.by_seed)), str(seeds_for(spread))])
-    return markdown_table(head, rows)
+    return markdown_table(head, rows) + (
+        f"\nAsked for: seeds for a 95 % interval of ± {WANTED * 100:g} points, if the standard deviation is what so "
+        "few seeds say.\n"
+    )
 
 
 def _spread(line: Line) -> float | None:
@@ -195,8 +226,8 @@ def _spread(line: Line) -> float | None:
     return statistics.stdev(pairs) if len(pairs) > 1 else None
 
 
-def seeds_for(spread: float | None, half_width: float = WANTED) -> int | str:
-    """How many seeds a 95 % interval of that half-width takes, where seeds differ by `spread`.
+def seeds_for(spread: float | None) -> int | str:
+    """How many seeds a 95 % interval of ± `WANTED` takes, where seeds differ by `spread`.
 
     Example:
         >>> seeds_for(0.01), seeds_for(0.02)
@@ -206,7 +237,7 @@ def seeds_for(spread: float | None, half_width: float = WANTED) -> int | str:
 
     if spread is None:
         return NOTHING
-    return next(n for n in range(2, 1000) if t.ppf(0.975, n - 1) * spread / math.sqrt(n) <= half_width)
+    return next(n for n in range(2, 1000) if t.ppf(0.975, n - 1) * spread / math.sqrt(n) <= WANTED)
 
 
 def table2(lines: Sequence[Line]) -> str:
@@ -223,6 +254,9 @@ def table2(lines: Sequence[Line]) -> str:
     return f"{markdown_table(head, ours)}\nThe paper's:\n\n{markdown_table(head, paper)}"
 
 
+_MARKS = "†: in how many runs a module's rate fell below a hundredth of its base rate. ‡: how many runs did not finish."
+
+
 def _label(method: str) -> str:
     return f"{METHOD_LABELS[method]} (default)" if method == OURS else METHOD_LABELS[method]
 
@@ -230,11 +264,12 @@ def _label(method: str) -> str:
 def _cell(line: Line, method: str) -> str:
     if method not in line.cells:
         return NOTHING
-    text = _mean(line.cells[method])
-    if method == line.best:
+    cell, published = line.cells[method], TABLE1[line.row].get(method)
+    text = _mean(cell)
+    if percent(cell.mean) == percent(line.cells[line.best].mean):
         text = f"**{text}**"
-    published = TABLE1[line.row].get(method)
-    return text if published is None else f"{text} ({published:.1f})"
+    marks = [f" {mark}{runs}" for mark, runs in (("†", cell.collapsed), ("‡", cell.failed)) if runs]
+    return "".join([text, "" if published is None else f" ({published:.1f})", *marks])
 
 
 def _mean(cell: Cell) -> str:

@@ -12,18 +12,17 @@ from torch import nn
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.reproduce.paper_memory import _saved, activation_bytes, measurement_bytes
 from commit_tuning.reproduce.paper_models import PAPER_MODELS, find_paper_model
 from commit_tuning.reproduce.paper_scale import (
     DATASETS,
     PAPER_RECIPES,
     first_step,
-    launch_command,
     markdown,
     narrow_model,
     needs,
 )
+from commit_tuning.reproduce.plan import ROWS
 
 DOCS = Path(__file__).parents[3] / "docs" / "paper-scale.md"
 
@@ -44,7 +43,7 @@ def test_each_recipe_is_the_papers(recipe: str) -> None:
     assert loaded.compare.rates == (1e-5, 1e-4, 1e-3)
     assert {"constant", "feature-cd", "language-cd", "commit-clr", "commit"} == set(loaded.compare.methods)
     assert loaded.model.lora is not None
-    assert loaded.data.dataset in DATASETS[find_paper_model(loaded.model.name).samples]
+    assert loaded.data.dataset in DATASETS
 
 
 def test_what_blip2_needs() -> None:
@@ -111,18 +110,10 @@ def test_fake_tensors_count_more_for_more_samples_and_checkpointing_keeps_less()
     assert activation_bytes(saved, paper, 2, checkpointed=True) == inputs + 10**9 + logits
 
 
-@pytest.mark.parametrize("recipe", PAPER_RECIPES)
-def test_launch_commands_are_recipes_that_can_be_read(recipe: str) -> None:
-    for dataset in DATASETS[find_paper_model(load_recipe(recipe).model.name).samples]:
-        command = launch_command(recipe, dataset).split()
-        assert command[:3] == ["commit-tuning", "train", recipe]
-        loaded = load_recipe(recipe, command[3 : command.index("--output")])
-        assert loaded.data.dataset == dataset in TASKS
-        assert loaded.train.device == "cuda"
+def test_every_task_of_the_paper_has_a_size_on_disk() -> None:
+    assert set(DATASETS) == {row.task for row in ROWS}
 
 
 def test_faults_have_one_line_each() -> None:
-    with pytest.raises(UserError, match=r"llava on textvqa, iconqa, aokvqa, not on 'macs'"):
-        launch_command("paper-llava", "macs")
     with pytest.raises(UserError, match="'nano-llava' is none of the paper's models"):
         needs("iconqa-nano-llava")

@@ -12,6 +12,7 @@ from commit_tuning.data.sample import Sample
 from commit_tuning.errors import UserError
 from commit_tuning.experiments import compare, dataset
 from commit_tuning.experiments.compare import Comparison
+from commit_tuning.experiments.curves import Group
 from commit_tuning.experiments.pool import Job
 from commit_tuning.experiments.recipe import load_recipe
 from commit_tuning.experiments.record import HISTORY, RunRecord
@@ -19,9 +20,10 @@ from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.table import NOTHING
 from commit_tuning.experiments.tasks import Task
 from commit_tuning.reproduce import tables
+from commit_tuning.reproduce.figures import kappa_table
 from commit_tuning.reproduce.plan import METHODS, ROWS, Grid, Row, rows_named
 from commit_tuning.reproduce.published import TABLE1, TABLE2
-from commit_tuning.reproduce.run import TARGETS, Reproduction, runs_of
+from commit_tuning.reproduce.run import TARGETS, Reproduction, rows_of, runs_of, targets_of
 from commit_tuning.reproduce.tables import Cell, Line, blind_score, seeds_for, summary, table1, tasks_table
 
 SCORE = {"constant": 0.5, "feature-cd": 0.4, "language-cd": 0.3, "commit-clr": 0.6, "commit": 0.2, "literal": 0.1}
@@ -138,20 +140,60 @@ def test_figures_and_tables_share_their_runs(ran: list[str], tmp_path: Path) -> 
 
 
 def test_the_best_is_counted_and_an_interval_below_zero_too() -> None:
-    def cell(score: float, low: float) -> Cell:
+    def cell(score: float, low: float, collapsed: int = 0, failed: int = 0) -> Cell:
         difference = tables.Difference(score - 0.5, low, score, 3)
-        return Cell("0.1", {0: score, 1: score + 0.02}, 0, 0, difference)
+        return Cell("0.1", {0: score, 1: score + 0.02}, failed, collapsed, difference)
 
     def line(ours: float, low: float) -> Line:
-        cells = {"constant": cell(0.5, 0.0), "commit-clr": cell(ours, low), "literal": cell(0.6, 0.0)}
+        literal, tie = cell(0.6, 0.0, collapsed=2), cell(ours + 1e-5, low, failed=1)
+        cells = {"constant": cell(0.5, 0.0), "commit-clr": cell(ours, low), "commit": tie, "literal": literal}
         return Line("blip2-iconqa", "a", "iconqa", 0.1, 0.2, cells, {})
 
     lines = [line(0.7, 0.1), line(0.55, -0.1), line(0.4, -0.2)]
     text = summary(lines)
     assert "in 2 of 3 rows (the whole interval above in 1, below in 0)" in text
-    assert "the best of all methods in 1; literal CoMMIT is above Constant LR in 3" in text
+    assert "the best of all methods in 0; literal CoMMIT is above Constant LR in 3" in text
     assert f"| {NOTHING} |" in table1(lines)
+    tied, below = table1(lines).splitlines()[2:4]
+    assert tied.count("**71.0 ± 12.7**") == 2
+    assert tied.count("†2") == tied.count("‡1") == 1
+    assert "**61.0 ± 12.7** †2" in below
     assert "| a | iconqa | 10.0 | 20.0 | 51.0 | 0.0 | 2 | 2 |" in tasks_table(lines)
+
+
+def test_the_untuned_model_is_asked_once_and_only_where_its_device_is(
+    ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert reproduction(tmp_path).make("table1").count("| 25.0 | 12.5 |") == 1
+    monkeypatch.setattr(tables, "ask", lambda recipe, split: pytest.fail("asked again"))
+    assert reproduction(tmp_path).make("table1").count("| 25.0 | 12.5 |") == 1
+    away = reproduction(tmp_path / "away")
+    away.grid = Grid("nano", tmp_path / "away", ("compare.seeds=2", "train.device=cuda:99"))
+    assert f"| {NOTHING} | 12.5 |" in away.make("table1")
+    assert not list((tmp_path / "away").rglob(tables.FLOORS))
+
+
+def test_rows_keep_every_table_and_figure_to_them(tmp_path: Path) -> None:
+    rows = rows_named("blip2-iconqa,salmonn-macs")
+    assert targets_of("all", rows) == ["table1", "table2", "figure1", "figure4", "figure5"]
+    assert [row.name for row in rows_of("table2", rows)] == ["blip2-iconqa"]
+    assert targets_of("all", ROWS) == list(TARGETS)
+    with pytest.raises(UserError, match=r"--rows: figure6 shows none of blip2-iconqa, salmonn-macs; leave --rows out"):
+        targets_of("figure6", rows)
+
+
+def test_the_methods_of_a_table_are_not_chosen() -> None:
+    with pytest.raises(UserError, match=r"compare.methods: the paper's tables have all methods"):
+        Grid("nano", Path(), ("compare.methods=[literal]",)).row(ROWS[0])
+
+
+def test_kappa_of_runs_on_either_side_does_not_cancel_out() -> None:
+    def group(label: str, *kappas: float) -> Group:
+        return Group(label, "constant", (), tuple(tuple([{"kappa": kappa}] * 3) for kappa in kappas))
+
+    both, none = kappa_table([group("both", 10.0, 0.1), group("none")]).splitlines()[2:]
+    assert both == "| both | 1 | 0.00 | 2.30 | 2 |"
+    assert none == f"| none | {NOTHING} | {NOTHING} | {NOTHING} | 0 |"
 
 
 def test_seeds_that_a_spread_asks_for() -> None:
@@ -186,11 +228,12 @@ def test_paper_scale_says_what_is_needed_without_running_anything(
     target: str, ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("commit_tuning.reproduce.run.figure1", lambda folder: "drawn")
-    monkeypatch.setattr("commit_tuning.reproduce.paper_scale.needs", lambda name: name)
+    monkeypatch.setattr("commit_tuning.reproduce.paper_scale.needs", lambda name, settings: name)
     monkeypatch.setattr("commit_tuning.reproduce.paper_scale.markdown", lambda names: "needs " + ",".join(names))
-    text = Reproduction(Grid("paper", tmp_path, (), Path("there")), lambda recipe, place: pytest.fail("runs")).needs(
-        target
-    )
+    grid = Grid("paper", tmp_path, ("train.seed=3",), Path("there"))
+    text = Reproduction(grid, lambda recipe, place: pytest.fail("runs")).needs(target)
+    assert (f"reproduce {target} train.seed=3 --scale paper" in text) == (target != "figure1")
+    assert "--rows" not in text
     expected = {
         "table1": "needs paper-blip2,paper-salmonn,paper-internvl2,paper-llava",
         "figure1": "drawn",
