@@ -1,0 +1,43 @@
+"""Which processes the runs of a comparison come from."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from commit_tuning.errors import UserError
+from commit_tuning.experiments import pool
+from commit_tuning.experiments.compare import Comparison
+from commit_tuning.experiments.recipe import load_recipe
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="no server to fork from here")
+def test_another_comparisons_questions_take_another_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    from multiprocessing import forkserver
+
+    stopped: list[str] = []
+    monkeypatch.setattr(forkserver._forkserver, "_stop", lambda: stopped.append(os.environ[pool.PRELOAD_RECIPE]))
+    monkeypatch.delenv(pool.PRELOAD_RECIPE, raising=False)
+    first, second = load_recipe("nano-llava"), load_recipe("nano-llava", ["data.dataset=nano-textvqa"])
+    for recipe in (first, first.model_copy(update={"train": first.train.model_copy(update={"seed": 5})})):
+        pool._context(recipe)
+    assert not stopped
+    pool._context(second)
+    assert stopped == [second.model_dump_json()]
+
+
+def test_one_run_at_a_time_shares_a_gpu() -> None:
+    assert pool.default_workers("cuda") == 1
+    assert pool.default_workers() >= 1
+
+
+def test_a_model_that_is_not_assembled_stops_a_comparison_before_any_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"make it with `python scripts/assemble_small.py small-llava`"):
+        Comparison(load_recipe("small-llava"), tmp_path / "runs").run()
+    assert not (tmp_path / "runs").exists()
