@@ -39,5 +39,5 @@ def test_a_missing_package_or_font_is_one_line(monkeypatch: pytest.MonkeyPatch) 
         text_mask("a", "nothing")
     font_folder.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="matplotlib, whose fonts write Nano-TextVQA, is not installed: pip install"):
+    with pytest.raises(UserError, match="matplotlib, whose fonts write Nano-TextVQA, is not installed as a whole: pip"):
         font_folder()
