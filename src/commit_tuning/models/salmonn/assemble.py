@@ -30,7 +30,8 @@ def assemble(
     What SALMONN's own checkpoint holds comes on top: `load_trained(get_peft_model(model, LoraConfig(**LORA)), file)`.
 
     Args:
-        language_model: Folder or hub name of a causal language model; officially Vicuna-13B-v1.1.
+        language_model: Folder or hub name of a causal language model; officially Vicuna-13B-v1.1,
+            and Vicuna-7B-v1.5 for the smaller release.
         whisper: Folder or hub name of a Whisper; officially whisper-large-v2.
         beats: An official BEATs checkpoint; officially BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2. None for none.
         dtype: Of all but the Q-Former with its norms, which stays in float32.
