@@ -5,18 +5,32 @@ import re
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from commit_tuning.config import CoMMITConfig
-from commit_tuning.experiments.schema import COMMIT_KEYS, Lora, Recipe, StaticGrid, valid_keys
+from commit_tuning.experiments.schema import (
+    COMMIT_KEYS,
+    Compare,
+    Data,
+    Eval,
+    Lora,
+    Model,
+    Section,
+    StaticGrid,
+    Train,
+    valid_keys,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-SECTIONS: dict[str, type[BaseModel]] = {"model.lora": Lora, "compare.static_grid": StaticGrid} | {
-    name: field.annotation
-    for name, field in Recipe.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+SECTIONS: dict[str, type[Section]] = {
+    "model": Model,
+    "model.lora": Lora,
+    "data": Data,
+    "train": Train,
+    "eval": Eval,
+    "compare": Compare,
+    "compare.static_grid": StaticGrid,
 }
 
 
