@@ -55,6 +55,8 @@ class Coordinator(BalanceMonitor):
                 f"regularizer={config.regularizer!r} needs gradients of its own, which FSDP2 does not give; use DDP, "
                 "or method='commit-clr' without a regularizer"
             )
+        if config is not None and config.method == "hypergradient" and is_sharded(model):
+            raise ShardingError("method='hypergradient' does not know FSDP2's parameters; use DDP, or another method")
         split_mixed_groups(optimizer, partition)
         super().__init__(model, optimizer, config, partition)
         self._controller = make_controller(self.config, self.partition)

@@ -151,7 +151,7 @@ class BalanceMonitor:
         return self._alarms.starvation.starving
 
     def before_step(self, micro_batches: Batch | Sequence[Batch]) -> None:
-        """Prepare for an optimizer step; call it after the last backward pass and after clipping.
+        """Prepare for an optimizer step; call it after the last backward pass, after unscaling and after clipping.
 
         Args:
             micro_batches: The batch of this step, or the list of its micro-batches.

@@ -210,3 +210,20 @@ def test_few_answers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [collator.answer_ids(answer) for answer in ("heart", "star", "key", "heart")]
     assert ids[0] == ids[3]
     assert len(collator._answers) <= 2
+
+
+def test_template_and_tokenizer_write_one_beginning() -> None:
+    collators = [VisionCollator(llava(template)) for template in (TEMPLATE, "{{ '<s>' }}" + TEMPLATE)]
+    plain, doubled = (collator.encode(SAMPLES)[0] for collator in collators)
+    assert plain == doubled
+    assert [row[:2].count(1) for row in plain] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_types_of_tokens_go_with_answers_and_padding(left: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = llava()
+    monkeypatch.setattr(type(processor), "return_mm_token_type_ids", True)
+    collator = VisionCollator(processor)
+    batch = collator.prompts(SAMPLES) if left else collator(SAMPLES)
+    image_token = processor.tokenizer.convert_tokens_to_ids("<image>")
+    assert torch.equal(batch["mm_token_type_ids"], (batch["input_ids"] == image_token).long())

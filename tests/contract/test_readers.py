@@ -531,7 +531,6 @@ ENTRIES: dict[str, dict[str, tuple[Callable[[Path], None], str]]] = {  # a new b
         "an embedded picture": (put(image="data:image/png;base64,AAAA"), "download it first"),
         "a path out": (put(image="../secret.jpg"), "lies outside"),
         "an absolute path": (put(image="file:///etc/hostname"), "lies outside"),
-        "an id that is there": (put(id="c0"), "is there already"),
         "a half character as id": (put(id=SURROGATE), "is not UTF-8"),
     },
     "messages": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,10 @@ import pytest
 from small_experiment import make_experiment, run
 
 from commit_tuning import CoMMITConfig
+from commit_tuning.errors import UserError
 from commit_tuning.experiments import runner
+from commit_tuning.experiments.evaluate import recipe_of_run
+from commit_tuning.experiments.recipe import load_recipe
 from commit_tuning.experiments.record import RunRecord
 
 
@@ -254,6 +258,58 @@ def test_what_evaluate_cannot_do(
 ) -> None:
     assert run(["evaluate", finished, *words]) == 2
     assert message in error_line(capsys)
+
+
+def test_answers_that_could_not_be_written_are_not_asked_for(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(["evaluate", finished, "--predictions", tmp_path / "file" / "answers.jsonl"]) == 2
+    assert "cannot write to" in error_line(capsys)
+    assert run(["evaluate", finished, "--predictions", tmp_path / "new" / "answers.jsonl"]) == 0
+    assert (tmp_path / "new" / "answers.jsonl").is_file()
+
+
+def test_another_dataset_has_answers_of_its_own_length(finished: Path) -> None:
+    own, other, chosen = (
+        recipe_of_run(finished, settings).generation().max_new_tokens
+        for settings in (
+            [],
+            ["data.dataset=macs", "data.root=there"],
+            ["data.dataset=macs", "data.root=there", "eval.max_new_tokens=7"],
+        )
+    )
+    assert (own, other, chosen) == (2, 64, 7)
+
+
+def test_a_run_whose_evaluation_fails_keeps_its_weights_and_what_was_skipped(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("out of memory")
+
+    shutil.copytree(recipe.parent / "data", tmp_path / "data")
+    next((tmp_path / "data" / "iconqa" / "train").rglob("image.png")).write_bytes(b"")
+    monkeypatch.setattr(runner, "answer_questions", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        runner.train(load_recipe(str(recipe), [f"data.root={tmp_path / 'data'}"]), tmp_path / "out")
+    assert list((tmp_path / "out").rglob("*.safetensors"))
+    record = RunRecord.read(tmp_path / "out")
+    assert record.status == "failed"
+    assert record.skipped.keys() == {"train"}
+    assert record.skipped["train"].startswith("1, first ")
+
+
+def test_a_metric_that_cannot_be_computed_stops_a_run_before_it_starts(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(metric: str) -> None:
+        raise UserError(f"{metric} needs a package")
+
+    monkeypatch.setattr(runner, "check_metric", missing)
+    with pytest.raises(UserError, match="iconqa needs a package"):
+        runner.train(load_recipe(str(recipe)), tmp_path / "out")
+    assert not (tmp_path / "out" / "history.jsonl").exists()
 
 
 def test_a_run_without_weights_cannot_be_evaluated(

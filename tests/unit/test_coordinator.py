@@ -42,8 +42,7 @@ def test_multipliers_sit_on_top_of_any_scheduler(name, tensor_lr):
     for method in ("constant", "language-lr-up"):
         model, partition = build("plain")
         lr = torch.tensor(1e-3) if tensor_lr else 1e-3
-        groups = [{**group, "lr": copy.deepcopy(lr)} for group in partition.param_groups(lr=1.0)]
-        optimizer = torch.optim.AdamW(groups, lr=lr)
+        optimizer = torch.optim.AdamW(partition.param_groups(lr=lr))  # one tensor for all groups, if it is one
         coordinator = Coordinator(model, optimizer, CoMMITConfig(method=method, probe_interval=None), partition)
         scheduler = SCHEDULERS[name](optimizer)
         seen = []

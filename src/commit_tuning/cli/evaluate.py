@@ -25,12 +25,14 @@ def evaluate(
     Examples:
       commit-tuning evaluate runs/clr
 
-      commit-tuning evaluate runs/clr data.dataset=textvqa data.root=~/textvqa --split val --predictions answers.jsonl
+      commit-tuning evaluate runs/clr data.dataset=textvqa data.root=~/textvqa --predictions answers.jsonl
     """
     from commit_tuning.cli.display import Display
     from commit_tuning.experiments.evaluate import evaluate as ask
-    from commit_tuning.experiments.record import json_line, write_text
+    from commit_tuning.experiments.record import json_line, writable_folder, write_text
 
+    if predictions is not None:
+        writable_folder(predictions.parent)
     with Display(every=10) as display:
         found = ask(target, settings or [], split, progress=display)
     scores = found.scores

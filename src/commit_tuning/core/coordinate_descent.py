@@ -10,6 +10,7 @@ import torch
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.core.controller import Controller
 from commit_tuning.core.partition import ModulePartition
+from commit_tuning.core.shards import whole
 
 
 class CoordinateDescent(Controller):
@@ -43,8 +44,8 @@ class CoordinateDescent(Controller):
         before, self._weights, self._looked_at = self._weights, weights, step
         if before is None:
             return False
-        movement = sum(float((new - old).double().square().sum()) for new, old in zip(weights, before, strict=True))
-        movement = movement**0.5
+        moved = (whole((new - old).double().square().sum()) for new, old in zip(weights, before, strict=True))
+        movement = sum(map(float, moved)) ** 0.5
         if self._initial_movement is None:
             self._initial_movement = movement
             return False

@@ -40,6 +40,9 @@ class GroupRates:
                 f"{type(optimizer).__name__} has no learning rate to coordinate (lr=None); give it one, and "
                 "relative_step=False if it is Adafactor"
             )
+        for group in optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):  # torch gives all groups the same one
+                group["lr"] = group["lr"].clone()
         self.full_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._check_complete()
 

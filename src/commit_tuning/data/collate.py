@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED = -100
+_PER_TOKEN = {"input_ids", "attention_mask", "mm_token_type_ids"}  # made again once the answers are there
 _CUE = "Answer:"
 _KEPT_ANSWERS = 10_000  # whose ids are remembered: questions have few answers, captions and conversations no end
 
@@ -73,6 +74,7 @@ class VisionCollator:
         self.device = device
         self._prompt, self._ask = prompt, find_prompt(prompt)
         self._eos: int = tokenizer.eos_token_id
+        self._bos: int | None = tokenizer.bos_token_id
         self._pad: int = self._eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._answers: dict[str, list[int]] = {}
         self._cue: list[int] = tokenizer(_CUE, add_special_tokens=False)["input_ids"]
@@ -84,8 +86,9 @@ class VisionCollator:
             samples: B questions.
 
         Returns:
-            input_ids, attention_mask, labels: int64 (B, L), labels are -100 on prompt and padding; pixel_values:
-            float (B, 3, H, W), or for sounds input_features: float (B, mel bins, frames) and its mask.
+            input_ids, attention_mask, labels, and mm_token_type_ids where the processor gives them: int64 (B, L);
+            labels are -100 on prompt and padding. pixel_values: float (B, 3, H, W), or for sounds input_features:
+            float (B, mel bins, frames) and its mask.
         """
         prompts, media = self.encode(samples)
         return self.training_batch(prompts, [self.target_ids(sample) for sample in samples], media)
@@ -107,20 +110,19 @@ class VisionCollator:
         """What `__call__` returns, from encoded samples."""
         rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
         labels = [[IGNORED] * len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
-        batch = {
-            "input_ids": _pad(rows, self._pad),
-            "attention_mask": _pad([[1] * len(row) for row in rows], 0),
-            "labels": _pad(labels, IGNORED),
-        }
-        return self._place(batch | images)
+        return self._place(self._tokens(rows) | {"labels": _pad(labels, IGNORED)} | images)
 
     def prompt_batch(self, prompts: list[list[int]], images: dict[str, Tensor]) -> dict[str, Tensor]:
         """What `prompts` returns, from encoded samples."""
-        batch = {
-            "input_ids": _pad(prompts, self._pad, left=True),
-            "attention_mask": _pad([[1] * len(row) for row in prompts], 0, left=True),
-        }
-        return self._place(batch | images)
+        return self._place(self._tokens(prompts, left=True) | images)
+
+    def _tokens(self, rows: list[list[int]], *, left: bool = False) -> dict[str, Tensor]:
+        """What a model wants to know of each token: id, mask, and for some processors the type."""
+        ids = _pad(rows, self._pad, left=left)
+        tokens = {"input_ids": ids, "attention_mask": _pad([[1] * len(row) for row in rows], 0, left=left)}
+        if getattr(self.processor, "return_mm_token_type_ids", False):
+            tokens["mm_token_type_ids"] = torch.as_tensor(self.processor.create_mm_token_type_ids(ids.tolist()))
+        return tokens
 
     def encode(self, samples: Sequence[Sample]) -> tuple[list[list[int]], dict[str, Tensor]]:
         """Token ids of the prompts, not padded, and the tensors of the images or sounds."""
@@ -129,9 +131,14 @@ class VisionCollator:
         given = self._media(samples)
         texts = [build_prompt(self.processor, sample, self._prompt) for sample in samples]
         encoded = self.processor(**given, text=texts)
-        prompts = [list(row[:-1] if row[-1] == self._eos and len(row) > 1 else row) for row in encoded["input_ids"]]
-        media = {name: _stack(value) for name, value in encoded.items() if name not in {"input_ids", "attention_mask"}}
-        return prompts, media
+        media = {name: _stack(value) for name, value in encoded.items() if name not in _PER_TOKEN}
+        return [self._prompt_ids(list(row)) for row in encoded["input_ids"]], media
+
+    def _prompt_ids(self, row: list[int]) -> list[int]:
+        """Without the end of the sequence, and with one beginning where chat template and tokenizer both write it."""
+        if self._bos is not None and row[:2] == [self._bos, self._bos]:
+            row = row[1:]
+        return row[:-1] if row[-1] == self._eos and len(row) > 1 else row
 
     def _media(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """The pictures or the sounds, as the processor takes them."""
@@ -150,6 +157,10 @@ class VisionCollator:
             name = type(self.processor).__name__
             raise UserError(f"{name} takes sounds at {wanted} Hz, not {rates}: open the dataset with rate={wanted}")
         return {"audio": [sound.samples for sound in sounds], "sampling_rate": wanted}
+
+    def meant(self, sample: Sample, said: str) -> str:
+        """An answer in the words of the choices, where it was asked for by letter; see :meth:`Prompt.meant`."""
+        return self._ask.meant(sample, said)
 
     def target_ids(self, sample: Sample) -> list[int]:
         """Ids of what a sample is trained to be answered with, and the end of the sequence."""

@@ -84,6 +84,8 @@ class Conversations(Reader[object]):
         sound = self._sound(self._media, name) if kind == "audio" else None
         given = item.get("id")
         base = str(given) if isinstance(given, (str, int)) and str(given).strip() else str(place.line)
+        if base in self._ids:  # of LLaVA's own files it is the picture's
+            base = f"{base}@{place.line}"
         for turn, (question, answer) in enumerate(_exchanges(talk.turns)[: self._turns]):
             name = words(f"{base}#{turn}" if turn else base, "id")
             yield Record(place, name, CONVERSATION, question, None, (answer,), pictures, sound)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from commit_tuning.data.pictures import LETTERS
 from commit_tuning.data.sample import CAPTION, CONVERSATION, Sample
 from commit_tuning.errors import UserError
+from commit_tuning.metrics.aokvqa import named_choice
 
 DESCRIBE_SOUND = "Please describe the audio."
 """SALMONN's ``audiocaption`` (https://github.com/bytedance/SALMONN, prompts/test_prompt.json)."""
@@ -52,6 +53,11 @@ class Prompt:
     def answer(self, sample: Sample) -> str:
         """The words that are trained on."""
         return LETTERS[sample.choices.index(sample.answer)] if self.lettered and sample.choices else sample.answer
+
+    def meant(self, sample: Sample, said: str) -> str:
+        """What a model said; where it was asked for a letter, the choice that this names, if it names one."""
+        place = named_choice(said, sample.choices) if self.lettered and sample.choices else None
+        return said if place is None or sample.choices is None else sample.choices[place]
 
 
 PROMPTS = {

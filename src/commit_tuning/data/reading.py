@@ -40,6 +40,9 @@ class Skipped:
     reason: str
     line: int | None = None
 
+    def __str__(self) -> str:
+        return f"{Place(self.path, self.line)}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Record:
@@ -131,6 +134,10 @@ class Reader(Generic[Entry]):
         except FaultError as fault:
             late = "it changed after the dataset was opened, or is damaged inside"
             raise UserError(f"{record.place}: {fault}; {late}") from None
+
+    def record(self, index: int) -> Record:
+        """A sample before its picture and sound are decoded."""
+        return self._records[index]
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from commit_tuning.data.building import MANIFEST
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.reading import SPLITS, check_option
+from commit_tuning.data.reading import SPLITS, Skipped, check_option
 from commit_tuning.data.sample import Sample
+from commit_tuning.errors import UserError
 from commit_tuning.experiments.schema import Data
 from commit_tuning.experiments.tasks import TASKS, Samples
 
@@ -38,6 +39,7 @@ class Questions(Protocol):
     """The questions of a split as a run needs them; `indices` are positions in the split."""
 
     collator: VisionCollator
+    skipped: list[Skipped]
 
     def __len__(self) -> int:
         """How many."""
@@ -92,7 +94,7 @@ class StoredQuestions:
     _AT_ONCE = 100
 
     def __init__(self, samples: Samples, collator: VisionCollator) -> None:
-        self._samples, self.collator = samples, collator
+        self._samples, self.collator, self.skipped = samples, collator, samples.skipped
         self._words: list[Sample] = []
         self._prompts: list[list[int]] = []
         parts: list[dict[str, Tensor]] = []
@@ -102,6 +104,13 @@ class StoredQuestions:
             prompts, media = collator.encode(read)
             self._prompts += prompts
             parts.append(media)
+            first = {name: values.shape[1:] for name, values in parts[0].items()}
+            for name, values in media.items():
+                if len(values) != len(read) or values.shape[1:] != first[name]:
+                    raise UserError(
+                        f"data.in_memory: {name} has not one row of one size for each question, as where pictures are "
+                        "cut into tiles; set data.in_memory=false"
+                    )
         self._media = {name: torch.cat([media[name] for media in parts]) for name in parts[0]}
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from commit_tuning.experiments.dataset import ensure_data, open_split
-from commit_tuning.experiments.evaluation import answer_questions, score
+from commit_tuning.experiments.evaluation import answer_questions, check_metric, score
 from commit_tuning.experiments.model_setup import build_model, load_trained, precision
 from commit_tuning.experiments.progress import Progress, counting, silent
 from commit_tuning.experiments.recipe import build_recipe, load_recipe, parse_overrides
@@ -51,7 +51,7 @@ def evaluate(
         UserError: Neither a run with weights nor a recipe, or the data cannot be read.
     """
     if Path(target, RECORD).is_file():
-        return ask(_of_run(Path(target), settings), split, Path(target), progress=progress)
+        return ask(recipe_of_run(Path(target), settings), split, Path(target), progress=progress)
     return ask(load_recipe(target, settings), split, progress=progress)
 
 
@@ -67,6 +67,7 @@ def ask(recipe: Recipe, split: str, run: Path | None = None, *, progress: Progre
     Raises:
         UserError: The run has no weights, or the data cannot be read.
     """
+    check_metric(TASKS[recipe.data.dataset].metric)
     root = ensure_data(recipe.data)
     model, processor = build_model(recipe.model, recipe.train.device)
     if run is not None:
@@ -76,9 +77,16 @@ def ask(recipe: Recipe, split: str, run: Path | None = None, *, progress: Progre
     with precision(recipe.model, recipe.train.device):
         answers = answer_questions(model, processor, questions, recipe.generation(), on_batch=told)
     scores = score(answers, TASKS[recipe.data.dataset].metric)
-    skipped = [f"{s.path}{'' if s.line is None else f':{s.line}'}: {s.reason}" for s in questions.skipped]
-    return Evaluation(recipe.data.dataset, split, scores, answers, skipped)
+    return Evaluation(recipe.data.dataset, split, scores, answers, [str(skipped) for skipped in questions.skipped])
 
 
-def _of_run(folder: Path, settings: Sequence[str]) -> Recipe:
-    return build_recipe(RunRecord.read(folder).recipe, parse_overrides(settings), source=str(folder / RECORD))
+def recipe_of_run(folder: Path, settings: Sequence[str]) -> Recipe:
+    """The recipe of a run with `section.key=value` over it; of another dataset the answers may be longer.
+
+    Raises:
+        UserError: There is no run, or a setting is not valid.
+    """
+    changes, recipe = parse_overrides(settings), RunRecord.read(folder).recipe
+    if "data.dataset" in changes:
+        changes = {"eval.max_new_tokens": None} | changes
+    return build_recipe(recipe, changes, source=str(folder / RECORD))

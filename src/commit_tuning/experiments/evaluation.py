@@ -34,14 +34,15 @@ def answer_questions(
 
     Returns:
         One mapping per question, in order: `id`, `kind`, `question`, `choices`, `truth` (what is trained on),
-        `answers` (the references), `answer` (the model's).
+        `answers` (the references), `answer` (the model's; a letter that was asked for is written as its choice).
     """
     model.eval()
     rows: list[dict[str, Any]] = []
     for indices in chunks(list(range(len(questions))), settings.batch_size):
-        answers = generate(model, processor, questions.prompts(indices), settings)
-        for sample, answer in zip(map(questions.words, indices), answers, strict=True):
+        said = generate(model, processor, questions.prompts(indices), settings)
+        for sample, text in zip(map(questions.words, indices), said, strict=True):
             asked = {"id": sample.id, "kind": sample.kind, "question": sample.question, "choices": sample.choices}
+            answer = questions.collator.meant(sample, text)
             rows.append({**asked, "truth": sample.answer, "answers": sample.answers, "answer": answer})
         on_batch(len(rows))
     return rows
@@ -88,6 +89,15 @@ def evenly(items: Sequence[int], count: int) -> list[int]:
     """
     count = min(count, len(items))
     return [items[index * len(items) // count] for index in range(count)]
+
+
+def check_metric(metric: str) -> None:
+    """Find out before any work is done that the metric cannot be computed.
+
+    Raises:
+        UserError: A package that it needs is not installed.
+    """
+    score([{"kind": "", "answer": "a", "answers": ("a",), "truth": "a", "choices": ("a",)}], metric)
 
 
 def score(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:

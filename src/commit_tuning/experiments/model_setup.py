@@ -32,10 +32,15 @@ def build_model(settings: Model, device: str, checkpointed: bool = False) -> tup
         The model (a `PeftModel` when `settings.lora` is set) and its processor.
 
     Raises:
-        UserError: An unknown model or device, target modules that the language model does not have, or a freeze
-            pattern that matches no parameter.
+        UserError: An unknown model or device, an encoder-decoder, target modules that the language model does not have,
+            or a freeze pattern that matches no parameter.
     """
     model, processor = load_model(settings.name)
+    if getattr(model.config.get_text_config(), "is_encoder_decoder", False):
+        raise UserError(
+            f"model {settings.name!r} is an encoder-decoder, which recipes do not train: take your own loop or trainer "
+            "(docs/trainers.md)"
+        )
     model = prepare(model, settings)
     if checkpointed:
         checkpoint_gradients(model)

@@ -42,6 +42,7 @@ class RunRecord:
             `val_loss` and `seen_loss` (of the tuned model in evaluation mode, nats per answer token, on up to 600
             validation questions and on at most as many that it was tuned on). Older runs lack some of these.
         error: Why it failed, one line.
+        skipped: Split to how many of its entries could not be read and the first of them; only splits with any.
         seconds: Wall time of training and of evaluation.
         parameters: Trainable parameters per module.
         folder: Where the record lies; not stored.
@@ -53,6 +54,7 @@ class RunRecord:
     metrics: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     data_checksum: str | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from torch import nn
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.dataset import Questions, chunks, data_checksum, data_order, ensure_data, open_splits
-from commit_tuning.experiments.evaluation import answer_loss, answer_questions, evenly, save_images, score
+from commit_tuning.experiments.evaluation import answer_loss, answer_questions, check_metric, evenly, save_images, score
 from commit_tuning.experiments.model_setup import (
     build_model,
     count_parameters,
@@ -85,16 +85,15 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent) ->
 
 def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     settings, device, started = recipe.train, recipe.train.device, time.perf_counter()
-    progress("data", 0, 1, "built on first use")
-    root = ensure_data(recipe.data)
-    record.data_checksum = data_checksum(root)
-    progress("data", 1, 1)
-
+    root = _find_data(recipe, record, progress)
     random.seed(settings.seed)
     torch.manual_seed(settings.seed)
     model, processor = build_model(recipe.model, device, settings.gradient_checkpointing)
     running = partial(precision, recipe.model, device)
     questions = open_splits(root, recipe.data, recipe.model.name, processor, device)
+    record.skipped = {split: f"{len(q.skipped)}, first {q.skipped[0]}" for split, q in questions.items() if q.skipped}
+    for split, which in record.skipped.items():
+        progress("data", 1, 1, f"{split}: skipped {which}")
     partition = partition_model(model, recipe.model.projector)
     record.parameters = {module: count_parameters(partition[module]) for module in partition.names}
     optimizer = build_optimizer(partition, settings)
@@ -140,14 +139,24 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     record.metrics |= _of_training(losses, lowest, coordinator)
 
     show_evaluated(optimizer)
+    if settings.save_weights:  # before the evaluation, whose failure would lose them
+        save_trainable(model, record.folder)
     with running():
         answers = _evaluate(model, processor, questions, recipe, record=record, progress=progress)
     write_text(record.folder / PREDICTIONS, "".join(map(json_line, answers)))
     save_images(questions["test"], recipe.eval.images, record.folder / "images")
-    if settings.save_weights:
-        save_trainable(model, record.folder)
     record.status = "complete"
     record.write()
+
+
+def _find_data(recipe: Recipe, record: RunRecord, progress: Progress) -> Path:
+    """The dataset's folder, made first where it is built here, and a look at whether its metric can be computed."""
+    check_metric(TASKS[recipe.data.dataset].metric)
+    progress("data", 0, 1, "built on first use")
+    root = ensure_data(recipe.data)
+    record.data_checksum = data_checksum(root)
+    progress("data", 1, 1)
+    return root
 
 
 def _of_training(losses: list[float], lowest: float, coordinator: Coordinator) -> dict[str, Any]:

@@ -134,7 +134,7 @@ class Eval(Section):
     """
 
     batch_size: int = Field(default=64, ge=1)
-    max_new_tokens: int | None = Field(default=6, ge=1)
+    max_new_tokens: int | None = Field(default=None, ge=1)
     images: int = Field(default=12, ge=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,14 @@ from commit_tuning.data.nano_iconqa import build_nano_iconqa, default_nano_root
 from commit_tuning.data.nano_macs import build_nano_macs, default_nano_macs_root
 from commit_tuning.data.nano_songdescriber import build_nano_songdescriber, default_nano_songdescriber_root
 from commit_tuning.data.nano_textvqa import build_nano_textvqa, default_nano_textvqa_root
-from commit_tuning.data.reading import Reader, Skipped
+from commit_tuning.data.reading import Reader, Record, Skipped
 from commit_tuning.data.sample import Sample
 from commit_tuning.data.songdescriber import SongDescriber
 from commit_tuning.data.textvqa import TextVQA
+from commit_tuning.errors import UserError
 
 WORD, WORDS, NANO_CAPTION, CAPTION = 4, 12, 20, 64  # new tokens
-HELD_OUT = 10  # every tenth training question is for validation where the official validation questions are the test
+HELD_OUT = 10  # a tenth of the training pictures is for validation where the official validation questions are the test
 
 
 class Samples(Protocol):
@@ -84,7 +86,7 @@ class Task:
         """
         if chosen is None and self.default is not None:
             return self.default(workers=workers)
-        folder = Path(str(chosen))
+        folder = Path(str(chosen)).expanduser()
         if self.build is None or (folder / MANIFEST).is_file():
             return folder
         return self.build(folder, workers=workers)
@@ -107,10 +109,17 @@ def _hidden_test(reader: Callable[..., Reader[Any]], **options: Any) -> Read:
         if split == "test":
             return reader(root, "val", limit=limit, **options)
         held_out, train = split == "val", reader(root, "train", **options)
-        positions = [index for index in range(len(train)) if (index % HELD_OUT == HELD_OUT - 1) == held_out]
+        positions = [index for index in range(len(train)) if _validates(train.record(index)) == held_out]
+        if not positions:
+            raise UserError(f"the {len(train)} training questions in {root} leave none for {split}: more are needed")
         return Part(train, positions[:limit])
 
     return read
+
+
+def _validates(record: Record) -> bool:
+    """Whether the questions about a picture are held out: by its name alone, so that none is on both sides."""
+    return int(hashlib.sha256(record.pictures[0].name.encode()).hexdigest(), 16) % HELD_OUT == 0
 
 
 TASKS: dict[str, Task] = {

@@ -43,8 +43,8 @@ def build_salmonn_processor(tokenizer: PreTrainedTokenizerFast) -> SalmonnProces
     extractor = SalmonnFeatureExtractor(
         feature_size=_MELS, chunk_length=SECONDS, fbank_bins=_FBANK, min_seconds=float(SECONDS)
     )
-    plain = (
-        "{{ bos_token }}{% for message in messages %}{% for part in message['content'] %}"
+    plain = (  # with a second beginning, which the collator drops: all runs of these weights were asked so
+        "{{ bos_token }}{{ bos_token }}{% for message in messages %}{% for part in message['content'] %}"
         "{% if part['type'] == 'audio' %}" + AUDIO_TOKEN + " {% else %}{{ part['text'] }}{% endif %}"
         "{% endfor %}{% endfor %}"
     )

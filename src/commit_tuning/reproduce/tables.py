@@ -120,7 +120,7 @@ def line_of(row: Row, comparison: Comparison, floors: Mapping[str, float | None]
         scores = {seed: record.accuracy("test") for seed, record in sorted(records.items()) if record.complete}
         return Cell(arm.rates, scores, entry.failed, entry.collapsed, entry.difference)
 
-    constants = [arm for arm in comparison.results if arm.method == CONSTANT]
+    constants = sorted((arm for arm in comparison.results if arm.method == CONSTANT), key=lambda arm: arm.learning_rate)
     return Line(
         row=row.name,
         title=row.title,

@@ -222,6 +222,13 @@ def test_a_conversation_of_several_turns(tmp_path: Path) -> None:
     assert len(Conversations(tmp_path / "chat.jsonl", limit=1)) == 1
 
 
+def test_conversations_about_one_picture_may_share_its_id(tmp_path: Path) -> None:
+    chat(tmp_path, FORMS["LLaVA"] | {"id": "000000033471"})
+    path = tmp_path / "chat.jsonl"
+    path.write_text(f"{path.read_text('utf-8').strip()}\n" * 2, "utf-8")
+    assert [sample.id for sample in Conversations(path, strict=True)] == ["000000033471", "000000033471@2"]
+
+
 def test_media_of_conversations_may_lie_elsewhere(tmp_path: Path) -> None:
     chat(tmp_path, FORMS["LLaVA"])
     (tmp_path / "media").mkdir()

@@ -34,6 +34,19 @@ def test_words(name: str) -> None:
     assert prompt.source
 
 
+def test_a_letter_that_was_asked_for_is_the_choice_it_names() -> None:
+    asked, plain = find_prompt("llava-1.5"), find_prompt("nano")
+    assert [asked.meant(CHOICE, said) for said in ("B", "(a)", "B. boat", "boat", "C", "tree")] == [
+        "boat",
+        "duck",
+        "boat",
+        "boat",
+        "C",
+        "tree",
+    ]
+    assert (plain.meant(CHOICE, "B"), asked.meant(FREE, "B")) == ("B", "B")
+
+
 def test_unknown_prompt() -> None:
     with pytest.raises(UserError, match="no prompt 'gpt': there are nano, "):
         find_prompt("gpt")

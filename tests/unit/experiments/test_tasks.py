@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from commit_tuning.data.nano_textvqa import build_nano_textvqa
 from commit_tuning.data.textvqa import TextVQA
-from commit_tuning.experiments.tasks import HELD_OUT, TASKS
+from commit_tuning.errors import UserError
+from commit_tuning.experiments.tasks import TASKS, _validates
 from commit_tuning.metrics.score import METRICS
 
 BUILT = [name for name, task in TASKS.items() if task.build is not None]
@@ -58,6 +60,34 @@ def test_hidden_test_answers_make_validation_the_test(tmp_path: Path) -> None:
     whole = TextVQA(root, "train")
     assert [test[index].id for index in range(len(test))] == [sample.id for sample in TextVQA(root, "val")]
     held_out = [val[index].id for index in range(len(val))]
-    assert held_out == [whole[index].id for index in range(HELD_OUT - 1, 25, HELD_OUT)]
     assert sorted([*held_out, *(train[index].id for index in range(len(train)))]) == sorted(s.id for s in whole)
     assert len(read(root, "train", 3)) == 3
+    assert 0 < len(held_out) < 8  # a tenth, more or less
+
+
+def test_no_picture_is_both_trained_on_and_held_out(tmp_path: Path) -> None:
+    root = build_nano_textvqa(tmp_path / "data", train=24, val=4, test=4)
+    path = root / "TextVQA_0.5.1_train.json"
+    content = json.loads(path.read_text("utf-8"))
+    for first, second in zip(content["data"][::2], content["data"][1::2], strict=True):
+        second["image_id"] = first["image_id"]
+    path.write_text(json.dumps(content), "utf-8")
+    whole = TextVQA(root, "train")
+    pictures = {whole.record(index).id: whole.record(index).pictures[0].name for index in range(len(whole))}
+    parts = [TASKS["textvqa"].read(root, split, None) for split in ("train", "val")]
+    train, val = ({pictures[part[index].id] for index in range(len(part))} for part in parts)
+    assert val
+    assert not train & val
+
+
+def test_too_few_training_questions_to_hold_any_out(tmp_path: Path) -> None:
+    root = build_nano_textvqa(tmp_path / "data", train=1, val=1, test=1)
+    held_out = _validates(TextVQA(root, "train").record(0))
+    split = "train" if held_out else "val"
+    with pytest.raises(UserError, match=rf"the 1 training questions in .* leave none for {split}"):
+        TASKS["textvqa"].read(root, split, None)
+
+
+def test_a_folder_below_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert TASKS["textvqa"].root("~/textvqa") == tmp_path / "textvqa"
