@@ -88,6 +88,9 @@ def probe_all(records: list[RunRecord], count: int, output: Path) -> list[dict[s
         raise UserError("no complete run of these seeds; see --seeds, and train with --save-weights")
     found = json.loads(output.read_text("utf-8")) if output.is_file() else []
     known = {(row["run"], row["pictures"]) for row in found}
+    for record in records:
+        if record.recipe["model"] != records[0].recipe["model"]:
+            raise UserError(f"{record.folder} is of another model than {records[0].folder}; probe them apart")
     recipe = build_recipe(records[0].recipe, source=str(records[0].folder / RECORD))
     scenes = {split: {scene: draw(scene, split, n) for scene in ASKED} for split, n in sizes(count).items()}
     batches = encode(recipe, scenes)
@@ -121,7 +124,8 @@ def arm_of(record: RunRecord | None) -> str:
     commit, rates = record.recipe["commit"], sorted(set(record.base_rates))
     weight = f" x {commit['regularizer_weight']:g} ({commit['regularizer_step']})"
     reading = f" + {commit['regularizer']}{weight}" if commit["regularizer"] else ""
-    return f"{commit['method']}{reading}, {' / '.join(f'{rate:g}' for rate in rates)}"
+    literal = "literal " if commit["controller"] == "literal" else ""
+    return f"{literal}{commit['method']}{reading}, {' / '.join(f'{rate:g}' for rate in rates)}"
 
 
 def draw(scene: str, split: str, count: int) -> Pictures:

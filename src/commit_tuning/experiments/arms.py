@@ -14,7 +14,7 @@ from commit_tuning.errors import UserError
 from commit_tuning.experiments.recipe import override
 from commit_tuning.experiments.schema import LITERAL, Recipe, StaticGrid, valid_keys
 
-_REGULARIZER = "commit.regularizer"
+_REGULARIZER, _PENALTY = "commit.regularizer", "drift-penalty"
 _HYPERGRADIENT = ("commit.kappa_bound", "commit.lr_update_interval")
 CONSTANT = "constant"
 STATIC = "static"
@@ -90,6 +90,11 @@ class Arm:
         if self.method in LITERAL:
             settings = CoMMITConfig.paper(method=LITERAL[self.method]).to_dict()
             return {f"commit.{key}": value for key, value in settings.items() if key != "switch_latest"}
+        if base.commit.get("regularizer") == _PENALTY and _REGULARIZER not in dict(self.variation):
+            raise UserError(
+                f"{_REGULARIZER}={_PENALTY} in a comparison: give it as --axis {_REGULARIZER}={_PENALTY}, "
+                "so that the arms without it are there, too"
+            )
         regularizer = base.commit.get("regularizer") if self.method == "commit" else None
         settings = {
             "commit.method": CONSTANT if self.method == STATIC else self.method,
@@ -179,7 +184,7 @@ def _regularised(method: str, settings: dict[str, Any]) -> bool:
     reading = settings.get(_REGULARIZER, "lookahead" if method == "commit" else None)
     accepted: dict[str, tuple[str, ...]] = {
         "constant": REGULARIZERS,
-        "commit-clr": ("drift-penalty",),
+        "commit-clr": (_PENALTY,),
         "commit": ("lookahead", "previous-step"),
     }
     return reading in accepted.get(method, ())

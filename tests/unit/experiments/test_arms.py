@@ -118,6 +118,12 @@ def test_an_impossible_combination_is_refused() -> None:
         Arm("commit-clr", 1e-3, 1e-3, (("commit.kappa_window", 0),)).recipe(load_recipe("iconqa-nano-llava"), 0)
 
 
+def test_a_penalty_of_the_recipe_is_not_dropped_silently() -> None:
+    base = load_recipe("iconqa-nano-llava", ["commit.regularizer=drift-penalty"])
+    with pytest.raises(UserError, match="give it as --axis"):
+        Arm("commit-clr", 1e-3, 1e-3).recipe(base, 0)
+
+
 def test_validation_chooses_one_arm_per_family_and_the_lower_rate_of_equals() -> None:
     low, high = Arm("constant", 1e-3, 1e-3), Arm("constant", 1e-2, 1e-2)
     clr_low, clr_high = Arm("commit-clr", 1e-3, 1e-3), Arm("commit-clr", 1e-2, 1e-2)

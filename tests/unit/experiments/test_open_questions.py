@@ -149,6 +149,9 @@ def test_the_probe_reads_runs_with_weights(
     assert tuned["encoder: CKA with untuned"] < 0.999
     assert untuned["encoder: colour (one)"] > 40
     assert "| language model | constant, 0.03 | 1 |" in capsys.readouterr().out
+    train(load_recipe("iconqa-nano-blip2", [*settings, "eval.images=0", "model.lora.alpha=4"]), tmp_path / "scaled")
+    with pytest.raises(SystemExit, match="is of another model than"):
+        main("encoder_probe", monkeypatch, tmp_path, "--output", tmp_path / "both.json", "--pictures", 45)
 
 
 def test_a_flamingo_is_blind_at_first(
