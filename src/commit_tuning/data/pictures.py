@@ -92,6 +92,8 @@ def load_picture(source: Source) -> Image.Image:
         FaultError: As :func:`check_picture`.
     """
     with _Opened(source) as image:
+        if image.mode.startswith("I"):  # grey in 16 bits, which convert() would clip
+            return image.convert("I").point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
         return image.convert("RGB")
 
 

@@ -19,6 +19,7 @@ from commit_tuning.data.clothoaqa import ClothoAQA
 from commit_tuning.data.conversations import Conversations
 from commit_tuning.data.hub import AOKVQA_DIRECT, HUB, Columns, HubReader, open_hub
 from commit_tuning.data.macs import CITIES, MACS
+from commit_tuning.data.pictures import load_picture
 from commit_tuning.data.sample import CAPTION, Sample
 from commit_tuning.data.songdescriber import SongDescriber, split_of
 from commit_tuning.data.textvqa import TextVQA
@@ -220,6 +221,11 @@ def test_a_conversation_of_several_turns(tmp_path: Path) -> None:
     assert second.audio is not None
     assert len(Conversations(tmp_path / "chat.jsonl", turns="first")) == 1
     assert len(Conversations(tmp_path / "chat.jsonl", limit=1)) == 1
+
+
+def test_grey_in_16_bits_keeps_its_brightness(tmp_path: Path) -> None:
+    Image.new("I;16", (4, 3), 127 * 256 + 128).save(tmp_path / "grey.png")
+    assert load_picture(tmp_path / "grey.png").getpixel((0, 0)) == (127, 127, 127)
 
 
 def test_conversations_about_one_picture_may_share_its_id(tmp_path: Path) -> None:
