@@ -6,6 +6,7 @@ keeps the same promises.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -212,6 +213,11 @@ def check_option(value: str, what: str, options: Sequence[str] = SPLITS) -> None
     """
     if value not in options:
         raise UserError(f"no {what} {value!r}: there are {', '.join(options)}")
+
+
+def tenth(name: str) -> int:
+    """Which of ten parts, 0 to 9, something falls into by its name alone."""
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10
 
 
 def json_entries(path: Path, key: str | None = None) -> Iterator[tuple[Place, object]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from commit_tuning.data.files import FaultError, csv_rows, words
 from commit_tuning.data.prompts import DESCRIBE_MUSIC
-from commit_tuning.data.reading import SPLITS, Place, Reader, Record, check_option, find
+from commit_tuning.data.reading import SPLITS, Place, Reader, Record, check_option, find, tenth
 from commit_tuning.data.sample import CAPTION
 
 _COLUMNS = ("caption_id", "track_id", "caption", "is_valid_subset", "artist_id", "path")
@@ -62,7 +61,7 @@ class SongDescriber(Reader[list[dict[str, str]]]):
 
 def split_of(artist: str) -> str:
     """The split of an artist: a tenth of the hashes of the ids is val, a tenth test."""
-    part = int(hashlib.sha256(artist.encode()).hexdigest(), 16) % 10
+    part = tenth(artist)
     return {8: "val", 9: "test"}.get(part, "train")
 
 

@@ -75,6 +75,7 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent) ->
     record.versions, record.hardware = package_versions(), hardware(torch.get_num_threads())
     record.write()
     try:
+        check_metric(TASKS[recipe.data.dataset].metric)
         _run(recipe, record, progress)
     except Exception as error:
         record.status, record.error = "failed", " ".join(f"{type(error).__name__}: {error}".split())
@@ -150,8 +151,7 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
 
 
 def _find_data(recipe: Recipe, record: RunRecord, progress: Progress) -> Path:
-    """The dataset's folder, made first where it is built here, and a look at whether its metric can be computed."""
-    check_metric(TASKS[recipe.data.dataset].metric)
+    """The dataset's folder, made first where it is built here."""
     progress("data", 0, 1, "built on first use")
     root = ensure_data(recipe.data)
     record.data_checksum = data_checksum(root)

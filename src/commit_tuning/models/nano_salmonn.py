@@ -43,7 +43,7 @@ def build_salmonn_processor(tokenizer: PreTrainedTokenizerFast) -> SalmonnProces
     extractor = SalmonnFeatureExtractor(
         feature_size=_MELS, chunk_length=SECONDS, fbank_bins=_FBANK, min_seconds=float(SECONDS)
     )
-    plain = (  # with a second beginning, which the collator drops: all runs of these weights were asked so
+    plain = (  # the tokenizer adds a third, the collator drops one: all runs of these weights began with two
         "{{ bos_token }}{{ bos_token }}{% for message in messages %}{% for part in message['content'] %}"
         "{% if part['type'] == 'audio' %}" + AUDIO_TOKEN + " {% else %}{{ part['text'] }}{% endif %}"
         "{% endfor %}{% endfor %}"
