@@ -159,6 +159,7 @@ class BalanceMonitor:
         Raises:
             BatchError: No labels, or no answer in any of the first `starvation_patience` batches that were looked at.
                 A batch without an answer is not measured else, and made up for at the next.
+            PartitionError: Parameters were unfrozen, or given to the optimizer, since this object was made.
             RuntimeError: `after_step` of the step before was not called.
         """
         if self._in_step:
@@ -316,7 +317,9 @@ class BalanceMonitor:
         self._norms = self._parameter_norms() if due or self._owed else {}
         self._idle = {name for name in self.partition if self._norms.get(f"grad_norm/{name}") == 0}
         self._measured_now = due or (self._owed and not self._idle)
-        if not self._measured_now:
+        if self._measured_now:
+            self._groups.check_unchanged()
+        else:
             self._norms = {}
 
     def _before(self, batches: list[Batch]) -> None:

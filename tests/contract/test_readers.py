@@ -371,6 +371,16 @@ def test_a_link_out_of_the_folder_is_skipped(name: str, tmp_path: Path) -> None:
     case.check_third_is_skipped("lies outside the dataset folder")
 
 
+@pytest.mark.parametrize("name", [name for name in READERS if name != "hub"])
+def test_a_snapshot_in_the_hub_s_cache_reads_as_it_is(name: str, tmp_path: Path) -> None:
+    (tmp_path / "snapshots" / "0123abc").mkdir(parents=True)
+    (tmp_path / "blobs").mkdir()
+    case = make(name, tmp_path / "snapshots" / "0123abc" / "data")
+    for index, path in enumerate(sorted(path for path in tmp_path.rglob("*") if path.is_file())):
+        path.symlink_to(path.rename(tmp_path / "blobs" / str(index)))
+    assert [sample.id for sample in case(strict=True)] == case.written.ids
+
+
 FILES: dict[str, Callable[[Path], Any]] = {
     "empty": no_data,
     "broken": lambda path: path.write_text('{"data": [{"files": ['),

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import build, make_batch
+from conftest import build, make_batch, plain_partition
 
 from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator
 from commit_tuning.core import reference
+from commit_tuning.core.groups import GroupRates
 from commit_tuning.errors import BatchError, PartitionError
 
 QUIET = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
@@ -98,6 +99,16 @@ def test_a_trust_region_leaves_a_schedule_its_shape(name):
     assert rates[-1] > 0.02  # not the hundredth of the first step: measured at the first chance
 
 
+def test_a_warm_up_by_hand_is_measured_against_its_highest_rate_so_far():
+    _, partition = build("plain")
+    optimizer = torch.optim.SGD(partition.param_groups(lr=0.0))
+    groups = GroupRates(optimizer, partition)
+    for rate, share in ((0.0, 0.0), (1e-7, 1.0), (1e-3, 1.0), (5e-4, 0.5)):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        assert groups.schedule() == pytest.approx(dict.fromkeys(partition, share))
+
+
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adafactor])
 def test_any_optimizer(make):
     model, partition = build("plain")
@@ -183,6 +194,29 @@ def test_one_of_two_optimizers_that_split_a_module_by_shape_is_refused():
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.ndim == 1)  # what is frozen may be left out, when the partition was made too
     Coordinator(model, torch.optim.SGD(vectors, lr=0.1), QUIET, partition)
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_what_is_unfrozen_later_is_named_when_the_next_step_is_measured(added):
+    model, _ = build("plain")
+    late = model.embed.weight.requires_grad_(False)
+    partition = plain_partition(model)
+    of_a_loss = torch.nn.Parameter(torch.zeros(1))  # what the optimizer has besides the model is nobody's business
+    own = [*partition["vision"], *partition["language_model"], of_a_loss]
+    optimizer = torch.optim.SGD(own if added else [*own, late], lr=1e-3)
+    monitor = BalanceMonitor(model, optimizer, replace(QUIET, probe_interval=2), partition)
+    batch = make_batch("plain", 3, torch.float32)
+    for step in range(3):
+        backward(model, batch)
+        if step == 1:
+            late.requires_grad_(True)
+            if added:
+                optimizer.add_param_group({"params": [late]})
+        if step == 2:
+            with pytest.raises(PartitionError, match="was unfrozen or added after the start"):
+                monitor.step(batch)
+        else:
+            monitor.step(batch)
 
 
 @pytest.mark.parametrize(("regularizer", "sign"), [("lookahead", 1), ("previous-step", 1), ("drift-penalty", -1)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class GroupRates:
         partition: Which parameters are whose.
 
     Attributes:
-        full_rates: The rate of every group as it was found, before any schedule changed it.
+        full_rates: The highest rate of every group so far, from which a schedule that is set by hand takes its share.
 
     Raises:
         PartitionError: A trainable parameter of a module is in no group of the optimizer.
@@ -44,6 +44,7 @@ class GroupRates:
             if isinstance(group["lr"], Tensor):  # torch gives all groups the same one
                 group["lr"] = group["lr"].clone()
         self.full_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._outside = {id(p) for p in self._unowned()}  # of a loss, say, which is no part of the model
         self._check_complete()
 
     def _check_complete(self) -> None:
@@ -60,6 +61,24 @@ class GroupRates:
                     "add it to one, or freeze it: one optimizer has to step all that is trained, not one by shape each"
                 )
 
+    def check_unchanged(self) -> None:
+        """Refuse parameters that were unfrozen, or given to the optimizer, after this was made.
+
+        Raises:
+            PartitionError: Names the shape of the first.
+        """
+        for parameter in self._unowned():
+            if id(parameter) not in self._outside:
+                raise PartitionError(
+                    f"a parameter {tuple(parameter.shape)} of the optimizer was unfrozen or added after the start "
+                    "and is in no module; make a new Coordinator or BalanceMonitor when what is trained changes"
+                )
+
+    def _unowned(self) -> Iterator[nn.Parameter]:
+        """What the optimizer trains and no module holds."""
+        for group in self._optimizer.param_groups:
+            yield from (p for p in group["params"] if p.requires_grad and self._partition.module_of(p) is None)
+
     def by_module(self) -> dict[str, float]:
         """Module to the largest learning rate of its groups, as they are now."""
         rates: dict[str, float] = {}
@@ -75,12 +94,14 @@ class GroupRates:
     def schedule(self) -> dict[str, float]:
         """Module to what a schedule makes of the full rate of its groups, the largest of them; 1 without a schedule.
 
-        A group's full rate is what a scheduler keeps as `max_lr` or `initial_lr`, or else `full_rates`.
+        A group's full rate is what a scheduler keeps as `max_lr` or `initial_lr`, or else the highest so far.
         """
         factors: dict[str, float] = {}
-        for group, found in zip(self._optimizer.param_groups, self.full_rates, strict=True):
+        groups = self._optimizer.param_groups
+        self.full_rates = [max(float(group["lr"]), r) for group, r in zip(groups, self.full_rates, strict=True)]
+        for group, highest in zip(groups, self.full_rates, strict=True):
             module = _module_of(group, self._partition) or ""
-            full = float(group.get("max_lr", group.get("initial_lr", found)))
+            full = float(group.get("max_lr", group.get("initial_lr", highest)))
             factors[module] = max(factors.get(module, 0.0), float(group["lr"]) / full if full else 0.0)
         return {module: factors[module] for module in self._partition}
 

@@ -65,11 +65,15 @@ def not_whole(source: Source, what: str, error: Exception) -> FaultError:
 def check_inside(base: Path, path: Path) -> None:
     """Refuse a path that leads out of a resolved folder, by `..`, by being absolute, or through links.
 
+    In a snapshot of the Hugging Face hub's cache, links to where that cache keeps its files are inside.
+
     Raises:
         FaultError: It does.
     """
+    snapshot = next((parent for parent in (base, *base.parents) if parent.parent.name == "snapshots"), None)
+    roots = (base, snapshot.parents[1] / "blobs") if snapshot else (base,)
     try:
-        inside = path.resolve().is_relative_to(base)
+        inside = any(path.resolve().is_relative_to(root) for root in roots)
     except (OSError, ValueError, RuntimeError):  # too long a name, a zero byte, a loop of links
         inside = False
     if not inside:

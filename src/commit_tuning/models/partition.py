@@ -77,12 +77,19 @@ def partition_model(model: nn.Module, projector: ProjectorPlace = "encoder") -> 
         The partition, in which every trainable parameter stands exactly once.
 
     Raises:
-        PartitionError: Not such a model, no encoder in it, nothing trainable in one of its modules, or no projector to
-            be placed.
+        PartitionError: Not such a model, no encoder in it, nothing trainable in one of its modules, no projector to
+            be placed, or something trained beside the model, such as PEFT's soft prompts.
     """
     if projector not in PROJECTOR_PLACES:
         raise PartitionError(f"projector={projector!r} is not one of {', '.join(PROJECTOR_PLACES)}")
     base = multimodal_base(model)
+    inside = _parameter_ids(base)
+    beside = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in inside]
+    if beside:
+        raise PartitionError(
+            f"trainable parameter {beside[0]!r} lies beside the {type(base).__name__}, where no drift can be measured; "
+            "with PEFT use adapters inside the model, such as LoRA, instead of soft prompts"
+        )
     towers = _towers(base)
     module_of = part_of_parameter(model)
     modules: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in (LANGUAGE_MODEL, *towers)}

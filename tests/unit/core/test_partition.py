@@ -140,6 +140,17 @@ def test_a_frozen_encoder_is_refused():
         partition_model(model)
 
 
+def test_soft_prompts_beside_the_model_are_refused():
+    from peft import PromptTuningConfig, get_peft_model
+
+    sizes = {"token_dim": 16, "num_layers": 1, "num_attention_heads": 1}
+    model = get_peft_model(tiny_llava(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, **sizes))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad or "projector" in name)
+    with pytest.raises(PartitionError, match=r"'prompt_encoder.* lies beside the LlavaForConditionalGeneration"):
+        partition_model(model)
+
+
 def test_tied_weights_count_once():
     tower, embed = nn.Linear(2, 3), nn.Embedding(4, 2)
     partition = ModulePartition({"vision": tower.parameters(), "language_model": [embed.weight, embed.weight]})
