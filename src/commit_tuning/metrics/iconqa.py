@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
-
-from commit_tuning.metrics.means import mean_by_kind
+from collections.abc import Iterable
 
 _PUNCTUATION = re.compile(r"[^\w\s.%/:+-]|\.(?!\d)")
 _ARTICLE = re.compile(r"^(?:a|an|the)\s+(?=\S)")
@@ -17,10 +14,10 @@ def normalise(text: str) -> str:
 
     Lower case; punctuation becomes a space, except inside numbers, times and fractions (``3.5``, ``6:30``, ``1/2``,
     ``-4``, ``50%``); one leading article is dropped if words follow it (``the heart`` is ``heart``, but the choice
-    ``A`` stays ``a``); white space is single.
+    ``A`` stays ``a``); white space is single. Where nothing else is left, symbols stay: ``<`` is no ``=``.
     """
     words = " ".join(_PUNCTUATION.sub(" ", text.lower()).split()).strip(":/ ")
-    return _ARTICLE.sub("", words)
+    return _ARTICLE.sub("", words) or "".join(text.split())
 
 
 def exact_match(prediction: str, answer: str) -> bool:
@@ -32,20 +29,3 @@ def exact_match(prediction: str, answer: str) -> bool:
 def any_match(prediction: str, answers: Iterable[str]) -> float:
     """1 if the prediction is one of the answers by :func:`exact_match`, else 0."""
     return float(any(exact_match(prediction, answer) for answer in answers))
-
-
-def accuracy_by_kind(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Share of right answers, for each kind of question and for all.
-
-    Args:
-        records: Mappings with ``kind``, ``prediction`` and ``answer``.
-
-    Returns:
-        kind -> share in [0, 1], kinds sorted, then ``all``: the share over all questions (not the mean of kinds).
-
-    Raises:
-        UserError: There are no records.
-    """
-    return mean_by_kind(
-        (record["kind"], float(exact_match(record["prediction"], record["answer"]))) for record in records
-    )

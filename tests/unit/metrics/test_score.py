@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from commit_tuning.errors import UserError
-from commit_tuning.metrics.iconqa import accuracy_by_kind
 from commit_tuning.metrics.score import METRICS
 
 TEXTS = ("cab", "yes", "people talk near 2 dogs", "A", "3.5", "the t-shirt", "don't know", "?", "b) bus")
@@ -83,15 +82,11 @@ def test_faults_of_records(name: str) -> None:
         METRICS[name]([])
 
 
-def test_iconqa_is_the_present_accuracy() -> None:
-    records = [record(text, ("cab",), kind=kind) for kind in "ab" for text in ("Cab.", "bus", "the cab")]
-    shares = accuracy_by_kind(records)
-    assert METRICS["iconqa"](records) | {"left_out": 0} == {
-        "score": shares.pop("all"),
-        "by_kind": shares,
-        "questions": 6,
-        "left_out": 0,
-    }
+def test_kinds_have_their_own_mean_and_questions_weigh_equally() -> None:
+    asked = [("txt", "Heart"), ("txt", "star"), ("txt", "cup"), ("img", "the heart")]
+    records = [record(text, ("heart",), kind=kind) for kind, text in asked]
+    expected = {"score": 0.5, "by_kind": {"img": 1, "txt": pytest.approx(1 / 3)}, "questions": 4, "left_out": 0}
+    assert METRICS["iconqa"](records) | {"left_out": 0} == expected
 
 
 def test_questions_left_out() -> None:
