@@ -184,8 +184,10 @@ def table1(lines: Sequence[Line]) -> str:
 
     The best of a row, to the digit that is shown, is in bold; runs that collapsed or failed are counted.
     """
-    head = ["Model and task", *map(_label, METHODS), "Default over Constant LR [95 % CI]"]
-    rows = [[line.title, *(_cell(line, method) for method in METHODS), _difference(line)] for line in lines]
+    head = ["Model and task", "Seeds", *map(_label, METHODS), "Default over Constant LR [95 % CI]"]
+    rows = [
+        [line.title, _seeds(line), *(_cell(line, method) for method in METHODS), _difference(line)] for line in lines
+    ]
     return markdown_table(head, rows) + f"\n{_MARKS}\n\n{summary(lines)}\n"
 
 
@@ -212,7 +214,7 @@ def tasks_table(lines: Sequence[Line]) -> str:
     for line in lines:
         constant, spread = line.cells[CONSTANT], _spread(line)
         cells = [line.metric, percent(line.untuned), percent(line.blind), percent(constant.mean), percent(spread)]
-        rows.append([line.title, *cells, str(len(constant.by_seed)), str(seeds_for(spread))])
+        rows.append([line.title, *cells, _seeds(line), str(seeds_for(spread))])
     return markdown_table(head, rows) + (
         f"\nAsked for: seeds for a 95 % interval of ± {WANTED * 100:g} points, if the standard deviation is what so "
         "few seeds say.\n"
@@ -259,6 +261,10 @@ _MARKS = "†: in how many runs a module's rate fell below a hundredth of its ba
 
 def _label(method: str) -> str:
     return f"{METHOD_LABELS[method]} (default)" if method == OURS else METHOD_LABELS[method]
+
+
+def _seeds(line: Line) -> str:
+    return str(len(line.cells[CONSTANT].by_seed))
 
 
 def _cell(line: Line, method: str) -> str:
