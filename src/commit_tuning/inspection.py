@@ -129,7 +129,7 @@ def _module_names(model: nn.Module, partition: ModulePartition | None) -> dict[i
         return {id(p): partition.module_of(p) or "frozen" for p in model.parameters()}
     multimodal_base(model)
     names = part_of_parameter(model)
-    with suppress(PartitionError):  # no projector outside its encoder
+    with suppress(PartitionError):  # no projector that stands by itself
         names.update(dict.fromkeys(projector_parameters(model), "projector"))
     return names
 

@@ -14,6 +14,7 @@ from commit_tuning.errors import PartitionError
 ENCODER_OF_MODALITY = {"image": "vision", "video": "vision", "audio": "audio"}
 PROJECTOR = "projector"
 _QFORMER_NAME = re.compile(r"q_?former|query_tokens", re.IGNORECASE)
+_MERGER_NAME = re.compile(r"(?:^|[._])merger(?:[._]|$)")
 _AUDIO_NAME = re.compile(r"audio|speech|sound|beats|whisper", re.IGNORECASE)
 # Encoders that `get_encoder(modality)` of transformers does not find, as paths inside the model.
 _OTHER_TOWERS = {
@@ -64,21 +65,21 @@ def partition_model(model: nn.Module, projector: ProjectorPlace = "encoder") -> 
 
     `language_model` is the text decoder with its embeddings and output head. What is neither belongs to a feature
     encoder: tower, Q-Former, projector. The encoder is called `vision` or `audio`; in a model with both, a parameter
-    outside the two towers goes by its name.
+    outside the two towers goes by its name, and an encoder that is frozen beside one that trains is left out.
 
     Args:
         model: A model with `get_decoder()` and `get_encoder(modality)`, as transformers' generation classes have them.
         projector: Whose the projector is, which the paper leaves open: the `"encoder"`'s, the `"language_model"`'s, or
             its `"own"`, a third module `projector` beside the encoder. The projector is everything outside language
             model and tower that is no Q-Former (`qformer`, `query_tokens`): LLaVA's `multi_modal_projector`, BLIP-2's
-            `language_projection`.
+            `language_projection`; where nothing is, the tower's own `merger`, as in Qwen2-VL.
 
     Returns:
         The partition, in which every trainable parameter stands exactly once.
 
     Raises:
-        PartitionError: Not such a model, no encoder in it, nothing trainable in one of its modules, no projector to
-            be placed, or something trained beside the model, such as PEFT's soft prompts.
+        PartitionError: Not such a model, no encoder in it, nothing trainable in its language model or its encoders, no
+            projector to be placed, or something trained beside the model, such as PEFT's soft prompts.
     """
     if projector not in PROJECTOR_PLACES:
         raise PartitionError(f"projector={projector!r} is not one of {', '.join(PROJECTOR_PLACES)}")
@@ -99,7 +100,13 @@ def partition_model(model: nn.Module, projector: ProjectorPlace = "encoder") -> 
         modules.setdefault(place, [])
     for name, parameter in model.named_parameters():
         modules[module_of[id(parameter)]].append((name, parameter))
-    return ModulePartition(modules)
+    idle = {name for name in towers if not any(parameter.requires_grad for _, parameter in modules[name])}
+    if idle == {*modules} - {LANGUAGE_MODEL}:
+        raise PartitionError(
+            f"module {min(idle)!r} has no trainable parameter, so there is nothing to balance the language model with: "
+            "unfreeze its projector, with PEFT by modules_to_save=[...], or adapt all with target_modules='all-linear'"
+        )
+    return ModulePartition({name: parameters for name, parameters in modules.items() if name not in idle})
 
 
 def part_of_parameter(model: nn.Module) -> dict[int, str]:
@@ -121,18 +128,16 @@ def projector_parameters(model: nn.Module) -> set[int]:
     """The ids of the projector's parameters, frozen ones included: see `partition_model`.
 
     Raises:
-        PartitionError: There is no projector outside language model and towers.
+        PartitionError: There is no projector.
     """
     part_of, towers = part_of_parameter(model), _towers(unwrap(model))
     inside = set().union(*towers.values())
-    found = {
-        id(parameter)
-        for name, parameter in model.named_parameters()
-        if part_of[id(parameter)] != LANGUAGE_MODEL and id(parameter) not in inside and not _QFORMER_NAME.search(name)
-    }
+    encoders = {id(p): name for name, p in model.named_parameters() if part_of[id(p)] != LANGUAGE_MODEL}
+    outside = {key for key, name in encoders.items() if key not in inside and not _QFORMER_NAME.search(name)}
+    found = outside or {key for key, name in encoders.items() if _MERGER_NAME.search(name)}
     if not found:
         raise PartitionError(
-            f"{type(unwrap(model)).__name__} has no projector outside its encoder; use projector='encoder', or name "
+            f"{type(unwrap(model)).__name__} has no projector that stands by itself; use projector='encoder', or name "
             "its modules with ModulePartition({...})"
         )
     return found

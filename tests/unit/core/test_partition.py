@@ -1,10 +1,12 @@
 import pytest
 import torch
 from conftest import build, plain_partition, tiny_blip2, tiny_llava
+from families.catalogue import build_model as build_family
 from torch import nn
 
 from commit_tuning import ModulePartition, partition_model
 from commit_tuning.errors import PartitionError
+from commit_tuning.models.rates import base_rates
 
 
 def two_layers():
@@ -118,7 +120,7 @@ def test_a_projector_that_cannot_be_placed():
     with pytest.raises(PartitionError, match="'projector' has no trainable parameter"):
         partition_model(model, projector="own")
     model.model.multi_modal_projector = nn.Identity()
-    with pytest.raises(PartitionError, match="no projector outside its encoder"):
+    with pytest.raises(PartitionError, match="no projector that stands by itself"):
         partition_model(model, projector="language_model")
 
 
@@ -138,6 +140,35 @@ def test_a_frozen_encoder_is_refused():
     model.model.multi_modal_projector.requires_grad_(False)
     with pytest.raises(PartitionError, match="'vision' has no trainable parameter"):
         partition_model(model)
+
+
+def test_lora_on_the_language_model_alone_is_refused_with_a_way_out():
+    from peft import LoraConfig, get_peft_model
+
+    only_text = LoraConfig(r=2, target_modules=r".*language_model.*q_proj")
+    with pytest.raises(PartitionError, match=r"'vision' has no trainable parameter.*modules_to_save"):
+        partition_model(get_peft_model(tiny_llava(), only_text))
+    saved = LoraConfig(r=2, target_modules=r".*language_model.*q_proj", modules_to_save=["multi_modal_projector"])
+    assert partition_model(get_peft_model(tiny_llava(), saved)).encoders == ("vision",)
+
+
+def test_an_encoder_frozen_beside_one_that_trains_is_left_out():
+    model = build_family("Qwen2_5OmniThinkerForConditionalGeneration")
+    assert partition_model(model).encoders == ("vision", "audio")
+    model.get_encoder("audio").requires_grad_(False)
+    assert partition_model(model).encoders == ("vision",)
+    model.get_encoder("image").requires_grad_(False)
+    with pytest.raises(PartitionError, match="nothing to balance"):
+        partition_model(model)
+
+
+def test_the_merger_of_a_tower_is_its_projector():
+    model = build_family("Qwen2VLForConditionalGeneration")
+    own = partition_model(model, projector="own").named_parameters("projector")
+    assert set(own) == {name for name, _ in model.named_parameters() if "visual.merger." in name} != set()
+    chosen = base_rates(model, partition_model(model), {"merger_lr": 1e-3, "vit_lr": 1e-5})
+    assert {chosen[id(parameter)] for parameter in own.values()} == {1e-3}
+    assert {*chosen.values()} == {1e-3, 1e-5}
 
 
 def test_soft_prompts_beside_the_model_are_refused():
