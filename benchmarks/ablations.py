@@ -116,8 +116,8 @@ STUDIES = {
         plans=on_both("projector", "model.projector", "encoder", "language_model", "own"),
     ),
     "learning-rates": Study(
-        question="The paper's Table 2: one rate for both modules (Constant LR, the paper's Synced LR), ten times the "
-        "rate for the language model, ten times the rate for the encoder.",
+        question="The paper's Section 5 at three rates: one for both modules (Constant LR, the paper's Synced LR), "
+        "ten times the rate for the language model, ten times the rate for the encoder.",
         plans=(
             Plan(
                 name="learning-rates-nano-blip2",
