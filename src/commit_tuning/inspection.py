@@ -154,7 +154,9 @@ def _state_of_gradients(model: nn.Module, batch: Batch, trained: list[nn.Paramet
     for parameter in trained:
         parameter.grad = None
     with torch.enable_grad():
-        model(**batch).loss.backward()
+        loss = model(**batch).loss
+        if loss.requires_grad:
+            loss.backward()
     states = {}
     for parameter in trained:
         if parameter.grad is None:

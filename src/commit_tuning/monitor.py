@@ -23,7 +23,7 @@ from commit_tuning.core.forward import Batch
 from commit_tuning.core.groups import GroupRates
 from commit_tuning.core.hooks import look_before_steps
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
-from commit_tuning.core.probe import DriftProbe, Measurement, coarse_modules
+from commit_tuning.core.probe import DriftProbe, Measurement
 from commit_tuning.core.samples import Collector, check_batches, take_samples
 from commit_tuning.core.shards import refuse_unsupported, whole
 from commit_tuning.errors import NoAnswerError
@@ -91,7 +91,7 @@ class BalanceMonitor:
         self._multipliers = dict.fromkeys(self.partition, 1.0)
         self._alarms = Alarms(self.config)
         self._versions: dict[int, int] = {}
-        if coarse := coarse_modules(self.partition):
+        if coarse := self.partition.coarse:
             warnings.warn(
                 f"trained in half precision: {', '.join(coarse)}. Updates below a rounding step of a weight are lost, "
                 "and kappa sees what is left; keep trained parameters in float32 and use autocast",

@@ -120,6 +120,28 @@ def test_any_optimizer(make):
     assert coordinator.kappa > 0
 
 
+@pytest.mark.parametrize(("dtype", "first"), [(torch.float32, 0.01), (torch.bfloat16, 1.0)])
+def test_the_first_step_of_a_trust_region_is_one_that_weights_can_hold(dtype, first):
+    """A hundredth of a rate rounds away in half precision, and what is left looks like a module that hardly moves."""
+    model, partition = build("plain")
+    model.to(dtype)
+    optimizer = torch.optim.Adam(partition.param_groups(lr=1e-3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # half precision is warned of
+        coordinator = Coordinator(model, optimizer, CoMMITConfig(), partition)
+    assert coordinator.multipliers == dict.fromkeys(partition, first)
+
+
+def test_names_of_parameters_go_with_them_when_a_group_is_split():
+    model, partition = build("plain")
+    optimizer = torch.optim.AdamW(model.named_parameters(), lr=1e-3)
+    Coordinator(model, optimizer, QUIET, partition)
+    named = dict(model.named_parameters())
+    assert len(optimizer.param_groups) == 2
+    for group in optimizer.param_groups:
+        assert [id(named[name]) for name in group["param_names"]] == [id(p) for p in group["params"]]
+
+
 def test_a_trust_region_forgets_the_base_rate():
     ends = []
     for rate in (1e-6, 1e-3, 1.0):
@@ -284,6 +306,7 @@ def test_coordinate_descent_moves_one_side_and_then_the_other(method, first):
         moved = {n: any(not torch.equal(a, b) for a, b in zip(before[n], partition[n], strict=True)) for n in partition}
         assert moved == {first: step < 6, second: step >= 6}
         assert math.isnan(coordinator.kappa)
+        assert (coordinator.state_dict()["controller"]["weights"] is None) == (step >= 5)  # no longer needed, nor kept
 
 
 def test_coordinate_descent_switches_when_the_weights_are_stable():

@@ -76,6 +76,12 @@ def test_a_forgotten_group_a_zero_rate_and_a_frozen_encoder_are_faults(batch):
     assert "nothing of any encoder is trainable" in inspect_model(model).faults
 
 
+def test_a_model_of_which_nothing_trains_is_told_so(batch):
+    model, _ = build("llava")
+    found = inspect_model(model.requires_grad_(False), batch)
+    assert found.faults == ["nothing of the language model is trainable", "nothing of any encoder is trainable"]
+
+
 def test_the_command_prints_a_table_or_json_and_fails_where_something_cannot_learn(capsys):
     with pytest.raises(SystemExit) as exited:
         main(["inspect", "nano-blip2"])

@@ -8,7 +8,7 @@ or `coordinating_controller`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from commit_tuning.config import CoMMITConfig
@@ -138,21 +138,24 @@ class TrustRegionController(Controller):
     smoothed. That product does not depend on the base rate. A KL divergence as the measure of a step is the trust
     region of natural gradient methods (Schulman et al. 2015, arXiv 1502.05477), here one for each module.
 
-    The first step is taken at a hundredth of the base rate and measured, for what the base rate does is not known yet.
-    A module whose drift was never measured keeps that. One with little effect on the outputs would be driven up for
+    The first step is taken at a hundredth of the base rate and measured, for what the base rate does is not known yet;
+    at the base rate itself where weights in half precision would round a hundredth away, and its drift with it. A
+    module whose drift was never measured keeps that. One with little effect on the outputs would be driven up for
     ever, so no multiplier exceeds `kappa_bound` times the smallest that was measured, nor times its own first.
 
     Args:
         config: Gives drift target, kappa target, window, estimator and bound.
         encoders: Names of the feature encoders.
+        coarse: Modules with weights in half precision.
     """
 
-    def __init__(self, config: CoMMITConfig, encoders: Sequence[str]) -> None:
+    def __init__(self, config: CoMMITConfig, encoders: Sequence[str], coarse: Collection[str] = ()) -> None:
         share = math.sqrt(config.kappa_target)
         self._budgets = {LANGUAGE_MODEL: config.drift_target * share}  # of the loss
         self._budgets.update(dict.fromkeys(encoders, config.drift_target / share))
         self._bound = config.kappa_bound
         self._windows = {name: KappaWindow(config.kappa_window, config.kappa_estimator) for name in self._budgets}
+        self._unmeasured = {name: 1.0 if name in coarse else FIRST_STEP for name in self._budgets}
         self._first: dict[str, float] = {}
 
     @property
@@ -166,12 +169,12 @@ class TrustRegionController(Controller):
             self._windows[name].push(value, self._budgets[name] * loss)
 
     def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
-        """A hundredth before the first measurement, then what is on budget."""
+        """The first step's before the first measurement, then what is on budget."""
         del step, kappas, measurements
         wanted = {name: window.value**-0.5 for name, window in self._windows.items() if len(window)}
         self._first = {**wanted, **self._first}
         limits = {name: self._bound * min(self._first[name], *wanted.values()) for name in wanted}
-        return {name: min(wanted[name], limits[name]) if name in wanted else FIRST_STEP for name in self._windows}
+        return {n: min(wanted[n], limits[n]) if n in wanted else first for n, first in self._unmeasured.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The measurements, and the first multipliers that followed from one."""
@@ -197,7 +200,7 @@ def _load_state(windows: Mapping[str, KappaWindow], state: dict[str, Any]) -> No
         window.load_state_dict(state["windows"][name])
 
 
-def coordinating_controller(config: CoMMITConfig, encoders: Sequence[str]) -> Controller:
+def coordinating_controller(config: CoMMITConfig, encoders: Sequence[str], coarse: Collection[str] = ()) -> Controller:
     """The controller that `config.controller` names, for these encoders and the language model."""
     match config.controller:
         case "literal":
@@ -207,14 +210,14 @@ def coordinating_controller(config: CoMMITConfig, encoders: Sequence[str]) -> Co
         case "compensated":
             return CompensatedController(config, encoders)
         case _:
-            return TrustRegionController(config, encoders)
+            return TrustRegionController(config, encoders, coarse)
 
 
 def make_controller(config: CoMMITConfig, partition: ModulePartition) -> Controller:
     """The controller that `config.method` stands for."""
     match config.method:
         case "commit" | "commit-clr":
-            return coordinating_controller(config, partition.encoders)
+            return coordinating_controller(config, partition.encoders, partition.coarse)
         case "hypergradient":
             return HypergradientController(partition, config.kappa_bound)
         case "feature-cd":

@@ -9,6 +9,7 @@ import torch
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.core.controller import Controller
+from commit_tuning.core.divergence import exact_sum
 from commit_tuning.core.partition import ModulePartition
 from commit_tuning.core.shards import whole
 
@@ -34,6 +35,8 @@ class CoordinateDescent(Controller):
         latest = self._config.switch_latest
         if not self._switched:
             self._switched = (latest is not None and step >= latest) or self._stable(step)
+        if self._switched:
+            self._weights = None
         return {name: float((name in self._first) != self._switched) for name in self._partition}
 
     def _stable(self, step: int) -> bool:
@@ -44,7 +47,7 @@ class CoordinateDescent(Controller):
         before, self._weights, self._looked_at = self._weights, weights, step
         if before is None:
             return False
-        moved = (whole((new - old).double().square().sum()) for new, old in zip(weights, before, strict=True))
+        moved = (whole(exact_sum((new - old).square())) for new, old in zip(weights, before, strict=True))
         movement = sum(map(float, moved)) ** 0.5
         if self._initial_movement is None:
             self._initial_movement = movement

@@ -121,12 +121,14 @@ class Displacement:
 def _displaced(state: _State, drift_at: Callable[[float], float]) -> Reading:
     """Move the module to and fro until its drift is near the aim; the next reading begins where this one ends."""
     low, high = min(CLEAR / 2 * state.floor, AIM_LIMIT / 2), TOO_FAR * _aim(state.floor)
+    overflow = math.inf
     for _ in range(TRIES):
         scale = state.scale
         drift = (drift_at(scale) + drift_at(-scale)) / 2
         if not math.isfinite(drift):
-            break
-        state.scale = _next_scale(scale, drift, state.floor)
+            overflow, state.scale = scale, max(LEAST, scale / math.sqrt(GROWTH))
+            continue
+        state.scale = min(_next_scale(scale, drift, state.floor), math.sqrt(scale * overflow))
         if low <= drift and (drift <= high or scale <= LEAST):
             return Reading((drift - state.floor) / scale**2, state.floor, scale)
     return Reading(math.nan, state.floor, scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from commit_tuning.errors import BatchError
 
 IGNORE_INDEX = -100
-_CHUNK_ELEMENTS = 1 << 24  # log-probabilities held at once while a divergence is summed: 64 MiB in fp32
+_CHUNK_ELEMENTS = 1 << 24  # numbers of a vocabulary's rows held at once while they are summed: 64 MiB in fp32
 _SERIES_RANGE = 0.02  # where e^x - 1 - x is taken from its series; the first term left out is below 1e-9 of the sum
 
 
@@ -68,15 +69,38 @@ def token_kl(old_logits: Tensor, new_logits: Tensor) -> Tensor:
     Returns:
         [answers] in nats; float32, or float64 when the logits are.
     """
-    rows = max(1, _CHUNK_ELEMENTS // max(1, old_logits.shape[-1]))
-    pieces = [_kl_rows(p, q) for p, q in zip(torch.split(old_logits, rows), torch.split(new_logits, rows), strict=True)]
-    return torch.cat(pieces) if pieces else old_logits.new_zeros(0)
+    return by_rows(_kl_rows, old_logits, new_logits)
+
+
+def by_rows(function: Callable[..., Tensor], logits: Tensor, *others: Tensor) -> Tensor:
+    """A function of logits that gives a number for each row, called on a few rows at a time: what it holds is bounded.
+
+    Args:
+        function: Takes some rows of all that follows, and gives [rows].
+        logits: [answers, vocabulary].
+        others: Tensors with a row for each answer.
+
+    Returns:
+        [answers].
+    """
+    rows = max(1, _CHUNK_ELEMENTS // max(1, logits.shape[-1]))
+    parts = zip(*(torch.split(tensor, rows) for tensor in (logits, *others)), strict=True)
+    return torch.cat([function(*part) for part in parts])
+
+
+def widened(logits: Tensor) -> Tensor:
+    """Logits as float32, or float64 if they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def exact_sum(values: Tensor) -> Tensor:
+    """Their sum in float64, or as they are on MPS, which has none."""
+    return values.sum(dtype=None if values.device.type == "mps" else torch.float64)
 
 
 def _kl_rows(old_logits: Tensor, new_logits: Tensor) -> Tensor:
-    dtype = torch.promote_types(old_logits.dtype, torch.float32)
-    log_p = torch.log_softmax(old_logits.to(dtype), dim=-1)
-    log_q = torch.log_softmax(new_logits.to(dtype), dim=-1)
-    p, delta = log_p.exp(), log_q - log_p
+    log_p = torch.log_softmax(widened(old_logits), dim=-1)
+    log_q = torch.log_softmax(widened(new_logits), dim=-1)
+    p, delta = log_p.exp(), torch.where(log_q == log_p, 0.0, log_q - log_p)  # also where both are minus infinity
     series = p * delta**2 * (1 / 2 + delta * (1 / 6 + delta * (1 / 24 + delta / 120)))
     return torch.where(delta.abs() < _SERIES_RANGE, series, log_q.exp() - p - p * delta).sum(dim=-1)

@@ -83,13 +83,15 @@ class GroupRates:
         """Module to the largest learning rate of its groups, as they are now."""
         rates: dict[str, float] = {}
         for group in self._optimizer.param_groups:
+            rate = float(group["lr"])
             for module in filter(None, map(self._partition.module_of, group["params"])):
-                rates[module] = max(rates.get(module, 0.0), float(group["lr"]))
+                rates[module] = max(rates.get(module, 0.0), rate)
         return rates
 
     def by_parameter(self) -> dict[int, float]:
         """`id` of a parameter to its learning rate, as it is now."""
-        return {id(p): float(group["lr"]) for group in self._optimizer.param_groups for p in group["params"]}
+        groups = ((float(group["lr"]), group["params"]) for group in self._optimizer.param_groups)
+        return {id(parameter): rate for rate, parameters in groups for parameter in parameters}
 
     def schedule(self) -> dict[str, float]:
         """Module to what a schedule makes of the full rate of its groups, the largest of them; 1 without a schedule.
@@ -145,9 +147,9 @@ def split_groups(optimizer: torch.optim.Optimizer, kind_of: Callable[[nn.Paramet
     """
     groups: list[Group] = []
     for group in optimizer.param_groups:
-        parts: dict[Hashable | None, list[nn.Parameter]] = {}
-        for parameter in group["params"]:
-            parts.setdefault(kind_of(parameter), []).append(parameter)
+        parts: dict[Hashable | None, list[int]] = {}
+        for index, parameter in enumerate(group["params"]):
+            parts.setdefault(kind_of(parameter), []).append(index)
         if len(parts.keys() - {None}) <= 1:
             groups.append(group)
             continue
@@ -156,7 +158,9 @@ def split_groups(optimizer: torch.optim.Optimizer, kind_of: Callable[[nn.Paramet
                 "a parameter group holds several modules and a learning-rate scheduler already uses it; build the "
                 "groups with partition_model(model).param_groups(lr=...), or make the Coordinator before the scheduler"
             )
-        groups.extend({**group, "params": parameters} for parameters in parts.values())
+        lists = {key: group[key] for key in ("params", "param_names") if key in group}
+        for indices in parts.values():
+            groups.append({**group, **{key: [values[index] for index in indices] for key, values in lists.items()}})
     optimizer.param_groups[:] = groups
 
 

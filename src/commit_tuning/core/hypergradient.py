@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning.core.controller import Controller
+from commit_tuning.core.divergence import exact_sum
 from commit_tuning.core.partition import ModulePartition
 
 FACTOR = 1.25  # per update in which all signs agree; our choice
@@ -79,7 +80,7 @@ class HypergradientController(Controller):
 def _sign_along(parameters: list[nn.Parameter], last: list[Tensor]) -> int:
     """The sign of gradient . (parameters - last): 1, -1, or 0 where it is zero, NaN or without a gradient."""
     dots = [
-        (parameter.grad * (parameter - old)).sum(dtype=torch.float64)
+        exact_sum(parameter.grad * (parameter - old))
         for parameter, old in zip(parameters, last, strict=True)
         if parameter.grad is not None
     ]

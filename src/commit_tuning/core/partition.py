@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from commit_tuning.errors import PartitionError
@@ -81,6 +82,12 @@ class ModulePartition:
     def encoders(self) -> tuple[str, ...]:
         """The names of the feature encoders."""
         return tuple(name for name in self._modules if name != LANGUAGE_MODEL)
+
+    @property
+    def coarse(self) -> tuple[str, ...]:
+        """The modules with parameters in half precision, in which most small updates round away."""
+        halves = {torch.bfloat16, torch.float16}
+        return tuple(name for name in self if any(parameter.dtype in halves for parameter in self[name]))
 
     def __getitem__(self, module: str) -> list[nn.Parameter]:
         """The trainable parameters of a module."""

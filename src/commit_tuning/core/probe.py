@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning.core.displacement import Displacement, Reading
-from commit_tuning.core.divergence import AnswerPositions, token_kl
+from commit_tuning.core.divergence import AnswerPositions, by_rows, token_kl, widened
 from commit_tuning.core.forward import Batch, ForwardPass, InputNorms, undisturbed
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.ranks import least_over_ranks, sum_over_ranks, sum_tensors_over_ranks
@@ -197,11 +197,14 @@ class DriftProbe:
 
     def drift_at(self, module: str, scale: float) -> float:
         """Drift in nats with a module moved by `scale` times its update."""
+        total, squared = 0.0, 0.0
         with self._only(module, scale):
-            logits = [self._moved_logits(item, module) for item in self._seen]
-        self._squared_logits[module] = sum(float(new.float().square().sum()) for new in logits)
-        totals = [i.positions.total(token_kl(i.logits, new)) for i, new in zip(self._seen, logits, strict=True)]
-        return self._over_ranks(float(sum(totals)))[0] / self.samples
+            for item in self._seen:
+                new = self._moved_logits(item, module)
+                total += float(item.positions.total(token_kl(item.logits, new)))
+                squared += float(by_rows(lambda rows: widened(rows).square().sum(-1), new).sum())
+        self._squared_logits[module] = squared
+        return self._over_ranks(total)[0] / self.samples
 
     def limit(self, module: str) -> float | None:
         """Drift in nats to second order in the update; None where the model has no forward-mode derivative."""
@@ -227,24 +230,16 @@ class DriftProbe:
         """Mean over samples of the mean cross-entropy over their answer tokens, in nats."""
         total = 0.0
         for item in self._seen:
-            logits = item.logits.to(torch.promote_types(item.logits.dtype, torch.float32))
-            losses = nn.functional.cross_entropy(logits, item.positions.targets, reduction="none")
-            total += float(item.positions.total(losses))
+            total += float(item.positions.total(by_rows(_cross_entropy, item.logits, item.positions.targets)))
         return self._over_ranks(total)[0] / self.samples
 
     def _rounding(self) -> float:
         """What rounding the logits alone adds to a drift in nats: half the variance under P of errors up to u |z|."""
         total = 0.0
         for item in self._seen:
-            logits = item.logits.float()
-            p = logits.softmax(-1)
-            total += float(item.positions.total((p * (1 - p) * logits.square()).sum(-1)))
-        return (
-            _unit_roundoff(self._forward.model, self._seen[0].logits) ** 2
-            / 6
-            * self._over_ranks(total)[0]
-            / self.samples
-        )
+            total += float(item.positions.total(by_rows(_variance_of_rounding, item.logits)))
+        unit = _unit_roundoff(self._forward.model, self._seen[0].logits)
+        return unit**2 / 6 * self._over_ranks(total)[0] / self.samples
 
     def gradients(self, module: str) -> list[Tensor]:
         """Gradient of a module's drift with respect to that module's new values (lookahead, Eq. 9-10)."""
@@ -259,6 +254,16 @@ class DriftProbe:
         return total
 
 
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(widened(logits), targets, reduction="none")
+
+
+def _variance_of_rounding(logits: Tensor) -> Tensor:
+    """Under P, of errors as large as the logits."""
+    p = logits.float().softmax(-1)
+    return (p * (1 - p) * logits.float().masked_fill(p == 0, 0).square()).sum(-1)
+
+
 def _unit_roundoff(model: nn.Module, logits: Tensor) -> float:
     """Of the coarsest number format on the way to the logits: u, half of what `torch.finfo` calls eps."""
     parameter = next(model.parameters())
@@ -266,12 +271,6 @@ def _unit_roundoff(model: nn.Module, logits: Tensor) -> float:
     if torch.is_autocast_enabled(parameter.device.type):
         dtypes.add(torch.get_autocast_dtype(parameter.device.type))
     return max(torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point) / 2
-
-
-def coarse_modules(partition: ModulePartition) -> list[str]:
-    """Modules with parameters in a half-precision format, in which most small updates round away."""
-    coarse = {torch.bfloat16, torch.float16}
-    return [name for name in partition if any(p.dtype in coarse for p in partition[name])]
 
 
 def gradient_or_zeros(value: Tensor, parameters: list[Any], retain_graph: bool = False) -> list[Tensor]:

@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from commit_tuning.core.divergence import by_rows, widened
 
 
 @contextlib.contextmanager
@@ -53,8 +54,11 @@ def quadratic_drift(logits: Tensor) -> Tensor | None:
     value, velocity = forward_ad.unpack_dual(logits)  # type: ignore[no-untyped-call]
     if velocity is None:
         return None
-    p = value.to(torch.promote_types(value.dtype, torch.float32)).softmax(-1)
-    velocity = velocity.to(p.dtype)
+    return by_rows(_half_variance, value, velocity)
+
+
+def _half_variance(logits: Tensor, velocity: Tensor) -> Tensor:
+    p = widened(logits).softmax(-1)
+    velocity = velocity.to(p.dtype).masked_fill(p == 0, 0)
     mean = (p * velocity).sum(-1, keepdim=True)
-    drift: Tensor = 0.5 * (p * (velocity - mean).square()).sum(-1)
-    return drift
+    return 0.5 * (p * (velocity - mean).square()).sum(-1)

@@ -36,8 +36,11 @@ def sample_answers(forward: ForwardPass, batches: Sequence[Batch], shift: bool, 
         New batches; all but `input_ids` and `labels` is shared with the given ones.
 
     Raises:
-        BatchError: A batch has no `input_ids` of the labels' shape.
+        BatchError: A batch has no `input_ids` of the labels' shape, or the model is an encoder-decoder, which reads no
+            answers there.
     """
+    if not forward.shifts_labels:
+        raise BatchError("regularizer_labels='sampled' does not know encoder-decoders; use 'given'")
     with undisturbed(forward.model):
         generator = torch.Generator(batches[0]["labels"].device).manual_seed(seed)
         return [_with_sampled_answers(forward, batch, shift, generator) for batch in batches]

@@ -128,7 +128,8 @@ class TransformersForward:
 
         def narrow(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             del module
-            return (inputs[0][mask].unsqueeze(0), *inputs[1:])
+            hidden = inputs[0]  # of a model split over devices, not where the labels are
+            return (hidden[mask.to(hidden.device)].unsqueeze(0), *inputs[1:])
 
         handle = self._head.register_forward_pre_hook(narrow)
         try:

@@ -26,11 +26,13 @@ _DISCRETE_IMAGES = ("chameleon", "emu3", "glm_image")
 
 
 def unwrap(model: nn.Module) -> Any:
-    """The transformers model inside PEFT and data-parallel wrappers, or the model itself."""
+    """The transformers model inside PEFT, data-parallel and `torch.compile` wrappers, or the model itself."""
     inner: Any = model
     while True:
         if isinstance(getattr(inner, "module", None), nn.Module):
             inner = inner.module
+        elif isinstance(getattr(inner, "_orig_mod", None), nn.Module):
+            inner = inner._orig_mod
         elif hasattr(inner, "get_base_model"):
             inner = inner.get_base_model()
         else:

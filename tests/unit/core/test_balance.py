@@ -68,6 +68,11 @@ def test_kl_by_hand_and_at_the_edges():
     assert far.item() == pytest.approx(200.0, rel=1e-6)
 
 
+def test_a_word_that_cannot_be_said_adds_nothing():
+    old, new = torch.tensor([[1.0, 2.0, -math.inf]]), torch.tensor([[1.1, 2.0, -math.inf]])
+    assert token_kl(old, new) == pytest.approx(token_kl(old[:, :2], new[:, :2]))
+
+
 def test_tiny_drifts_survive_float32():
     """The textbook form in float32 is wrong by more than the value itself here."""
     generator = torch.Generator().manual_seed(0)

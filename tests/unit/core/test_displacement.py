@@ -242,6 +242,14 @@ def test_a_drift_between_clear_and_lifted_is_read_where_no_forward_mode_is():
     assert (forward.drift, forward.scale) == (1.01e-8, 0.0)
 
 
+def test_a_displacement_that_overflows_is_drawn_back():
+    """Without a forward mode, and with logits that overflow beyond some displacement: a shorter one is tried."""
+    displacement, drift_at = Displacement("auto"), noisy(1e-9, 1e-4)
+    for _ in range(5):
+        reading = displacement.read("vision", lambda s: drift_at(s) if abs(s) < 1500 else math.nan, rounding=1e-4)
+    assert reading.drift == pytest.approx(1e-9, rel=0.1)
+
+
 @pytest.mark.parametrize("limit", [None, 1e-4])
 @pytest.mark.parametrize("nothing", [0.0, float("nan")])
 def test_a_step_that_moves_nothing_teaches_nothing(nothing, limit):

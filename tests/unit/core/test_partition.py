@@ -6,6 +6,7 @@ from torch import nn
 
 from commit_tuning import ModulePartition, partition_model
 from commit_tuning.errors import PartitionError
+from commit_tuning.models.partition import unwrap
 from commit_tuning.models.rates import base_rates
 
 
@@ -122,6 +123,12 @@ def test_a_projector_that_cannot_be_placed():
     model.model.multi_modal_projector = nn.Identity()
     with pytest.raises(PartitionError, match="no projector that stands by itself"):
         partition_model(model, projector="language_model")
+
+
+def test_a_compiled_model_is_looked_into():
+    model = tiny_llava()
+    assert unwrap(torch.compile(model, backend="eager")) is model
+    assert partition_model(torch.compile(model, backend="eager")).names == ("language_model", "vision")
 
 
 def test_what_is_not_multimodal_is_refused():

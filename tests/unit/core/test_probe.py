@@ -8,6 +8,8 @@ import torch
 from conftest import build, make_batch
 
 from commit_tuning import CoMMITConfig, Coordinator
+from commit_tuning.core import divergence
+from commit_tuning.core.displacement import Displacement
 from commit_tuning.core.forward import InputNorms, undisturbed
 from commit_tuning.core.probe import DriftProbe, Snapshot, learning_steps
 from commit_tuning.models.forward import forward_pass
@@ -34,6 +36,23 @@ def test_input_norms_are_those_of_the_real_inputs(kind):
     assert norms.text == pytest.approx(float(embeddings.square().sum()), rel=1e-5)
     assert norms.raw["vision"] == pytest.approx(float(batch["pixel_values"].square().sum()), rel=1e-5)
     assert norms.features["vision"] > 0
+
+
+@pytest.mark.parametrize("scale", [1.0, "auto"])
+def test_a_few_rows_at_a_time_measure_the_same(scale, monkeypatch):
+    found = []
+    for elements in (1 << 24, 50):  # of a vocabulary of 24: two rows
+        monkeypatch.setattr(divergence, "_CHUNK_ELEMENTS", elements)
+        model, partition = build("llava")
+        batch = make_batch("llava", 4, torch.float32)
+        probe = DriftProbe(forward_pass(model), partition, [batch], shift=True)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.0 + 1e-6)
+        measured = probe.measure(Displacement(scale))
+        readings = [number for reading in measured.readings.values() for number in (reading.drift, reading.floor)]
+        found.append([*readings, measured.loss, *measured.h.values()])
+    assert found[1] == pytest.approx(found[0], rel=1e-5, nan_ok=True)
 
 
 def test_the_norm_of_a_step_is_that_of_all_that_moved_a_module():

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from conftest import build, make_batch
+from families.catalogue import build as build_family
 
 from commit_tuning import CoMMITConfig, Coordinator
 from commit_tuning.core import reference
@@ -133,6 +134,12 @@ def test_the_regulariser_takes_the_drift_on_the_sampled_answers(kind, regularize
         expected = 0.1 * torch.cat([g.flatten() for g in gradients[module]])
         assert expected.norm() > 1e-9
         assert (ascent - expected).norm() <= 1e-6 * expected.norm()
+
+
+def test_an_encoder_decoder_is_refused():
+    model, batch = build_family("Blip2ForConditionalGeneration (T5)")
+    with pytest.raises(BatchError, match="does not know encoder-decoders"):
+        sample_answers(forward_pass(model), [batch], shift=False, seed=0)
 
 
 def test_a_batch_without_token_ids_is_refused():
