@@ -101,6 +101,7 @@ def exact_sum(values: Tensor) -> Tensor:
 def _kl_rows(old_logits: Tensor, new_logits: Tensor) -> Tensor:
     log_p = torch.log_softmax(widened(old_logits), dim=-1)
     log_q = torch.log_softmax(widened(new_logits), dim=-1)
-    p, delta = log_p.exp(), torch.where(log_q == log_p, 0.0, log_q - log_p)  # also where both are minus infinity
+    p = log_p.exp()
+    delta = (log_q - log_p).masked_fill(p == 0, 0)  # of what P cannot say, q alone is left
     series = p * delta**2 * (1 / 2 + delta * (1 / 6 + delta * (1 / 24 + delta / 120)))
-    return torch.where(delta.abs() < _SERIES_RANGE, series, log_q.exp() - p - p * delta).sum(dim=-1)
+    return torch.where((delta.abs() < _SERIES_RANGE) & (p > 0), series, log_q.exp() - p - p * delta).sum(dim=-1)

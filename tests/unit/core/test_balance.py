@@ -71,6 +71,8 @@ def test_kl_by_hand_and_at_the_edges():
 def test_a_word_that_cannot_be_said_adds_nothing():
     old, new = torch.tensor([[1.0, 2.0, -math.inf]]), torch.tensor([[1.1, 2.0, -math.inf]])
     assert token_kl(old, new) == pytest.approx(token_kl(old[:, :2], new[:, :2]))
+    said = torch.tensor([[0.0, -math.inf]]), torch.tensor([[0.0, 0.0]])
+    assert token_kl(*said).item() == pytest.approx(math.log(2.0))  # KL((1, 0) || (1/2, 1/2))
 
 
 def test_tiny_drifts_survive_float32():
