@@ -73,7 +73,8 @@ def check_inside(base: Path, path: Path) -> None:
     snapshot = next((parent for parent in (base, *base.parents) if parent.parent.name == "snapshots"), None)
     roots = (base, snapshot.parents[1] / "blobs") if snapshot else (base,)
     try:
-        inside = any(path.resolve().is_relative_to(root) for root in roots)
+        found = path.resolve()
+        inside = any(found.is_relative_to(root) for root in roots)
     except (OSError, ValueError, RuntimeError):  # too long a name, a zero byte, a loop of links
         inside = False
     if not inside:
