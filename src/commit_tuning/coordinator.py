@@ -95,11 +95,10 @@ class Coordinator(BalanceMonitor):
         self._groups.restore()
 
     def _counted(self) -> None:
-        """Every `lr_update_interval` steps, take the next learning rates from what was measured."""
-        waiting = self._controller.starting
+        """Take the next rates from what was measured: every `lr_update_interval` steps, at first whenever it was."""
         if self._measured_now and self._measurement:
             self._controller.observe(self.drift, self._factors, self._measurement.loss)
-        if waiting or self._steps % self.config.lr_update_interval == 0:
+        if self._controller.settling or self._steps % self.config.lr_update_interval == 0:
             self._update_multipliers()
 
     def state_dict(self) -> dict[str, Any]:
@@ -130,7 +129,7 @@ class Coordinator(BalanceMonitor):
         previous = state["previous"]
         self._previous = None if previous is None else Snapshot.of(self.partition, previous)
 
-    def _waiting(self) -> bool:
+    def _starting(self) -> bool:
         return self._controller.starting
 
     def _update_multipliers(self) -> None:

@@ -313,7 +313,7 @@ class BalanceMonitor:
         that come in step with `probe_interval` would hide a module for ever.
         """
         interval = self.config.probe_interval
-        due = interval is not None and (self._steps % interval == 0 or self._waiting())
+        due = interval is not None and (self._steps % interval == 0 or self._starting())
         self._norms = self._parameter_norms() if due or self._owed else {}
         self._idle = {name for name in self.partition if self._norms.get(f"grad_norm/{name}") == 0}
         self._measured_now = due or (self._owed and not self._idle)
@@ -342,7 +342,7 @@ class BalanceMonitor:
     def _counted(self) -> None:
         """What happens once a step was made, and measured if it was its turn."""
 
-    def _waiting(self) -> bool:
+    def _starting(self) -> bool:
         """Whether a measurement is wanted out of turn."""
         return False
 

@@ -75,3 +75,46 @@ class KappaWindow:
         """Take over the measurements of `state_dict()`."""
         self._drifts.clear()
         self._drifts.extend((float(x), float(s)) for x, s in state["drifts"])
+
+
+class FillingWindow(KappaWindow):
+    """A moving average that forgets how training began: it keeps the last half of what came, until that is `size`.
+
+    The first measurements are of a model as it never is again: adapters at zero, the first step of an optimizer. A mean
+    of all there is would carry them for a whole window. To average the last half of what there is, is known as suffix
+    averaging (Rakhlin et al. 2012, arXiv 1109.5647).
+
+    Example:
+        >>> window = FillingWindow(size=20, estimator="arithmetic")
+        >>> for drift in (900.0, 1.0, 2.0, 4.0):
+        ...     window.push(drift, 1.0)
+        >>> window.value, window.seen, window.full
+        (3.0, 4, False)
+    """
+
+    def __init__(self, size: int, estimator: str) -> None:
+        super().__init__(size, estimator)
+        self.seen = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether it has grown to its size."""
+        return len(self) == self._drifts.maxlen
+
+    def push(self, language_drift: float, encoder_drift: float) -> None:
+        """Add a measurement; one that has no kappa is left out, and does not count."""
+        if math.isnan(balance_coefficient(language_drift, encoder_drift)):
+            return
+        super().push(language_drift, encoder_drift)
+        self.seen += 1
+        while len(self) > math.ceil(self.seen / 2):
+            self._drifts.popleft()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The measurements in the window, and how many there were."""
+        return {**super().state_dict(), "seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a `state_dict()`."""
+        super().load_state_dict(state)
+        self.seen = int(state["seen"])

@@ -11,7 +11,12 @@ class Controller:
 
     @property
     def starting(self) -> bool:
-        """Whether it waits for its first measurement, to act at once when it comes."""
+        """Whether it waits for its first measurement, which is to be taken as soon as can be."""
+        return False
+
+    @property
+    def settling(self) -> bool:
+        """Whether every measurement is to set the rates as it comes, without waiting for `lr_update_interval`."""
         return False
 
     def before_step(self) -> None:

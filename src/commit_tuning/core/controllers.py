@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from commit_tuning.config import CoMMITConfig
-from commit_tuning.core.balance import KappaWindow
+from commit_tuning.core.balance import FillingWindow, KappaWindow
 from commit_tuning.core.controller import Controller
 from commit_tuning.core.coordinate_descent import CoordinateDescent
 from commit_tuning.core.hypergradient import HypergradientController
@@ -139,8 +139,10 @@ class TrustRegionController(Controller):
     region of natural gradient methods (Schulman et al. 2015, arXiv 1502.05477), here one for each module.
 
     The first step is taken at a hundredth of the base rate and measured, for what the base rate does is not known yet;
-    at the base rate itself where weights in half precision would round a hundredth away, and its drift with it. A
-    module whose drift was never measured keeps that. One with little effect on the outputs would be driven up for
+    at the base rate itself where weights in half precision would round a hundredth away, and its drift with it. What
+    the first steps say holds for none but the next, so until the window is full the average is of the last half of what
+    there is, and every measurement sets the rates at once. A module whose drift was never measured keeps its first
+    rate. One with little effect on the outputs would be driven up for
     ever, so no multiplier exceeds `kappa_bound` times the smallest that was measured, nor times its own first.
 
     Args:
@@ -154,7 +156,7 @@ class TrustRegionController(Controller):
         self._budgets = {LANGUAGE_MODEL: config.drift_target * share}  # of the loss
         self._budgets.update(dict.fromkeys(encoders, config.drift_target / share))
         self._bound = config.kappa_bound
-        self._windows = {name: KappaWindow(config.kappa_window, config.kappa_estimator) for name in self._budgets}
+        self._windows = {name: FillingWindow(config.kappa_window, config.kappa_estimator) for name in self._budgets}
         self._unmeasured = {name: 1.0 if name in coarse else FIRST_STEP for name in self._budgets}
         self._first: dict[str, float] = {}
 
@@ -162,6 +164,11 @@ class TrustRegionController(Controller):
     def starting(self) -> bool:
         """Whether nothing was measured yet."""
         return not any(map(len, self._windows.values()))
+
+    @property
+    def settling(self) -> bool:
+        """Whether a window is still filling."""
+        return not all(window.full for window in self._windows.values())
 
     def observe(self, drift: Mapping[str, float], factors: Mapping[str, float], loss: float) -> None:
         """Keep how many times over its budget each drift would be at the base rate."""

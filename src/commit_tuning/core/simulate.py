@@ -103,14 +103,13 @@ def simulate(
     window = KappaWindow(config.kappa_window, config.kappa_estimator)
     multipliers = controller.multipliers(0, {_ENCODER: math.nan}, 0)
     for step in range(1, steps + 1):
-        waiting = controller.starting
         log_rho = math.log(plant.rho) + plant.change * step / steps
         if (step - 1) % (config.probe_interval or 1) == 0:
             drift = {name: plant.drift * _drift(multipliers[name], plant, noise) for name in multipliers}
             drift[LANGUAGE_MODEL] *= math.exp(log_rho)
             window.push(drift[LANGUAGE_MODEL], drift[_ENCODER])
             controller.observe(drift, multipliers, loss=1.0)
-        if waiting or step % config.lr_update_interval == 0:
+        if controller.settling or step % config.lr_update_interval == 0:
             run.steps.append(step)
             run.smoothed_kappas.append(window.value)
             run.log_kappas.append(log_rho + plant.exponent * _log_ratio(multipliers))

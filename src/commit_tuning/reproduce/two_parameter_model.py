@@ -172,7 +172,7 @@ def trajectory(config: CoMMITConfig, setting: Setting) -> Trajectory:
     x, s = point(*setting.start)
     run = Trajectory([setting.start], [], [], [])
     for step, batch in enumerate(_batches(samples, setting), start=1):
-        waiting, (by_x, by_s) = controller.starting, batch.gradient(x, s)
+        by_x, by_s = batch.gradient(x, s)
         new_x = x - setting.language_rate * multipliers[LANGUAGE_MODEL] * by_x
         new_s = s - setting.encoder_rate * multipliers[ENCODER] * by_s
         drift = dict(zip((LANGUAGE_MODEL, ENCODER), map(float, batch.drifts(x, s, new_x, new_s)), strict=True))
@@ -181,7 +181,7 @@ def trajectory(config: CoMMITConfig, setting: Setting) -> Trajectory:
         if (step - 1) % (config.probe_interval or setting.steps) == 0:
             window.push(drift[LANGUAGE_MODEL], drift[ENCODER])
             controller.observe(drift, multipliers, float(batch.loss(x, s)))
-        if waiting or step % config.lr_update_interval == 0:
+        if controller.settling or step % config.lr_update_interval == 0:
             multipliers = controller.multipliers(step, {ENCODER: window.value}, len(window))
         x, s = new_x, new_s
         run.points.append((float(x), float(s)))

@@ -65,6 +65,16 @@ def test_the_trust_region_by_hand():
     assert controller.multipliers(0, {}, 2) == pytest.approx(expected)
 
 
+def test_the_trust_region_forgets_how_training_began():
+    """The first step moves the outputs ten thousand times as far as the others: the second wipes it out."""
+    controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_window=3), ("vision",))
+    for drift, wanted in [(1.0, 0.01), (1e-4, 1.0), (1e-4, 1.0), (1e-4, 1.0), (64e-4, 0.5)]:
+        assert controller.settling
+        controller.observe(dict.fromkeys(ONES, drift), ONES, 1.0)
+        assert controller.multipliers(0, {}, 0) == pytest.approx(dict.fromkeys(ONES, wanted))
+    assert not controller.settling  # of five, three are kept, which is all that the window holds
+
+
 def test_a_module_that_says_nothing_is_not_driven_up_by_the_trust_region():
     controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_bound=50.0), ("vision", "audio"))
     ones = {**ONES, "audio": 1.0}
@@ -93,6 +103,20 @@ def test_the_trust_region_ends_at_the_same_rates_whatever_it_starts_from(rate):
     run = simulate(CoMMITConfig(kappa_target=2.0), plant, steps=50)
     assert run.log_kappas[-1] == pytest.approx(math.log(2.0))
     assert run.lowest[-1] * rate == pytest.approx(math.sqrt(5e-4 / math.sqrt(2) / 3e-2))
+
+
+@pytest.mark.parametrize("drop", [1.0, 1e-4])
+def test_the_trust_region_is_on_budget_soon_after_the_sensitivity_drops(drop):
+    """Whatever the first step said; after seven steps a mean of all would still be at a third of the rate."""
+    config = CoMMITConfig()
+    controller = TrustRegionController(config, ("vision",))
+    multipliers = controller.multipliers(0, {}, 0)
+    for step in range(7):
+        sensitivity = 1.0 if step == 0 else drop
+        drift = {name: sensitivity * value**2 for name, value in multipliers.items()}
+        controller.observe(drift, multipliers, 1.0)
+        multipliers = controller.multipliers(step, {}, 0)
+    assert multipliers == pytest.approx(dict.fromkeys(ONES, math.sqrt(config.drift_target / drop)))
 
 
 @pytest.mark.parametrize("normalization", ["sum", "product"])
