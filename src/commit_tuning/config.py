@@ -72,8 +72,9 @@ class CoMMITConfig:
             the summed drifts. `"trust-region"` averages every module's drift over its budget in the same way, and
             kappa only to report it.
         kappa_window: Measurements in the moving average (the paper's N_kappa), of kappa or of drift over budget. While
-            it fills, the mean is of what there is.
-        lr_update_interval: Optimizer steps between two updates of the learning rates (the paper's N_lr).
+            it fills, the mean of kappa is of what there is; that of `"trust-region"` is of the last half of it.
+        lr_update_interval: Optimizer steps between two updates of the learning rates (the paper's N_lr). Under
+            `"trust-region"` every measurement sets them until its window is full.
         probe_interval: Optimizer steps between two measurements; `None` never measures.
         probe_samples: Samples that a measurement looks at, the first of the step's batch with an answer; `None`: all.
         drift_scale: How far along its update a module is moved when its drift is measured, in optimizer steps (the

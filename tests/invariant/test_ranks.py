@@ -197,7 +197,7 @@ def test_two_ranks_train_as_one_process_does_on_the_whole_batch(way: str, spread
     alone = WAYS[way](None)
     assert first["seen"] == second["seen"]
     assert first["seen"] == [pytest.approx(step, rel=1e-3) for step in alone["seen"]]
-    torch.testing.assert_close(torch.tensor(first["logits"]), torch.tensor(alone["logits"]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(first["logits"]), torch.tensor(alone["logits"]), rtol=1e-4, atol=1e-4)
 
 
 def test_two_ranks_keep_one_checkpoint_and_go_on_from_it_bit_for_bit(spread_out: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_trust_region_forgets_the_base_rate():
             backward(model, batch := make_batch("plain", 8, torch.float32, seed=step))
             coordinator.step(batch)
         ends.append(coordinator.learning_rates)
-    assert ends[1] == pytest.approx(ends[0], rel=0.1)
+    assert ends[1] == pytest.approx(ends[0], rel=0.2)
     assert ends[2] == pytest.approx(ends[0], rel=0.5)  # its first step is a hundredth of 1, and is felt
 
 
