@@ -86,7 +86,8 @@ class CoMMITConfig:
             `"auto"` is 1000 for `"trust-region"` and 100 elsewhere. Not used by `"literal"`.
         drift_target: What one step of a module may move the output distribution, as a share of the present loss (nats
             of Eq. 2-3 per nat). `"trust-region"` holds the geometric mean of the language model's and an encoder's
-            drift there.
+            drift there. `"auto"` is 5e-4 for steps of up to 48 answer tokens (on all processes, all micro-batches), and
+            rises with them to four times that at 192.
         rate_normalization: `"sum"` as in Eq. 8: the multipliers of M modules sum to M, so none exceeds M; `"product"`:
             their product is 1, so a rate rises by what the others fall. `"literal"` always takes the sum;
             `"trust-region"` needs neither.
@@ -131,7 +132,7 @@ class CoMMITConfig:
     drift_scale: float | Literal["auto"] = "auto"
     kappa_target: float = 1.0
     kappa_bound: float = "auto"  # type: ignore[assignment]  # a number from __post_init__ on
-    drift_target: float = 5e-4
+    drift_target: float | Literal["auto"] = "auto"
     rate_normalization: Normalization = "sum"
     warmup_measurements: int | None = None
     starvation_patience: int = 10
@@ -231,7 +232,8 @@ class CoMMITConfig:
             number("drift_scale", above=0)
         number("kappa_target", above=0)
         number("kappa_bound", above=1)
-        number("drift_target", above=0)
+        if self.drift_target != "auto":
+            number("drift_target", above=0)
         number("regularizer_weight", above=0)
         number("switch_tolerance", above=0)
         faults.extend(self._contradictions())

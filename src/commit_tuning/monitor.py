@@ -24,7 +24,8 @@ from commit_tuning.core.groups import GroupRates
 from commit_tuning.core.hooks import look_before_steps
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.probe import DriftProbe, Measurement
-from commit_tuning.core.samples import Collector, check_batches, take_samples
+from commit_tuning.core.ranks import sum_over_ranks
+from commit_tuning.core.samples import Collector, answer_tokens, check_batches, take_samples
 from commit_tuning.core.shards import refuse_unsupported, whole
 from commit_tuning.errors import NoAnswerError
 from commit_tuning.models.forward import forward_pass
@@ -81,6 +82,7 @@ class BalanceMonitor:
         self._steps = 0
         self._measurement: Measurement | None = None
         self._measured_now = False
+        self._answers = 0.0
         self._idle: set[str] = set()
         self._owed = False
         self._overflowed = False
@@ -150,11 +152,13 @@ class BalanceMonitor:
         """
         return self._alarms.starvation.starving
 
-    def before_step(self, micro_batches: Batch | Sequence[Batch]) -> None:
+    def before_step(self, micro_batches: Batch | Sequence[Batch], answers: int | Tensor | None = None) -> None:
         """Prepare for an optimizer step; call it after the last backward pass, after unscaling and after clipping.
 
         Args:
             micro_batches: The batch of this step, or the list of its micro-batches.
+            answers: How many answer tokens (labels that are not -100) this step's gradient is of, on this process; None
+                where `micro_batches` are all of the step's, to count them.
 
         Raises:
             BatchError: No labels, or no answer in any of the first `starvation_patience` batches that were looked at.
@@ -166,6 +170,9 @@ class BalanceMonitor:
             raise RuntimeError("before_step() was called twice; call after_step() once optimizer.step() is done")
         batches = check_batches(micro_batches)
         self._decide_to_measure()
+        if self._measured_now:
+            own = answer_tokens(batches) if answers is None else answers
+            (self._answers,) = sum_over_ranks([float(own)], next(self._forward.model.parameters()).device)
         looks = self._measured_now or self.config.regularizer is not None
         self._before(self._samples_of(batches) if looks else [])
         self._rates = self._groups.by_module()
@@ -213,7 +220,7 @@ class BalanceMonitor:
             self._collected.add(batch, batch)
         if accumulation is not None and not accumulation.sync_gradients:
             return
-        self.before_step(self._collected.take())
+        self.before_step(*self._collected.take())
         self._optimizer.step()
         self.after_step(skipped=getattr(self._optimizer, "step_was_skipped", False))
 

@@ -4,6 +4,7 @@ import copy
 import math
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -155,6 +156,42 @@ def test_a_trust_region_forgets_the_base_rate():
         ends.append(coordinator.learning_rates)
     assert ends[1] == pytest.approx(ends[0], rel=0.2)
     assert ends[2] == pytest.approx(ends[0], rel=0.5)  # its first step is a hundredth of 1, and is felt
+
+
+def test_answer_tokens_are_counted_in_all_micro_batches_of_a_step():
+    """In a loop's own list, in micro-batches handed over one by one, and where a caller has counted them."""
+    batches = [make_batch("plain", 24, torch.float32, seed=seed) for seed in (1, 2)]
+    total = sum(int((batch["labels"] != -100).sum()) for batch in batches)
+    assert 48 < total < 192  # where the budget depends on it
+
+    def multipliers(hand_over) -> dict[str, float]:
+        model, partition = build("plain")
+        optimizer = torch.optim.Adam(partition.param_groups(lr=1e-3))
+        coordinator = Coordinator(model, optimizer, CoMMITConfig(probe_samples=4), partition)
+        for batch in batches:
+            backward(model, batch)
+        hand_over(coordinator, optimizer)
+        return coordinator.multipliers
+
+    def by_step(coordinator, optimizer):
+        coordinator.step(batches)
+
+    def one_by_one(coordinator, optimizer):
+        optimizer.gradient_state = SimpleNamespace(sync_gradients=False)
+        coordinator.step(batches[0])
+        optimizer.gradient_state.sync_gradients = True
+        coordinator.step(batches[1])
+
+    def counted(answers):
+        def hand_over(coordinator, optimizer):
+            coordinator.before_step(batches[0], answers)
+            optimizer.step()
+            coordinator.after_step()
+
+        return hand_over
+
+    assert multipliers(by_step) == multipliers(one_by_one) == multipliers(counted(torch.tensor(total)))
+    assert multipliers(by_step) != multipliers(counted(48))
 
 
 def test_the_loss_that_a_measurement_reports():

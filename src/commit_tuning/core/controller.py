@@ -22,13 +22,16 @@ class Controller:
     def before_step(self) -> None:
         """Look at the gradients and the parameters before an optimizer step."""
 
-    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float], loss: float) -> None:
+    def observe(
+        self, drift: Mapping[str, float], factors: Mapping[str, float], loss: float, answers: float = 0.0
+    ) -> None:
         """Take note of a measurement.
 
         Args:
             drift: Module to its drift in nats.
             factors: Module to what its learning rate was over its initial base rate.
             loss: Of the samples measured, in nats.
+            answers: Answer tokens in the step's batch, on all processes; 0 where that is not known.
         """
 
     def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:

@@ -20,6 +20,9 @@ from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 
 FACTOR_UP = 10.0  # Section 5 of the paper: 1e-3 against 1e-4
 FIRST_STEP = 0.01  # of the base rate: a step whose drift is not known beforehand
+DRIFT_TARGET = 5e-4  # share of the loss, for a gradient of up to so many answer tokens:
+FEW_ANSWERS = 48
+LARGEST_TARGET = 4.0  # times that, for more of them
 
 
 def learning_rate_multipliers(smoothed_kappas: Mapping[str, float], normalization: str = "sum") -> dict[str, float]:
@@ -109,9 +112,11 @@ class CompensatedController(BoundedController):
         super().__init__(config, encoders)
         self._windows = {name: KappaWindow(config.kappa_window, config.kappa_estimator) for name in encoders}
 
-    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float], loss: float) -> None:
+    def observe(
+        self, drift: Mapping[str, float], factors: Mapping[str, float], loss: float, answers: float = 0.0
+    ) -> None:
         """Keep the drifts as they would be at the base rates."""
-        del loss
+        del loss, answers
         at_base_rate = _at_base_rate(drift, factors)
         for name, window in self._windows.items():
             window.push(at_base_rate[LANGUAGE_MODEL], at_base_rate[name])
@@ -132,8 +137,8 @@ class CompensatedController(BoundedController):
 class TrustRegionController(Controller):
     """The rates at which every module's step moves the output distribution by its budget, and kappa is at its target.
 
-    The budget is a share of the present loss: `drift_target` x sqrt(target) of it for the language model and
-    `drift_target` / sqrt(target) for an encoder. A module's drift grows with the square of its learning rate, so its
+    The budget is a share of the present loss: the drift target x sqrt(kappa target) of it for the language model and
+    over sqrt(kappa target) for an encoder. A module's drift grows with the square of its learning rate, so its
     rate is its base rate over the square root of how many times over its budget its drift is at the base rate,
     smoothed. That product does not depend on the base rate. A KL divergence as the measure of a step is the trust
     region of natural gradient methods (Schulman et al. 2015, arXiv 1502.05477), here one for each module.
@@ -153,11 +158,10 @@ class TrustRegionController(Controller):
 
     def __init__(self, config: CoMMITConfig, encoders: Sequence[str], coarse: Collection[str] = ()) -> None:
         share = math.sqrt(config.kappa_target)
-        self._budgets = {LANGUAGE_MODEL: config.drift_target * share}  # of the loss
-        self._budgets.update(dict.fromkeys(encoders, config.drift_target / share))
-        self._bound = config.kappa_bound
-        self._windows = {name: FillingWindow(config.kappa_window, config.kappa_estimator) for name in self._budgets}
-        self._unmeasured = {name: 1.0 if name in coarse else FIRST_STEP for name in self._budgets}
+        self._config, self._bound = config, config.kappa_bound
+        self._portions = {LANGUAGE_MODEL: share, **dict.fromkeys(encoders, 1 / share)}  # of the drift target
+        self._windows = {name: FillingWindow(config.kappa_window, config.kappa_estimator) for name in self._portions}
+        self._unmeasured = {name: 1.0 if name in coarse else FIRST_STEP for name in self._portions}
         self._first: dict[str, float] = {}
 
     @property
@@ -170,10 +174,13 @@ class TrustRegionController(Controller):
         """Whether a window is still filling."""
         return not all(window.full for window in self._windows.values())
 
-    def observe(self, drift: Mapping[str, float], factors: Mapping[str, float], loss: float) -> None:
+    def observe(
+        self, drift: Mapping[str, float], factors: Mapping[str, float], loss: float, answers: float = 0.0
+    ) -> None:
         """Keep how many times over its budget each drift would be at the base rate."""
+        target = drift_target(self._config, answers) * loss
         for name, value in _at_base_rate(drift, factors).items():
-            self._windows[name].push(value, self._budgets[name] * loss)
+            self._windows[name].push(value, self._portions[name] * target)
 
     def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
         """The first step's before the first measurement, then what is on budget."""
@@ -191,6 +198,25 @@ class TrustRegionController(Controller):
         """Take over a `state_dict()`."""
         _load_state(self._windows, state)
         self._first = dict(state["first"])
+
+
+def drift_target(config: CoMMITConfig, answers: float) -> float:
+    """The drift of one step as a share of the loss: as set, or by how many answer tokens the step's gradient is of.
+
+    The noise of a gradient falls with what it is a mean of, so steps can be longer, up to a point: the learning rate of
+    Adam goes with the root of the batch (Malladi et al. 2022, arXiv 2205.10287), and drift with its square.
+
+    Args:
+        config: Gives `drift_target`.
+        answers: Answer tokens in the step's batch, on all processes; 0 where that is not known.
+
+    Example:
+        >>> [drift_target(CoMMITConfig(), answers) for answers in (0, 32, 96, 10_000)]
+        [0.0005, 0.0005, 0.001, 0.002]
+    """
+    if config.drift_target != "auto":
+        return config.drift_target
+    return DRIFT_TARGET * min(max(1.0, answers / FEW_ANSWERS), LARGEST_TARGET)
 
 
 def _at_base_rate(drift: Mapping[str, float], factors: Mapping[str, float]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from commit_tuning.core.divergence import AnswerPositions
+from commit_tuning.core.divergence import IGNORE_INDEX, AnswerPositions
 from commit_tuning.core.forward import Batch
 from commit_tuning.errors import BatchError
 
@@ -38,6 +38,15 @@ def check_batches(batches: Batch | Sequence[Batch]) -> list[Batch]:
     return items
 
 
+def answer_tokens(batches: Sequence[Batch]) -> int | Tensor:
+    """How many answer tokens batches have: a scalar tensor where their labels are, so nothing waits for the device."""
+    count: int | Tensor = 0
+    for batch in batches:
+        labels = batch.get("labels")
+        count = count + (labels != IGNORE_INDEX).sum() if isinstance(labels, Tensor) else count
+    return count
+
+
 class Collector(Generic[Kept]):
     """The micro-batches of a step, no more of them than a measurement looks at, and none copied.
 
@@ -48,20 +57,24 @@ class Collector(Generic[Kept]):
     """
 
     def __init__(self, samples: int | None) -> None:
-        self._samples, self._count = samples, 0
+        self._samples = samples
         self._batches: list[Kept] = []
+        self._count = 0
+        self._answers: int | Tensor = 0
 
     def add(self, batch: Batch, kept: Kept) -> None:
         """Keep something of a micro-batch, such as itself, unless there are enough."""
+        self._answers = self._answers + answer_tokens([batch])
         if self._samples is None or self._count < self._samples:
             self._batches.append(kept)
             labels = batch.get("labels")
             self._count += labels.shape[0] if isinstance(labels, Tensor) else 0
 
-    def take(self) -> list[Kept]:
-        """What was kept, and forget it."""
-        kept, self._batches, self._count = self._batches, [], 0
-        return kept
+    def take(self) -> tuple[list[Kept], int | Tensor]:
+        """What was kept, and how many answer tokens there were in all; forgets both."""
+        kept, answers = self._batches, self._answers
+        self._batches, self._count, self._answers = [], 0, 0
+        return kept, answers
 
 
 def take_samples(

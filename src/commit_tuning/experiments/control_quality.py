@@ -81,7 +81,7 @@ def control_of(record: RunRecord) -> Control:
     ]
     label = f"{config.method}, {config.controller}" if config.coordinated else METHOD_LABELS[CONSTANT]
     if config.has_bound:
-        scale = f"drift {config.drift_target:g}" if config.sets_drift else config.rate_normalization
+        scale = f"drift {config.drift_target}" if config.sets_drift else config.rate_normalization
         label += f", target {config.kappa_target:g}, {scale}"
     target = config.kappa_target if config.coordinated else 1.0
     return Control(

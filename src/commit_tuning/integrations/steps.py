@@ -116,14 +116,15 @@ class StepHooks:
     def _prepare(self) -> None:
         """The gradients are there: prepare the measurement, set the learning rates."""
         if self.coordinator is not None:
-            batches = [self._for_the_model(*batch) for batch in self._collected.take()]
+            kept, answers = self._collected.take()
+            batches = [self._for_the_model(*batch) for batch in kept]
             if not batches:
                 raise BatchError(
                     "the optimizer steps and no batch was seen: a `training_step` of your own has to call "
                     "self._prepare_inputs(inputs), as Trainer's does"
                 )
             with self._autocast():
-                self.coordinator.before_step(batches)
+                self.coordinator.before_step(batches, answers)
 
     def _after(self, *_: Any) -> None:
         self._depth -= 1

@@ -105,18 +105,25 @@ def test_the_trust_region_ends_at_the_same_rates_whatever_it_starts_from(rate):
     assert run.lowest[-1] * rate == pytest.approx(math.sqrt(5e-4 / math.sqrt(2) / 3e-2))
 
 
+@pytest.mark.parametrize(("answers", "times"), [(0, 1), (48, 1), (96, 2), (192, 4), (10_000, 4)])
+def test_the_budget_rises_with_the_answer_tokens_of_a_step(answers: int, times: float):
+    given, auto = (TrustRegionController(CoMMITConfig(drift_target=t), ("vision",)) for t in (5e-4 * times, "auto"))
+    for controller in (given, auto):
+        controller.observe({"language_model": 1e-3, "vision": 1e-2}, ONES, 2.0, answers)
+    assert auto.multipliers(0, {}, 1) == pytest.approx(given.multipliers(0, {}, 1))
+
+
 @pytest.mark.parametrize("drop", [1.0, 1e-4])
 def test_the_trust_region_is_on_budget_soon_after_the_sensitivity_drops(drop):
     """Whatever the first step said; after seven steps a mean of all would still be at a third of the rate."""
-    config = CoMMITConfig()
-    controller = TrustRegionController(config, ("vision",))
+    controller = TrustRegionController(CoMMITConfig(drift_target=5e-4), ("vision",))
     multipliers = controller.multipliers(0, {}, 0)
     for step in range(7):
         sensitivity = 1.0 if step == 0 else drop
         drift = {name: sensitivity * value**2 for name, value in multipliers.items()}
         controller.observe(drift, multipliers, 1.0)
         multipliers = controller.multipliers(step, {}, 0)
-    assert multipliers == pytest.approx(dict.fromkeys(ONES, math.sqrt(config.drift_target / drop)))
+    assert multipliers == pytest.approx(dict.fromkeys(ONES, math.sqrt(5e-4 / drop)))
 
 
 @pytest.mark.parametrize("normalization", ["sum", "product"])
