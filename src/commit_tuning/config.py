@@ -86,8 +86,8 @@ class CoMMITConfig:
             `"auto"` is 1000 for `"trust-region"` and 100 elsewhere. Not used by `"literal"`.
         drift_target: What one step of a module may move the output distribution, as a share of the present loss (nats
             of Eq. 2-3 per nat). `"trust-region"` holds the geometric mean of the language model's and an encoder's
-            drift there. `"auto"` is 5e-4 for steps of up to 48 answer tokens (on all processes, all micro-batches), and
-            rises with them to four times that at 192.
+            drift there. `"auto"` is 5e-4 for steps of up to 48 answer tokens (on all processes, in all micro-batches),
+            2e-3 from 96 on, and rises with their square between.
         rate_normalization: `"sum"` as in Eq. 8: the multipliers of M modules sum to M, so none exceeds M; `"product"`:
             their product is 1, so a rate rises by what the others fall. `"literal"` always takes the sum;
             `"trust-region"` needs neither.

@@ -94,7 +94,9 @@ def test_what_a_subclass_keeps_for_its_loss_is_not_given_to_the_model(kind, tmp_
 
     seen = []
     step = Coordinator.before_step
-    monkeypatch.setattr(Coordinator, "before_step", lambda self, batches: (seen.extend(batches), step(self, batches)))
+    monkeypatch.setattr(
+        Coordinator, "before_step", lambda self, batches, *more: (seen.extend(batches), step(self, batches, *more))
+    )
     task = Task(tmp_path, kind=kind)
     samples = [{**sample, "weight": torch.tensor(0.5)} for sample in task.samples()]
     model, partition = task.build()

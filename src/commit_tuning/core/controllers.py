@@ -20,9 +20,7 @@ from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 
 FACTOR_UP = 10.0  # Section 5 of the paper: 1e-3 against 1e-4
 FIRST_STEP = 0.01  # of the base rate: a step whose drift is not known beforehand
-DRIFT_TARGET = 5e-4  # share of the loss, for a gradient of up to so many answer tokens:
-FEW_ANSWERS = 48
-LARGEST_TARGET = 4.0  # times that, for more of them
+FEW_ANSWERS, MANY_ANSWERS = (48, 5e-4), (96, 2e-3)  # of a step's gradient: up to and from so many tokens, drift target
 
 
 def learning_rate_multipliers(smoothed_kappas: Mapping[str, float], normalization: str = "sum") -> dict[str, float]:
@@ -203,20 +201,22 @@ class TrustRegionController(Controller):
 def drift_target(config: CoMMITConfig, answers: float) -> float:
     """The drift of one step as a share of the loss: as set, or by how many answer tokens the step's gradient is of.
 
-    The noise of a gradient falls with what it is a mean of, so steps can be longer, up to a point: the learning rate of
-    Adam goes with the root of the batch (Malladi et al. 2022, arXiv 2205.10287), and drift with its square.
+    The noise of a gradient falls with what it is a mean of, so steps can be longer, up to a point (McCandlish et al.
+    2018, arXiv 1812.06162). The numbers are measured (`docs/stability.md`); between them the exponent is interpolated.
 
     Args:
         config: Gives `drift_target`.
         answers: Answer tokens in the step's batch, on all processes; 0 where that is not known.
 
     Example:
-        >>> [drift_target(CoMMITConfig(), answers) for answers in (0, 32, 96, 10_000)]
-        [0.0005, 0.0005, 0.001, 0.002]
+        >>> [round(drift_target(CoMMITConfig(), answers), 6) for answers in (0, 32, 72, 10_000)]
+        [0.0005, 0.0005, 0.001125, 0.002]
     """
     if config.drift_target != "auto":
         return config.drift_target
-    return DRIFT_TARGET * min(max(1.0, answers / FEW_ANSWERS), LARGEST_TARGET)
+    (few, low), (many, high) = FEW_ANSWERS, MANY_ANSWERS
+    share = min(math.log(max(answers, few) / few) / math.log(many / few), 1.0)
+    return low * math.pow(high / low, share)
 
 
 def _at_base_rate(drift: Mapping[str, float], factors: Mapping[str, float]) -> dict[str, float]:

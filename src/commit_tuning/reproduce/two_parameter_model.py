@@ -180,7 +180,7 @@ def trajectory(config: CoMMITConfig, setting: Setting) -> Trajectory:
         run.multipliers.append((multipliers[LANGUAGE_MODEL], multipliers[ENCODER]))
         if (step - 1) % (config.probe_interval or setting.steps) == 0:
             window.push(drift[LANGUAGE_MODEL], drift[ENCODER])
-            controller.observe(drift, multipliers, float(batch.loss(x, s)))
+            controller.observe(drift, multipliers, float(batch.loss(x, s)), len(batch))
         if controller.settling or step % config.lr_update_interval == 0:
             multipliers = controller.multipliers(step, {ENCODER: window.value}, len(window))
         x, s = new_x, new_s

@@ -51,6 +51,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def replace(before: Callable[[Path], None]) -> None:
         def train(recipe: str, folder: str, threads: int) -> None:  # nested, so it is pickled as a whole
+            Path(folder).mkdir(parents=True, exist_ok=True)  # a job may start before it is known to be submitted
             before(Path(folder))
             record = {"recipe": json.loads(recipe), "status": "complete", "hardware": {"torch_threads": threads}}
             (Path(folder) / RECORD).write_text(json.dumps(record))
