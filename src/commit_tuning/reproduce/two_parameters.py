@@ -105,14 +105,12 @@ intervals.
 NOTES = """\
 - Eq. 8 can at most double a base rate, as printed and bounded alike: in (a) it slows the language model down, and that
   does not make up for an encoder's rate that is far too small. As printed it comes to a stop with a module frozen.
-- The trust region goes the same way whatever the base rates are. It is no better than Constant LR at equal rates, which
-  happen to suit this model: what it saves is the search for them. In (b) the bounded Eq. 8 is better.
-- The trust region's kappa is not at 1 yet, for its window reaches back 100 steps; in runs of 800 steps it is 0.8 to 1.4
-  over the second half.
-- Its first rates rest on one batch. Where a run of it does not arrive, they threw x across 0, where the loss has no
-  lowest point.
+- The trust region goes the same way whatever the base rates are. It ends close to Constant LR at equal rates, which
+  happen to suit this model: what it saves is the search for them.
+- The trust region's kappa is not at 1 yet; in runs of 800 steps it is 0.5 to 1.4 over the second half.
 - Its budget is a share of the loss, and gradients vanish at the best point while the loss does not. With the noise of
-  minibatches that is harmless here; without it, (c), the rates grow until the run diverges.
+  minibatches that is harmless here; without it, (c), the rates grow: the run leaves the best point again before step
+  109, and in one of 400 steps it is lost.
 """
 PANELS = (
     Panel(
