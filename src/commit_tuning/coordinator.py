@@ -97,7 +97,7 @@ class Coordinator(BalanceMonitor):
     def _counted(self) -> None:
         """Take the next rates from what was measured: every `lr_update_interval` steps, at first whenever it was."""
         if self._measured_now and self._measurement:
-            self._controller.observe(self.drift, self._factors, self._measurement.loss, self._answers)
+            self._controller.observe(self.drift, self._factors, self._measurement.loss, self._measurement.answers)
         if self._controller.settling or self._steps % self.config.lr_update_interval == 0:
             self._update_multipliers()
 

@@ -24,7 +24,6 @@ from commit_tuning.core.groups import GroupRates
 from commit_tuning.core.hooks import look_before_steps
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.probe import DriftProbe, Measurement
-from commit_tuning.core.ranks import sum_over_ranks
 from commit_tuning.core.samples import Collector, answer_tokens, check_batches, take_samples
 from commit_tuning.core.shards import refuse_unsupported, whole
 from commit_tuning.errors import NoAnswerError
@@ -82,7 +81,7 @@ class BalanceMonitor:
         self._steps = 0
         self._measurement: Measurement | None = None
         self._measured_now = False
-        self._answers = 0.0
+        self._answers: int | Tensor = 0
         self._idle: set[str] = set()
         self._owed = False
         self._overflowed = False
@@ -171,8 +170,7 @@ class BalanceMonitor:
         batches = check_batches(micro_batches)
         self._decide_to_measure()
         if self._measured_now:
-            own = answer_tokens(batches) if answers is None else answers
-            (self._answers,) = sum_over_ranks([float(own)], next(self._forward.model.parameters()).device)
+            self._answers = sum(map(answer_tokens, batches)) if answers is None else answers
         looks = self._measured_now or self.config.regularizer is not None
         self._before(self._samples_of(batches) if looks else [])
         self._rates = self._groups.by_module()
@@ -334,7 +332,7 @@ class BalanceMonitor:
         if not self._measured_now:
             return
         try:
-            self._probe = DriftProbe(self._forward, self.partition, batches, self._shift)
+            self._probe = DriftProbe(self._forward, self.partition, batches, self._shift, self._answers)
         except NoAnswerError as error:  # on all ranks alike
             self._measured_now, self._owed, self._norms = False, True, {}
             self._alarms.unanswered(self._steps + 1, error, before_the_first=self._measurement is None)

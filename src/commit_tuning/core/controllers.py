@@ -20,7 +20,8 @@ from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 
 FACTOR_UP = 10.0  # Section 5 of the paper: 1e-3 against 1e-4
 FIRST_STEP = 0.01  # of the base rate: a step whose drift is not known beforehand
-FEW_ANSWERS, MANY_ANSWERS = (48, 5e-4), (96, 2e-3)  # of a step's gradient: up to and from so many tokens, drift target
+DRIFT_TARGET = 5e-4  # share of the loss, where a step's gradient is of few answer tokens; with their square up to many
+FEW_ANSWERS, MANY_ANSWERS = 48, 96
 
 
 def learning_rate_multipliers(smoothed_kappas: Mapping[str, float], normalization: str = "sum") -> dict[str, float]:
@@ -202,7 +203,8 @@ def drift_target(config: CoMMITConfig, answers: float) -> float:
     """The drift of one step as a share of the loss: as set, or by how many answer tokens the step's gradient is of.
 
     The noise of a gradient falls with what it is a mean of, so steps can be longer, up to a point (McCandlish et al.
-    2018, arXiv 1812.06162). The numbers are measured (`docs/stability.md`); between them the exponent is interpolated.
+    2018, arXiv 1812.06162). The numbers are measured (`docs/stability.md`), the exponent between few and many is
+    interpolated.
 
     Args:
         config: Gives `drift_target`.
@@ -214,9 +216,7 @@ def drift_target(config: CoMMITConfig, answers: float) -> float:
     """
     if config.drift_target != "auto":
         return config.drift_target
-    (few, low), (many, high) = FEW_ANSWERS, MANY_ANSWERS
-    share = min(math.log(max(answers, few) / few) / math.log(many / few), 1.0)
-    return low * math.pow(high / low, share)
+    return DRIFT_TARGET * (min(max(answers, FEW_ANSWERS), MANY_ANSWERS) / FEW_ANSWERS) ** 2
 
 
 def _at_base_rate(drift: Mapping[str, float], factors: Mapping[str, float]) -> dict[str, float]:

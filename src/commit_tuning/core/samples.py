@@ -38,13 +38,10 @@ def check_batches(batches: Batch | Sequence[Batch]) -> list[Batch]:
     return items
 
 
-def answer_tokens(batches: Sequence[Batch]) -> int | Tensor:
-    """How many answer tokens batches have: a scalar tensor where their labels are, so nothing waits for the device."""
-    count: int | Tensor = 0
-    for batch in batches:
-        labels = batch.get("labels")
-        count = count + (labels != IGNORE_INDEX).sum() if isinstance(labels, Tensor) else count
-    return count
+def answer_tokens(batch: Batch) -> int | Tensor:
+    """How many answer tokens a batch has: a scalar tensor where its labels are, so nothing waits for the device."""
+    labels = batch.get("labels")
+    return (labels != IGNORE_INDEX).sum() if isinstance(labels, Tensor) else 0
 
 
 class Collector(Generic[Kept]):
@@ -64,7 +61,7 @@ class Collector(Generic[Kept]):
 
     def add(self, batch: Batch, kept: Kept) -> None:
         """Keep something of a micro-batch, such as itself, unless there are enough."""
-        self._answers = self._answers + answer_tokens([batch])
+        self._answers += answer_tokens(batch)
         if self._samples is None or self._count < self._samples:
             self._batches.append(kept)
             labels = batch.get("labels")
