@@ -153,7 +153,8 @@ def test_the_best_is_counted_and_an_interval_below_zero_too() -> None:
     lines = [line(0.7, 0.1), line(0.55, -0.1), line(0.4, -0.2)]
     text = summary(lines)
     assert "in 2 of 3 rows (the whole interval above in 1, below in 0)" in text
-    assert "the best of all methods in 0; literal CoMMIT is above Constant LR in 3" in text
+    assert "the best of all methods in 0, with or without the regulariser in 1; " in text
+    assert "literal CoMMIT is above Constant LR in 3" in text
     assert f"| {NOTHING} |" in table1(lines)
     tied, below = table1(lines).splitlines()[2:4]
     assert tied.count("**71.0 ± 12.7**") == 2
