@@ -66,7 +66,7 @@ class Questions:
         self._collator = VisionCollator(self._processor)
         task, limits = TASKS["nano-iconqa"], {"train": train, "test": test}
         folder = task.root(root and str(root))
-        read = {split: task.read(folder, split, limit) for split, limit in limits.items()}
+        read = {split: task.read(folder, split, limit, False) for split, limit in limits.items()}
         self._samples = {split: [found[index] for index in range(len(found))] for split, found in read.items()}
         self._pixels = {
             split: torch.cat([self._pictures(part) for part in chunks(samples, AT_ONCE)])

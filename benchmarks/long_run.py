@@ -57,7 +57,7 @@ def subject(recipe: Recipe, seed: int, prepare: Callable[[Any, int], None] = lam
     root = ensure_data(recipe.data)
     model, processor = build_model(recipe.model, settings.device)
     prepare(model, seed)
-    questions = open_splits(root, recipe.data, recipe.model.name, processor, settings.device)
+    questions = open_splits(root, recipe.data, recipe.model.name, settings.device)
     size = recipe.eval.batch_size
 
     def evaluate() -> dict[str, float]:

@@ -74,11 +74,11 @@ def follow_training(model_name: str, rate: float, steps: int) -> Pairs:
     """Train for some steps; returns (right side, left side) of each inequality at each step."""
     recipe = load_recipe(f"iconqa-{model_name}", [*MEASURED, f"train.learning_rate={rate}"])
     torch.manual_seed(recipe.train.seed)
-    model, processor = build_model(recipe.model, "cpu")
+    model, _ = build_model(recipe.model, "cpu")
     partition = partition_model(model)
     optimizer = build_optimizer(partition, recipe.train)
     coordinator = Coordinator(model, optimizer, recipe.commit_config(), partition)
-    batches = step_batches(training_questions(recipe, processor), recipe.train)
+    batches = step_batches(training_questions(recipe), recipe.train)
     forward = forward_pass(model)
     pairs: Pairs = defaultdict(list)
     model.train()
@@ -96,9 +96,9 @@ def follow_training(model_name: str, rate: float, steps: int) -> Pairs:
     return pairs
 
 
-def training_questions(recipe: Recipe, processor: Any) -> Any:
+def training_questions(recipe: Recipe) -> Any:
     """The questions that the recipe trains on."""
-    return open_splits(ensure_data(recipe.data), recipe.data, recipe.model.name, processor, "cpu")["train"]
+    return open_splits(ensure_data(recipe.data), recipe.data, recipe.model.name, "cpu")["train"]
 
 
 def add_equation_5(pairs: Pairs, metrics: dict[str, float | None], gradients: dict[str, float]) -> None:

@@ -339,7 +339,7 @@ BOTH: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 PICTURES = BOTH | {  # a new damage joins by one line
     "truncated": (cut(0.95), "is not a whole picture"),
-    "bomb": (bomb(20_000), "DecompressionBombError"),
+    "bomb": (bomb(20_000), "is too large: above 32 million pixels"),
     "small bomb": (bomb(6000), "is too large: 6000 x 6000 pixels"),
     "PostScript": (lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "not a whole"),
 }

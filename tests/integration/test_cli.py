@@ -33,9 +33,16 @@ def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+def with_a_broken_picture(recipe: Path, folder: Path, split: str) -> Path:
+    """A copy of the recipe's data in which a picture of a split is empty."""
+    data = shutil.copytree(recipe.parent / "data", folder / "data")
+    next((data / "iconqa" / split).rglob("image.png")).write_bytes(b"")
+    return data
+
+
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     """What the command wrote to standard error, which has to be one line and no traceback."""
-    lines = [line for line in capsys.readouterr().err.splitlines() if "Loading weights" not in line]
+    lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     assert lines[0].startswith("commit-tuning: ")
     return lines[0]
@@ -288,16 +295,36 @@ def test_a_run_whose_evaluation_fails_keeps_its_weights_and_what_was_skipped(
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("out of memory")
 
-    shutil.copytree(recipe.parent / "data", tmp_path / "data")
-    next((tmp_path / "data" / "iconqa" / "train").rglob("image.png")).write_bytes(b"")
+    data = with_a_broken_picture(recipe, tmp_path, "train")
     monkeypatch.setattr(runner, "answer_questions", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
-        runner.train(load_recipe(str(recipe), [f"data.root={tmp_path / 'data'}"]), tmp_path / "out")
+        runner.train(load_recipe(str(recipe), [f"data.root={data}"]), tmp_path / "out")
     assert list((tmp_path / "out").rglob("*.safetensors"))
     record = RunRecord.read(tmp_path / "out")
     assert record.status == "failed"
     assert record.skipped.keys() == {"train"}
     assert record.skipped["train"].startswith("1, first ")
+    (line,) = (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["split"] == "train"
+    assert json.loads(line)["reason"].startswith("image.png is not a whole picture")
+
+
+def test_strict_a_broken_picture_stops_a_run(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = with_a_broken_picture(recipe, tmp_path, "train")
+    assert run(["train", recipe, f"data.root={data}", "data.strict=true", "-o", tmp_path / "out"]) == 2
+    assert "repair it, or read without strict to skip it" in error_line(capsys)
+
+
+def test_evaluate_counts_and_lists_what_it_skips(
+    recipe: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = with_a_broken_picture(recipe, tmp_path, "test")
+    assert run(["evaluate", finished, f"data.root={data}", "--skipped", tmp_path / "skipped.jsonl"]) == 0
+    said = capsys.readouterr().out
+    assert "% of 8" in said
+    assert "skipped 1 that cannot be read, first: " in said
+    (line,) = (tmp_path / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(line).keys() == {"path", "line", "reason"}
 
 
 def test_a_metric_that_cannot_be_computed_stops_a_run_before_it_starts(

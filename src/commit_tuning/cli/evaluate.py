@@ -19,6 +19,9 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="FILE", help="Write every answer there, as JSON lines.")
     ] = None,
+    skipped: Annotated[
+        Path | None, typer.Option("--skipped", metavar="FILE", help="List there what cannot be read, as JSON lines.")
+    ] = None,
 ) -> None:
     """Ask a model the questions of a dataset, and score its answers with the dataset's metric.
 
@@ -27,12 +30,16 @@ def evaluate(
 
       commit-tuning evaluate runs/clr data.dataset=textvqa data.root=~/textvqa --predictions answers.jsonl
     """
+    from transformers.utils import logging
+
     from commit_tuning.cli.display import Display
     from commit_tuning.experiments.evaluate import evaluate as ask
     from commit_tuning.experiments.record import json_line, writable_folder, write_text
 
-    if predictions is not None:
-        writable_folder(predictions.parent)
+    for file in (predictions, skipped):
+        if file is not None:
+            writable_folder(file.parent)
+    logging.disable_progress_bar()
     with Display(every=10) as display:
         found = ask(target, settings or [], split, progress=display)
     scores = found.scores
@@ -45,5 +52,7 @@ def evaluate(
         typer.echo(f"  the metric leaves out {scores['left_out']}")
     if found.skipped:
         typer.echo(f"  skipped {len(found.skipped)} that cannot be read, first: {found.skipped[0]}")
+    if skipped is not None:
+        write_text(skipped, "".join(json_line(entry.to_dict()) for entry in found.skipped))
     if predictions is not None:
         write_text(predictions, "".join(map(json_line, found.answers)))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def reproduce(  # noqa: PLR0917 - typer calls it, by name
     target: Annotated[str, typer.Argument(metavar="WHAT", help="table1, table2, figure1 to figure7, or all.")],
-    output: OutputOption,
+    output: OutputOption = Path("runs/paper"),
     scale: Annotated[str, typer.Option(metavar="nano|small|paper", help="Which models and data.")] = "nano",
     rows: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Rows of Table 1, e.g. blip2,salmonn-macs; all by default.")
@@ -42,11 +42,11 @@ def reproduce(  # noqa: PLR0917 - typer calls it, by name
     At paper scale, where there is no GPU, it prints what the runs need and the commands that start them.
 
     Examples:
-      commit-tuning reproduce figure1 --output runs/paper
+      commit-tuning reproduce figure1
 
-      commit-tuning reproduce table1 --rows blip2-iconqa --output runs/paper
+      commit-tuning reproduce table1 --rows blip2-iconqa
 
-      commit-tuning reproduce all --scale nano --output runs/paper
+      commit-tuning reproduce all --scale nano --output runs/all
     """
     from commit_tuning.cli.display import show_table
     from commit_tuning.errors import UserError

@@ -71,7 +71,8 @@ class Verdict:
     Attributes:
         collapsed: Share of runs in which a multiplier falls below a hundredth.
         confined: Share of runs with a module at its bound, or below a fiftieth, for more than a tenth of the updates.
-        residual: Median over runs of the distance of mean log kappa from the log target, over the second half.
+        residual: Median over runs of the distance of mean log kappa from the log target, over the second half of
+            the steps.
         ringing: Median over runs of the standard deviation of the log rate ratio over the second half.
     """
 
@@ -138,7 +139,8 @@ def judge(config: CoMMITConfig, runs: Sequence[Trajectory]) -> Verdict:
         held = [abs(r) >= limit or low < STARVED for r, low in zip(run.log_ratios, run.lowest, strict=True)]
         return sum(held) > len(held) / 10
 
-    halves = [(run.log_kappas[len(run.log_kappas) // 2 :], run.log_ratios[len(run.log_ratios) // 2 :]) for run in runs]
+    starts = [sum(step <= run.steps[-1] // 2 for step in run.steps) for run in runs]  # in steps: updates are not even
+    halves = [(run.log_kappas[at:], run.log_ratios[at:]) for run, at in zip(runs, starts, strict=True)]
     return Verdict(
         collapsed=sum(min(run.lowest) < COLLAPSED for run in runs) / len(runs),
         confined=sum(map(confined, runs)) / len(runs),

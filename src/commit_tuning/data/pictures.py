@@ -118,6 +118,8 @@ class _Opened:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a limit of our own follows
                 self.image: Image.Image = Image.open(content_of(self.source), formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise FaultError(f"{shown(self.source)} is too large: above {MAX_PIXELS / 1e6:g} million pixels") from None
         except Exception as error:
             raise not_whole(self.source, "picture", error) from error
         width, height = self.image.size

@@ -44,6 +44,18 @@ class Skipped:
     def __str__(self) -> str:
         return f"{Place(self.path, self.line)}: {self.reason}"
 
+    def to_dict(self) -> dict[str, object]:
+        """As plain JSON values."""
+        return {"path": str(self.path), "line": self.line, "reason": self.reason}
+
+
+class DamagedError(UserError):
+    """A picture or sound that cannot be decoded, found when its sample was asked for; `skipped` says which and why."""
+
+    def __init__(self, skipped: Skipped) -> None:
+        super().__init__(f"{skipped}; it changed after the dataset was opened, or is damaged inside")
+        self.skipped = skipped
+
 
 @dataclass(frozen=True)
 class Record:
@@ -76,7 +88,8 @@ class Reader(Generic[Entry]):
 
     Everything but the pixels and the sound is checked when the dataset is opened: the text, that every file lies inside
     the dataset's folders, that every picture is whole and every sound opens and has its end. So the length is final,
-    and `skipped` lists what was left out. Pictures and sounds are decoded when a sample is asked for; none is kept.
+    and `skipped` lists what was left out. Pictures and sounds are decoded when a sample is asked for, which may raise
+    :class:`DamagedError`; none is kept.
 
     Args:
         name: What is read, for messages: a file or folder.
@@ -133,8 +146,7 @@ class Reader(Generic[Entry]):
         try:
             return self._sample(record)
         except FaultError as fault:
-            late = "it changed after the dataset was opened, or is damaged inside"
-            raise UserError(f"{record.place}: {fault}; {late}") from None
+            raise DamagedError(Skipped(record.place.path, str(fault), record.place.line)) from None
 
     def record(self, index: int) -> Record:
         """A sample before its picture and sound are decoded."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from commit_tuning.data.building import MANIFEST
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.reading import SPLITS, Skipped, check_option
+from commit_tuning.data.reading import SPLITS, DamagedError, Skipped, check_option
 from commit_tuning.data.sample import Sample
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.schema import Data
@@ -49,43 +49,45 @@ class Questions(Protocol):
         """One question as it was read."""
         ...
 
-    def words(self, index: int) -> Sample:
-        """The same; its picture and sound may be left out."""
-        ...
-
     def training(self, indices: list[int]) -> dict[str, Tensor]:
         """A batch with answers and labels."""
         ...
 
-    def prompts(self, indices: list[int]) -> dict[str, Tensor]:
-        """A batch for generation."""
+    def prompts(self, indices: list[int]) -> tuple[list[Sample], dict[str, Tensor]]:
+        """Those that can be decoded, perhaps without picture and sound, and their batch for generation."""
         ...
 
 
 class StreamedQuestions:
-    """Read and encoded each time they are asked for: any size of dataset."""
+    """Read and encoded each time they are asked for: any size of dataset.
 
-    def __init__(self, samples: Samples, collator: VisionCollator) -> None:
-        self._samples, self.collator = samples, collator
+    One that turns out to be damaged goes to `skipped`, and the next whole one takes its place in training; `strict`, it
+    is an error.
+    """
+
+    def __init__(self, samples: Samples, collator: VisionCollator, strict: bool = False) -> None:
+        self._samples, self.collator, self._strict = samples, collator, strict
         self.skipped = samples.skipped
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._samples[index]
-
-    def words(self, index: int) -> Sample:
-        """One question."""
-        return self._samples[index]
+        for turn in range(len(self)):
+            sample = decoded(self._samples, (index + turn) % len(self), self._strict)
+            if sample is not None:
+                return sample
+        raise UserError(f"no question can be decoded; the first: {self.skipped[0]}")
 
     def training(self, indices: list[int]) -> dict[str, Tensor]:
         """A batch with answers and labels."""
-        return self.collator([self._samples[index] for index in indices])
+        return self.collator([self[index] for index in indices])
 
-    def prompts(self, indices: list[int]) -> dict[str, Tensor]:
-        """A batch for generation."""
-        return self.collator.prompts([self._samples[index] for index in indices])
+    def prompts(self, indices: list[int]) -> tuple[list[Sample], dict[str, Tensor]]:
+        """Those that can be decoded, and their batch for generation."""
+        found = [decoded(self._samples, index, self._strict) for index in indices]
+        whole = [sample for sample in found if sample is not None]
+        return whole, self.collator.prompts(whole) if whole else {}
 
 
 class StoredQuestions:
@@ -93,13 +95,18 @@ class StoredQuestions:
 
     _AT_ONCE = 100
 
-    def __init__(self, samples: Samples, collator: VisionCollator) -> None:
+    def __init__(self, samples: Samples, collator: VisionCollator, strict: bool = False) -> None:
         self._samples, self.collator, self.skipped = samples, collator, samples.skipped
+        self._whole: list[int] = []
         self._words: list[Sample] = []
         self._prompts: list[list[int]] = []
         parts: list[dict[str, Tensor]] = []
         for indices in chunks(list(range(len(samples))), self._AT_ONCE):
-            read = [samples[index] for index in indices]
+            found = {index: decoded(samples, index, strict) for index in indices}
+            read = [sample for sample in found.values() if sample is not None]
+            if not read:
+                continue
+            self._whole += [index for index, sample in found.items() if sample is not None]
             self._words += [replace(sample, image=None, audio=None) for sample in read]
             prompts, media = collator.encode(read)
             self._prompts += prompts
@@ -111,55 +118,77 @@ class StoredQuestions:
                         f"data.in_memory: {name} has not one row of one size for each question, as where pictures are "
                         "cut into tiles; set data.in_memory=false"
                     )
+        if not parts:
+            raise UserError(f"no question can be decoded; the first: {self.skipped[0]}")
         self._media = {name: torch.cat([media[name] for media in parts]) for name in parts[0]}
 
     def __len__(self) -> int:
         return len(self._words)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._samples[index]
-
-    def words(self, index: int) -> Sample:
-        """One question without its picture and sound."""
-        return self._words[index]
+        return self._samples[self._whole[index]]
 
     def training(self, indices: list[int]) -> dict[str, Tensor]:
         """A batch with answers and labels."""
         answers = [self.collator.target_ids(self._words[index]) for index in indices]
         return self.collator.training_batch([self._prompts[i] for i in indices], answers, self._chosen(indices))
 
-    def prompts(self, indices: list[int]) -> dict[str, Tensor]:
-        """A batch for generation."""
-        return self.collator.prompt_batch([self._prompts[i] for i in indices], self._chosen(indices))
+    def prompts(self, indices: list[int]) -> tuple[list[Sample], dict[str, Tensor]]:
+        """The questions without pictures and sounds, and their batch for generation."""
+        batch = self.collator.prompt_batch([self._prompts[i] for i in indices], self._chosen(indices))
+        return [self._words[index] for index in indices], batch
 
     def _chosen(self, indices: list[int]) -> dict[str, Tensor]:
         return {name: values[indices] for name, values in self._media.items()}
 
 
-def open_splits(root: Path, settings: Data, model_name: str, processor: Any, device: str) -> dict[str, Questions]:
-    """Train, val and test questions, cut to the recipe's limits and encoded for a model."""
+def open_splits(root: Path, settings: Data, model_name: str, device: str) -> dict[str, Questions]:
+    """Train, val and test questions, cut to the recipe's limits and encoded for a model, which need not be loaded."""
     if settings.in_memory:
         return stored_splits(root, settings, model_name, device)
-    return {split: open_split(root, settings, split, processor, device) for split in SPLITS}
+    return {split: open_split(root, settings, split, model_name, device) for split in SPLITS}
 
 
-def open_split(root: Path, settings: Data, split: str, processor: Any, device: str) -> StreamedQuestions:
+def open_split(root: Path, settings: Data, split: str, model_name: str, device: str) -> StreamedQuestions:
     """One split, read as it is asked for."""
     check_option(split, "split")
-    return StreamedQuestions(_read(root, split, settings), VisionCollator(processor, device, settings.prompt))
+    collator = _collator(settings, model_name, device)
+    return StreamedQuestions(_read(root, split, settings), collator, settings.strict)
 
 
 @cache
 def stored_splits(root: Path, settings: Data, model_name: str, device: str) -> dict[str, Questions]:
     """All splits in memory; made once per process, and before a worker is forked from it."""
+    collator = _collator(settings, model_name, device)
+    return {split: StoredQuestions(_read(root, split, settings), collator, settings.strict) for split in SPLITS}
+
+
+def _collator(settings: Data, model_name: str, device: str) -> VisionCollator:
     from commit_tuning.models.nano import load_processor
 
-    collator = VisionCollator(load_processor(model_name), device, settings.prompt)
-    return {split: StoredQuestions(_read(root, split, settings), collator) for split in SPLITS}
+    return VisionCollator(load_processor(model_name), device, settings.prompt)
 
 
 def _read(root: Path, split: str, settings: Data) -> Samples:
-    return TASKS[settings.dataset].read(root, split, getattr(settings, f"{split}_limit"))
+    return TASKS[settings.dataset].read(root, split, getattr(settings, f"{split}_limit"), settings.strict)
+
+
+def whole(samples: Samples, strict: bool) -> Iterator[Sample]:
+    """All samples that can be decoded."""
+    found = (decoded(samples, index, strict) for index in range(len(samples)))
+    return (sample for sample in found if sample is not None)
+
+
+def decoded(samples: Samples, index: int, strict: bool) -> Sample | None:
+    """A sample with its picture or sound; None, and an entry in `samples.skipped`, if it is damaged; strict, raises."""
+    try:
+        return samples[index]
+    except DamagedError as error:
+        if strict:
+            raise
+        if error.skipped not in samples.skipped:
+            samples.skipped.append(error.skipped)
+        return None
 
 
 def data_checksum(root: Path) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from commit_tuning.data.reading import Skipped
 from commit_tuning.experiments.dataset import ensure_data, open_split
 from commit_tuning.experiments.evaluation import answer_questions, check_metric, score
 from commit_tuning.experiments.model_setup import build_model, load_trained, precision
@@ -26,14 +27,14 @@ class Evaluation:
         split: val or test (or train).
         scores: As `evaluation.score` gives them.
         answers: As `evaluation.answer_questions` gives them.
-        skipped: Questions that could not be read, as `path[:line]: reason`.
+        skipped: Questions that could not be read.
     """
 
     dataset: str
     split: str
     scores: dict[str, Any]
     answers: list[dict[str, Any]]
-    skipped: list[str]
+    skipped: list[Skipped]
 
 
 def evaluate(
@@ -69,15 +70,15 @@ def ask(recipe: Recipe, split: str, run: Path | None = None, *, progress: Progre
     """
     check_metric(TASKS[recipe.data.dataset].metric)
     root = ensure_data(recipe.data)
+    questions = open_split(root, recipe.data, split, recipe.model.name, recipe.train.device)
     model, processor = build_model(recipe.model, recipe.train.device)
     if run is not None:
         load_trained(model, run)
-    questions = open_split(root, recipe.data, split, processor, recipe.train.device)
     told = counting(progress, f"{split} questions", len(questions))
     with precision(recipe.model, recipe.train.device):
         answers = answer_questions(model, processor, questions, recipe.generation(), on_batch=told)
     scores = score(answers, TASKS[recipe.data.dataset].metric)
-    return Evaluation(recipe.data.dataset, split, scores, answers, [str(skipped) for skipped in questions.skipped])
+    return Evaluation(recipe.data.dataset, split, scores, answers, questions.skipped)
 
 
 def recipe_of_run(folder: Path, settings: Sequence[str]) -> Recipe:

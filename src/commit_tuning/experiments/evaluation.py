@@ -33,18 +33,20 @@ def answer_questions(
         on_batch: Called with the number of questions answered so far.
 
     Returns:
-        One mapping per question, in order: `id`, `kind`, `question`, `choices`, `truth` (what is trained on),
-        `answers` (the references), `answer` (the model's; a letter that was asked for is written as its choice).
+        One mapping per question that can be decoded, in order: `id`, `kind`, `question`, `choices`, `truth` (what is
+        trained on), `answers` (the references), `answer` (the model's; a letter that was asked for is written as its
+        choice).
     """
     model.eval()
     rows: list[dict[str, Any]] = []
     for indices in chunks(list(range(len(questions))), settings.batch_size):
-        said = generate(model, processor, questions.prompts(indices), settings)
-        for sample, text in zip(map(questions.words, indices), said, strict=True):
+        asked_now, prompts = questions.prompts(indices)
+        said = generate(model, processor, prompts, settings) if prompts else []
+        for sample, text in zip(asked_now, said, strict=True):
             asked = {"id": sample.id, "kind": sample.kind, "question": sample.question, "choices": sample.choices}
             answer = questions.collator.meant(sample, text)
             rows.append({**asked, "truth": sample.answer, "answers": sample.answers, "answer": answer})
-        on_batch(len(rows))
+        on_batch(indices[-1] + 1)
     return rows
 
 

@@ -49,8 +49,8 @@ def _is_recipe(target: str) -> bool:
 
 def _inspect_recipe(recipe: Recipe) -> Inspection:
     root = ensure_data(recipe.data)
-    model, processor = build_model(recipe.model, "cpu")
-    questions = open_splits(root, recipe.data, recipe.model.name, processor, "cpu")["train"]
+    questions = open_splits(root, recipe.data, recipe.model.name, "cpu")["train"]
+    model, _ = build_model(recipe.model, "cpu")
     optimizer = build_optimizer(partition_model(model, recipe.model.projector), recipe.train)
     with precision(recipe.model, "cpu"):
         return inspect_model(model, questions.training(list(range(min(4, len(questions))))), optimizer)

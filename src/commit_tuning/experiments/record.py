@@ -19,6 +19,7 @@ from commit_tuning.errors import UserError
 RECORD = "run.json"
 HISTORY = "history.jsonl"
 PREDICTIONS = "predictions.jsonl"
+SKIPPED = "skipped.jsonl"
 Status = Literal["running", "complete", "failed"]
 _OPTIMIZERS = ("dog-optimizer", "prodigyopt", "schedulefree")
 _PACKAGES = ("commit-tuning", "torch", "transformers", "peft", "safetensors", "pillow", *_OPTIMIZERS)

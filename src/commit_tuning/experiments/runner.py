@@ -31,6 +31,7 @@ from commit_tuning.experiments.record import (
     HISTORY,
     PREDICTIONS,
     RECORD,
+    SKIPPED,
     RunFailedError,
     RunRecord,
     hardware,
@@ -52,9 +53,9 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent) ->
 
     `output` holds then: `run.json` (the `RunRecord`), `history.jsonl` (one flat object per optimizer step: `step`,
     `loss`, `grad_norm` of all gradients before clipping, and the columns of `BalanceMonitor.metrics`),
-    `predictions.jsonl` (the test questions), `images/` (some of their pictures), and with `train.save_weights` the
-    tuned parameters in `adapter/` and `tuned.safetensors`. Two runs with the same seed start from the same weights
-    and see the same batches, whatever the method.
+    `predictions.jsonl` (the test questions), `images/` (some of their pictures), `skipped.jsonl` (what could not be
+    read, if anything), and with `train.save_weights` the tuned parameters in `adapter/` and `tuned.safetensors`. Two
+    runs with the same seed start from the same weights and see the same batches, whatever the method.
 
     Args:
         recipe: The experiment.
@@ -87,14 +88,12 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent) ->
 def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     settings, device, started = recipe.train, recipe.train.device, time.perf_counter()
     root = _find_data(recipe, record, progress)
+    questions = open_splits(root, recipe.data, recipe.model.name, device)
+    _note_skipped(record, questions, progress)
     random.seed(settings.seed)
     torch.manual_seed(settings.seed)
     model, processor = build_model(recipe.model, device, settings.gradient_checkpointing)
     running = partial(precision, recipe.model, device)
-    questions = open_splits(root, recipe.data, recipe.model.name, processor, device)
-    record.skipped = {split: f"{len(q.skipped)}, first {q.skipped[0]}" for split, q in questions.items() if q.skipped}
-    for split, which in record.skipped.items():
-        progress("data", 1, 1, f"{split}: skipped {which}")
     partition = partition_model(model, recipe.model.projector)
     record.parameters = {module: count_parameters(partition[module]) for module in partition.names}
     optimizer = build_optimizer(partition, settings)
@@ -145,6 +144,7 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     with running():
         answers = _evaluate(model, processor, questions, recipe, record=record, progress=progress)
     write_text(record.folder / PREDICTIONS, "".join(map(json_line, answers)))
+    _note_skipped(record, questions, progress)
     save_images(questions["test"], recipe.eval.images, record.folder / "images")
     record.status = "complete"
     record.write()
@@ -157,6 +157,19 @@ def _find_data(recipe: Recipe, record: RunRecord, progress: Progress) -> Path:
     record.data_checksum = data_checksum(root)
     progress("data", 1, 1)
     return root
+
+
+def _note_skipped(record: RunRecord, questions: dict[str, Questions], progress: Progress) -> None:
+    """Count and list what could not be read so far."""
+    told, record.skipped = record.skipped, {}
+    for split, asked in questions.items():
+        if asked.skipped:
+            record.skipped[split] = f"{len(asked.skipped)}, first {asked.skipped[0]}"
+            if record.skipped[split] != told.get(split):
+                progress("data", 1, 1, f"{split}: skipped {record.skipped[split]}")
+    lines = [json_line({"split": name, **entry.to_dict()}) for name, q in questions.items() for entry in q.skipped]
+    if lines:
+        write_text(record.folder / SKIPPED, "".join(lines))
 
 
 def _of_training(losses: list[float], lowest: float, coordinator: Coordinator) -> dict[str, Any]:
@@ -278,7 +291,7 @@ def _finished_run(folder: Path, recipe: Recipe) -> RunRecord | None:
 
 def _clear(folder: Path) -> None:
     """Remove what an unfinished run left, its record first."""
-    for name in (RECORD, HISTORY, PREDICTIONS, "tuned.safetensors"):
+    for name in (RECORD, HISTORY, PREDICTIONS, SKIPPED, "tuned.safetensors"):
         (folder / name).unlink(missing_ok=True)
     for name in ("adapter", "images"):
         shutil.rmtree(folder / name, ignore_errors=True)

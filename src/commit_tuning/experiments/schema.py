@@ -71,6 +71,7 @@ class Data(Section):
     """The dataset: `dataset` is one of `experiments.tasks.TASKS`, and decides the metric.
 
     `root: null` is, of a dataset that is built here, its folder in the cache; limits of `null` take everything.
+    `strict` stops at the first entry that cannot be read, where others are skipped, counted and listed.
     `in_memory` keeps the encoded questions of all splits in memory, for small media and many runs. `prompt` is how
     questions are asked: a name of `data.prompts.PROMPTS`.
     """
@@ -80,6 +81,7 @@ class Data(Section):
     train_limit: int | None = Field(default=None, ge=1)
     val_limit: int | None = Field(default=None, ge=1)
     test_limit: int | None = Field(default=None, ge=1)
+    strict: bool = False
     in_memory: bool = False
     prompt: str = "nano"
 

@@ -55,7 +55,7 @@ class Part:
         return self._reader[self._positions[index]]
 
 
-Read = Callable[[Path, str, "int | None"], Samples]
+Read = Callable[[Path, str, "int | None", bool], Samples]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class Task:
     """A dataset and its metric.
 
     Attributes:
-        read: Opens a split: folder, train, val or test, and the most samples to read (None for all).
+        read: Opens a split: folder, train, val or test, the most samples to read (None for all), and whether the first
+            broken entry is an error.
         metric: A name in `commit_tuning.metrics.score.METRICS`.
         answer_tokens: New tokens that any answer fits in.
         build: Makes the dataset in a folder, `build(root, workers=)`; None where it is downloaded.
@@ -92,21 +93,23 @@ class Task:
 
 def _splits(reader: Callable[..., Reader[Any]], **options: Any) -> Read:
     """A dataset whose three splits have answers."""
-    return lambda root, split, limit: reader(root, split, limit=limit, **options)
+    return lambda root, split, limit, strict: reader(root, split, limit=limit, strict=strict, **options)
 
 
 def _captions(reader: Callable[..., Reader[Any]]) -> Read:
     """Trained on each caption, scored against all of a clip's."""
-    return lambda root, split, limit: reader(root, split, captions="all" if split == "train" else "first", limit=limit)
+    return lambda root, split, limit, strict: reader(
+        root, split, captions="all" if split == "train" else "first", limit=limit, strict=strict
+    )
 
 
 def _hidden_test(reader: Callable[..., Reader[Any]], **options: Any) -> Read:
     """A dataset whose test answers are not public: its validation split is the test, a tenth of train validates."""
 
-    def read(root: Path, split: str, limit: int | None) -> Samples:
+    def read(root: Path, split: str, limit: int | None, strict: bool) -> Samples:
         if split == "test":
-            return reader(root, "val", limit=limit, **options)
-        held_out, train = split == "val", reader(root, "train", **options)
+            return reader(root, "val", limit=limit, strict=strict, **options)
+        held_out, train = split == "val", reader(root, "train", strict=strict, **options)
         positions = [index for index in range(len(train)) if _validates(train.record(index)) == held_out]
         if not positions:
             raise UserError(f"the {len(train)} training questions in {root} leave none for {split}: more are needed")

@@ -37,7 +37,7 @@ from commit_tuning.reproduce.paper_models import PaperModel, find_paper_model, n
 
 PAPER_RECIPES = ("paper-blip2", "paper-llava", "paper-internvl2", "paper-salmonn")
 GPU_BYTES = 80e9
-HOURS = "about 8 h on 4 A100 of 40 GB"
+HOURS, GPU_HOURS = "about 8 h on 4 A100 of 40 GB", 32
 """Of one run, by the paper's appendix A.5, an average over its runs. Nothing was timed at this scale by us."""
 
 DATASETS = {"textvqa": 8.1, "iconqa": 1.8, "aokvqa": 19.0, "clothoaqa": 3.1, "macs": 41.5, "song-describer": 3.3}

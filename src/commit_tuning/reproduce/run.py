@@ -92,16 +92,18 @@ class Reproduction:
         models = dict.fromkeys(row.model for row in rows)
         settings = self.grid.settings
         what = paper_scale.markdown(paper_scale.needs(self.grid.recipe_name(model), settings) for model in models)
-        options = f"--scale {self.grid.scale} --output {self.grid.folder} --data {self.grid.data}"
+        options = ["--scale", self.grid.scale, "--output", str(self.grid.folder), "--data", str(self.grid.data)]
         if len(self.rows) < len(ROWS):
-            options += f" --rows {','.join(row.name for row in self.rows)}"
+            options += ["--rows", ",".join(row.name for row in self.rows)]
+        runs = sum(map(runs_of, recipes))
+        hours = runs * paper_scale.GPU_HOURS
         sizes = {str(recipe.data.root): paper_scale.DATASETS[recipe.data.dataset] for recipe in recipes}
         datasets = ", ".join(f"{root} ({size:g} GB)" for root, size in sizes.items())
         return (
-            f"{target} takes {sum(map(runs_of, recipes))} runs, each on the GPUs below; datasets in {datasets}. Where "
-            f"there is a GPU, or from the head of a Slurm cluster, this starts them:\n\n    commit-tuning reproduce "
-            f"{' '.join([target, *map(shlex.quote, settings), options])} --cluster slurm "
-            f"--cluster-option gpus_per_node=1,timeout_min=1440\n\n{what}"
+            f"{target} takes {runs} runs, each on the GPUs below ({hours:,} GPU-hours if as long as the paper's); "
+            f"datasets in {datasets}. Where there is a GPU, or from the head of a Slurm cluster, this starts them:\n\n"
+            f"    commit-tuning reproduce {shlex.join([target, *settings, *options])} "
+            f"--cluster slurm --cluster-option gpus_per_node=1,timeout_min=2880\n\n{what}"
         )
 
     def _page(self, target: str, folder: Path) -> str:

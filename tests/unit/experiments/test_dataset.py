@@ -1,4 +1,4 @@
-"""Questions kept in memory give the very batches of questions read each time."""
+"""Questions kept in memory give the very batches of questions read each time, and neither stops at a damaged one."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_stored_and_streamed_questions_are_the_same(tmp_path: Path) -> None:
         for indices in ([0, 1, 2, 3], [8, 4]):
             for ours, theirs in (
                 (stored.training(indices), streamed.training(indices)),
-                (stored.prompts(indices), streamed.prompts(indices)),
+                (stored.prompts(indices)[1], streamed.prompts(indices)[1]),
             ):
                 assert ours.keys() == theirs.keys()
                 assert all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -38,3 +38,36 @@ def test_what_cannot_be_kept_in_memory(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(collator, "encode", lambda read: (prompts, tiles))
     with pytest.raises(UserError, match=r"pixel_values has not one row .* set data\.in_memory=false"):
         StoredQuestions(samples, collator)
+
+
+@pytest.mark.parametrize("kept", [StreamedQuestions, StoredQuestions])
+def test_a_picture_damaged_inside_is_left_out_and_listed(
+    kept: type[StreamedQuestions | StoredQuestions], tmp_path: Path
+) -> None:
+    samples = IconQA(build_nano_iconqa(tmp_path / "data", train=5, val=3, test=3), "train")
+    collator = VisionCollator(load_processor("nano-llava"))
+    whole = [samples[index] for index in (0, 1, 3, 4)]
+    damaged = samples.record(2).pictures[0]
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    with pytest.raises(UserError, match="damaged inside"):
+        kept(samples, collator, strict=True).prompts([0, 1, 2, 3, 4])
+    assert samples.skipped == []
+    questions = kept(samples, collator)
+    found = [questions.prompts([index])[0] for index in range(len(questions))]
+    assert [sample.id for part in found for sample in part] == [sample.id for sample in whole]
+    assert [skip.path for skip in questions.skipped] == [samples.record(2).place.path]
+    asked, batch = questions.prompts(list(range(len(questions))))
+    assert len(asked) == len(batch["input_ids"]) == 4
+    last = len(questions) - 1
+    for index, sample in ((2, whole[2]), (last, whole[3])):  # streamed, the next one stands in
+        assert torch.equal(questions.training([index])["labels"], collator([sample])["labels"])
+    assert len(questions.skipped) == 1
+
+
+@pytest.mark.parametrize("kept", [StreamedQuestions, StoredQuestions])
+def test_nothing_that_can_be_decoded(kept: type[StreamedQuestions | StoredQuestions], tmp_path: Path) -> None:
+    samples = IconQA(build_nano_iconqa(tmp_path / "data", train=2, val=3, test=3), "train")
+    for index in range(2):
+        samples.record(index).pictures[0].write_bytes(b"")
+    with pytest.raises(UserError, match="no question can be decoded; the first: "):
+        kept(samples, VisionCollator(load_processor("nano-llava"))).training([0])

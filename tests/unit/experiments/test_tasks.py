@@ -38,7 +38,7 @@ def scored(name: str, prediction: str, sample: Any) -> float:
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_built_dataset_is_read_and_scored(built: tuple[str, Path], split: str) -> None:
     name, root = built
-    samples = TASKS[name].read(root, split, None)
+    samples = TASKS[name].read(root, split, None, False)
     assert len(samples) >= 4
     sample = samples[0]
     assert (sample.image is None) != (sample.audio is None)
@@ -56,12 +56,12 @@ def test_a_folder_with_a_dataset_is_taken_as_it_is(built: tuple[str, Path]) -> N
 def test_hidden_test_answers_make_validation_the_test(tmp_path: Path) -> None:
     root = build_nano_textvqa(tmp_path / "data", train=25, val=4, test=4)
     read = TASKS["textvqa"].read
-    train, val, test = (read(root, split, None) for split in ("train", "val", "test"))
+    train, val, test = (read(root, split, None, False) for split in ("train", "val", "test"))
     whole = TextVQA(root, "train")
     assert [test[index].id for index in range(len(test))] == [sample.id for sample in TextVQA(root, "val")]
     held_out = [val[index].id for index in range(len(val))]
     assert sorted([*held_out, *(train[index].id for index in range(len(train)))]) == sorted(s.id for s in whole)
-    assert len(read(root, "train", 3)) == 3
+    assert len(read(root, "train", 3, False)) == 3
     assert 0 < len(held_out) < 8  # a tenth, more or less
 
 
@@ -74,7 +74,7 @@ def test_no_picture_is_both_trained_on_and_held_out(tmp_path: Path) -> None:
     path.write_text(json.dumps(content), "utf-8")
     whole = TextVQA(root, "train")
     pictures = {whole.record(index).id: whole.record(index).pictures[0].name for index in range(len(whole))}
-    parts = [TASKS["textvqa"].read(root, split, None) for split in ("train", "val")]
+    parts = [TASKS["textvqa"].read(root, split, None, False) for split in ("train", "val")]
     train, val = ({pictures[part[index].id] for index in range(len(part))} for part in parts)
     assert val
     assert not train & val
@@ -85,7 +85,7 @@ def test_too_few_training_questions_to_hold_any_out(tmp_path: Path) -> None:
     held_out = _validates(TextVQA(root, "train").record(0))
     split = "train" if held_out else "val"
     with pytest.raises(UserError, match=rf"the 1 training questions in .* leave none for {split}"):
-        TASKS["textvqa"].read(root, split, None)
+        TASKS["textvqa"].read(root, split, None, False)
 
 
 def test_a_folder_below_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_blind_score_is_that_of_the_commonest_answer_of_the_kind(monkeypatch: py
         "train": [sample("a", "cat"), sample("a", "cat"), sample("a", "dog"), sample("b", "two"), sample("b", "dog")],
         "test": [sample("a", "cat"), sample("a", "dog"), sample("b", "dog", ("dog", "cow")), sample("b", "one")],
     }
-    task = Task(lambda root, name, limit: split[name], "iconqa", 4)
+    task = Task(lambda root, name, limit, strict: split[name], "iconqa", 4)
     monkeypatch.setattr(tables, "TASKS", {"iconqa": task})
     monkeypatch.setattr(tables, "ensure_data", lambda data: Path())
     recipe = load_recipe("iconqa-nano-blip2", ["data.dataset=iconqa", "data.root=x"])
