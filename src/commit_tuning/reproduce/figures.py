@@ -16,6 +16,7 @@ from commit_tuning.experiments.curves import Group
 from commit_tuning.experiments.plots import Panel, draw_panels, explanation, smoothing
 from commit_tuning.experiments.table import NOTHING, markdown_table
 from commit_tuning.reproduce.plan import DYNAMICS_METHODS
+from commit_tuning.reproduce.published import FIGURES
 
 _LM, _S = "language_model", "vision"
 _STEPS = (Panel(f"h/{_S}", "(a) encoder", "H of Eq. 6"), Panel(f"h/{_LM}", "(b) language model", "H of Eq. 6"))
@@ -135,4 +136,4 @@ def _page(name: str, figure: Figure, folder: Path, caption: str) -> str:
     columns = min(len(handles), int(figure.get_figwidth() // _LEGEND_INCHES))
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(folder / f"{name}.png", dpi=150)
-    return f"![{caption}]({name}.png)\n\n{caption}\n"
+    return f"![{caption}]({name}.png)\n\n{caption}\n\nIn the paper: {FIGURES[name]}\n"

@@ -135,6 +135,7 @@ def test_figures_and_tables_share_their_runs(ran: list[str], tmp_path: Path) -> 
         page = making.make(figure)
         assert (tmp_path / f"{figure}.png").stat().st_size > 10_000
         assert page.startswith("![")
+        assert "\nIn the paper: " in page
     assert len(set(ran)) == len(ran)
     assert {run.split("/")[0] for run in ran[len(before) :]} == {"blip2-textvqa-dynamics"}
     assert "| Synced LR | " in page or "| Synced LR | " in (tmp_path / "figure6.md").read_text("utf-8")
