@@ -34,8 +34,8 @@ FIGURES = {
     "figure3": "raising the encoder's rate makes both gradients vanish, and the loss converges higher.",
     "figure4": "CoMMIT-CLR and CoMMIT are ahead early, most of all on IconQA, and end at a lower loss.",
     "figure5": "CoMMIT-CLR and CoMMIT converge to a lower loss, and are fastest ahead on MACS and SDD.",
-    "figure6": "kappa has the smaller standard deviations under CoMMIT-CLR and CoMMIT, and is closest to 1 under CoMMIT; "
-    "Language LR up is steady, too.",
+    "figure6": "kappa has the smaller standard deviations under CoMMIT-CLR and CoMMIT, and is closest to 1 under the "
+    "latter; Language LR up is steady, too.",
     "figure7": "drawn without a remark.",
 }
 """What the paper says of its Figures 2 to 7, for which it prints no numbers (Sections 5 and 8)."""
