@@ -212,9 +212,10 @@ def smoothing(groups: Sequence[Group], key: str) -> int:
 
 def explanation(groups: Sequence[Group], panel: Panel, window: int) -> str:
     """What line and band are, and how they were smoothed."""
-    seeds = max(len(group.records) for group in groups)
+    fewest, most = (pick(len(group.records) for group in groups) for pick in (min, max))
+    seeds = str(most) if fewest == most else f"{fewest} to {most}"
     kind = "geometric mean" if panel.log else "mean"
-    over = f"Line: {kind} over {seeds} seeds; band: one standard deviation." if seeds > 1 else "One seed."
+    over = f"Line: {kind} over {seeds} seeds; band: one standard deviation." if most > 1 else "One seed."
     return over + (f" Smoothed by a running {kind} over {window} steps." if window > 1 else " Not smoothed.")
 
 

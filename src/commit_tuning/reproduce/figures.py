@@ -93,7 +93,7 @@ def draw_losses(name: str, comparisons: Sequence[tuple[str, Comparison]], folder
     panels = [(replace(_LOSS, title=title), groups_of(found, _COMMIT)) for title, found in comparisons]
     window = smoothing(panels[0][1], _LOSS.key)
     figure = draw_panels(panels, window)
-    note = explanation(panels[0][1], _LOSS, window)
+    note = explanation([group for _, groups in panels for group in groups], _LOSS, window)
     return _page(name, figure, folder, f"Training loss, each at its best base rate. {note}")
 
 

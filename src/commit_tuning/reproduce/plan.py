@@ -29,7 +29,7 @@ SEEDS = {
     "blip2-iconqa": 10,
     "blip2-textvqa": 4,
     "salmonn-clothoaqa": 17,
-    "salmonn-macs": 6,
+    "salmonn-macs": 10,
     "salmonn-song-describer": 17,
     "internvl2-iconqa": 8,
     "internvl2-textvqa": 4,

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from commit_tuning.experiments.curves import Group, curve
+from commit_tuning.experiments.plots import Panel, explanation
+from commit_tuning.experiments.record import RunRecord
 
 
 def group(*histories: list[dict[str, Any]]) -> Group:
@@ -52,3 +54,11 @@ def test_ratio_skips_what_was_not_measured() -> None:
 def test_nothing_measured_is_no_curve() -> None:
     assert curve(group([{"step": 1, "kappa": None}]), "kappa") is None
     assert curve(group([{"step": 1, "a": 1.0}], [{"step": 2, "a": 1.0}]), "a") is None
+
+
+def test_the_caption_counts_the_seeds_of_every_group() -> None:
+    groups = [Group("a", "constant", (RunRecord(recipe={}),) * seeds, ()) for seeds in (2, 3)]
+    panel = Panel("loss", "", "", log=False)
+    assert explanation(groups, panel, 1) == "Line: mean over 2 to 3 seeds; band: one standard deviation. Not smoothed."
+    assert explanation(groups[:1], panel, 1).startswith("Line: mean over 2 seeds;")
+    assert explanation([Group("a", "constant", (RunRecord(recipe={}),), ())], panel, 1).startswith("One seed.")
