@@ -105,10 +105,12 @@ class CoMMITConfig:
             from the model at every step, so that it needs no labels. Kappa is always measured on the given ones.
         shift_labels: True when the logits at position j predict the label at j + 1, as in transformers' causal models;
             False where they predict the label at j, as in encoder-decoders. `"auto"` asks the model.
-        switch_window: Coordinate descent: optimizer steps between two looks at the weights of the first module.
+        switch_window: Coordinate descent: optimizer steps between two looks at the weights of the first module, which
+            are taken only when rates are set, every `lr_update_interval` steps.
         switch_tolerance: Coordinate descent: the first module counts as stable once it moves less over one window than
             this fraction of what it moved over the first.
-        switch_latest: Coordinate descent: optimizer step at which the second phase begins at the latest.
+        switch_latest: Coordinate descent: optimizer step at which the second phase begins at the latest, if rates are
+            set then, or else when they are set next.
 
     Raises:
         ConfigError: Any setting is not valid; all faults are named at once.

@@ -194,7 +194,7 @@ class BalanceMonitor:
         skipped = skipped or self._overflowed
         self._after(skipped)
         if skipped:
-            self._probe, self._measured_now = None, False
+            self._probe, self._measured_now, self._norms = None, False, {}
             return
         if self._measured_now and self._probe is not None:
             self._measurement = self._probe.measure(self._displacement)
@@ -362,7 +362,7 @@ class BalanceMonitor:
 
     def _look_for_faults(self, found: Measurement) -> None:
         moved = {name for name in self.partition if self._norms[f"step_norm/{name}"] > 0}
-        self._alarms.measured(self._steps, found, self._idle, moved, self._rates)
+        self._alarms.measured(self._steps + 1, found, self._idle, moved, self._rates)
         trained = {name: self._multipliers[name] for name in self.partition if self._rates[name] > 0}
         self._alarms.learning(self._steps + 1, found.drift, trained)
 

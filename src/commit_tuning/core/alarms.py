@@ -58,7 +58,7 @@ class Alarms:
         Not while samples without its input explain it and another module moves: it starves if that goes on.
 
         Args:
-            step: The optimizer step, counted from 0.
+            step: The optimizer step, counted from 1.
             found: What was measured at it.
             idle: The modules without a gradient.
             moved: The modules whose parameters have changed.

@@ -1,8 +1,8 @@
 """From measurements to learning-rate multipliers: Eq. 8, what goes beyond it, and the paper's baselines.
 
-A controller is asked every N_lr optimizer steps and answers with one multiplier per module: the module's learning rate
-is its base rate times that. A new strategy is one class with the methods of `Controller`, listed in `make_controller`
-or `coordinating_controller`.
+A controller is asked every N_lr optimizer steps, and at every step while it is settling. It answers with one multiplier
+per module: the module's learning rate is its base rate times that. A new strategy is one class with the methods of
+`Controller`, listed in `make_controller` or `coordinating_controller`.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class TrustRegionController(Controller):
 
     The first step is taken at a hundredth of the base rate and measured, for what the base rate does is not known yet;
     at the base rate itself where weights in half precision would round a hundredth away, and its drift with it. What
-    the first steps say holds for none but the next, so until the window is full the average is of the last half of what
+    the first steps say holds for none but the next, so until a window is full the average is of the last half of what
     there is, and every measurement sets the rates at once. A module whose drift was never measured keeps its first
     rate. One with little effect on the outputs would be driven up for
     ever, so no multiplier exceeds `kappa_bound` times the smallest that was measured, nor times its own first.
@@ -170,8 +170,8 @@ class TrustRegionController(Controller):
 
     @property
     def settling(self) -> bool:
-        """Whether a window is still filling."""
-        return not all(window.full for window in self._windows.values())
+        """Whether no window is full yet; one that is never measured does not fill."""
+        return not any(window.full for window in self._windows.values())
 
     def observe(
         self, drift: Mapping[str, float], factors: Mapping[str, float], loss: float, answers: float = 0.0

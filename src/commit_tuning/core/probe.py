@@ -275,12 +275,18 @@ def _variance_of_rounding(logits: Tensor) -> Tensor:
 
 
 def _unit_roundoff(model: nn.Module, logits: Tensor) -> float:
-    """Of the coarsest number format on the way to the logits: u, half of what `torch.finfo` calls eps."""
-    parameter = next(model.parameters())
-    dtypes = {logits.dtype, parameter.dtype}
-    if torch.is_autocast_enabled(parameter.device.type):
-        dtypes.add(torch.get_autocast_dtype(parameter.device.type))
-    return max(torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point) / 2
+    """Of the coarsest number format on the way to the logits: u, half of what `torch.finfo` calls eps.
+
+    Formats of a byte are for storage; quantised layers say in which one they compute.
+    """
+    dtypes = {logits.dtype, *(parameter.dtype for parameter in model.parameters())}
+    dtypes |= {
+        kind for module in model.modules() if isinstance(kind := getattr(module, "compute_dtype", None), torch.dtype)
+    }
+    device = logits.device.type
+    if torch.is_autocast_enabled(device):
+        dtypes.add(torch.get_autocast_dtype(device))
+    return max(torch.finfo(kind).eps for kind in dtypes if kind.is_floating_point and kind.itemsize > 1) / 2
 
 
 def gradient_or_zeros(value: Tensor, parameters: list[Any], retain_graph: bool = False) -> list[Tensor]:

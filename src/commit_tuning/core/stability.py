@@ -89,6 +89,7 @@ def _unstable(config: CoMMITConfig, span: float) -> bool:
 def _settling_window(config: CoMMITConfig) -> int:
     """The shortest window whose effective span is half as long again as the feedback: no multiple of it rings."""
     wanted = 1.5 * abs(feedback(config))
-    per_measurement = window_span(config) / config.kappa_window
+    interval = config.probe_interval or 1
+    per_measurement = interval / max(interval, config.lr_update_interval)
     shrinkage = math.exp(-(LOG_SD**2)) if config.kappa_estimator == "arithmetic" else 1.0
     return math.ceil(wanted / (per_measurement * shrinkage))

@@ -75,6 +75,14 @@ def test_the_trust_region_forgets_how_training_began():
     assert not controller.settling  # of five, three are kept, which is all that the window holds
 
 
+def test_a_module_that_is_never_measured_does_not_keep_the_trust_region_settling():
+    controller = TrustRegionController(CoMMITConfig(kappa_window=3), ("vision", "audio"))
+    for _ in range(5):
+        assert controller.settling
+        controller.observe({"language_model": 1e-4, "vision": 1e-4, "audio": 0.0}, {**ONES, "audio": 1.0}, 1.0)
+    assert not controller.settling
+
+
 def test_a_module_that_says_nothing_is_not_driven_up_by_the_trust_region():
     controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_bound=50.0), ("vision", "audio"))
     ones = {**ONES, "audio": 1.0}
@@ -204,6 +212,10 @@ def test_the_span_of_a_window():
             ("controller='bounded'", "W=2 ", "root is 1,", "rings", "kappa_window>=30"),
         ),
         ({"controller": "literal", "kappa_window": 2}, ("W=1 ", "root is 2,", "explodes", "kappa_window>=6")),
+        (
+            {"controller": "bounded", "probe_interval": 1, "kappa_window": 5},
+            ("W=1 ", "root is 2,", "explodes", "kappa_window>=30"),
+        ),
     ],
 )
 def test_an_unstable_configuration_is_described_with_its_numbers(settings, parts):

@@ -6,12 +6,13 @@ import random
 import pytest
 import torch
 from conftest import build, make_batch
+from torch import nn
 
 from commit_tuning import CoMMITConfig, Coordinator
 from commit_tuning.core import divergence
 from commit_tuning.core.displacement import Displacement
 from commit_tuning.core.forward import InputNorms, undisturbed
-from commit_tuning.core.probe import DriftProbe, Snapshot, learning_steps
+from commit_tuning.core.probe import DriftProbe, Snapshot, _unit_roundoff, learning_steps
 from commit_tuning.models.forward import forward_pass
 
 
@@ -132,3 +133,23 @@ def test_swapped_weights_show_under_autocast():
             before = forward.logits(batch, mask, {})
     assert now.dtype == torch.bfloat16
     assert not torch.equal(now, before)
+
+
+class _Quantised(nn.Linear):
+    """A layer that stores bytes and says in which format it computes, as those of bitsandbytes do."""
+
+    compute_dtype = torch.float16
+
+
+@pytest.mark.parametrize(
+    ("inside", "eps"),
+    [
+        (nn.Linear(2, 2), 2.0**-23),
+        (nn.Linear(2, 2).to(torch.bfloat16), 2.0**-7),
+        (nn.Linear(2, 2).to(torch.float8_e4m3fn), 2.0**-23),
+        (_Quantised(2, 2), 2.0**-10),
+    ],
+)
+def test_the_coarsest_number_format_may_lie_inside_the_model(inside: nn.Module, eps: float) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), inside, nn.Linear(2, 2))
+    assert _unit_roundoff(model, torch.zeros(1, 2)) == eps / 2
