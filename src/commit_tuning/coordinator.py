@@ -27,8 +27,9 @@ class Coordinator(BalanceMonitor):
     """Measures the balance of learning and sets the modules' learning rates from it (CoMMIT).
 
     The learning rates are multipliers on what the optimizer's groups hold, set just for the optimizer's step and taken
-    back after it: any learning-rate scheduler works, and nothing compounds. A parameter group that mixes modules is
-    split, which has to happen before a scheduler is made.
+    back after it: any learning-rate scheduler works, and nothing compounds. The default's budget is that of a group's
+    `max_lr` or `initial_lr`: a schedule that goes above it (CyclicLR) goes above the budget by the square. A parameter
+    group that mixes modules is split, which has to happen before a scheduler is made.
 
     Args:
         model: As for `BalanceMonitor`.

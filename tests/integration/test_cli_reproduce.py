@@ -41,7 +41,10 @@ def test_a_figure_has_a_page(
 def test_paper_scale_without_a_gpu_prints_needs_and_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["reproduce", "figure6", "--scale", "paper", "-o", tmp_path, "--data", "there"]) == 0
     printed = capsys.readouterr().out
-    assert "18 runs, each on the GPUs below; datasets in there/textvqa (8.1 GB)." in " ".join(printed.split())
+    assert (
+        "18 runs, each on the GPUs below (576 GPU-hours if as long as the paper's); datasets in there/textvqa (8.1 GB)."
+        in " ".join(printed.split())
+    )
     assert "commit-tuning reproduce figure6 --scale paper" in printed
     assert "3.74 billion" in printed
     assert not list(tmp_path.iterdir())
