@@ -21,8 +21,12 @@ def window_span(config: CoMMITConfig) -> float:
 
     Where measurements are rarer than updates, an update without a new measurement changes nothing, and W = N_kappa.
     """
+    return max(1.0, config.kappa_window * _updates_per_measurement(config))
+
+
+def _updates_per_measurement(config: CoMMITConfig) -> float:
     interval = config.probe_interval or 1
-    return max(1.0, config.kappa_window * interval / max(interval, config.lr_update_interval))
+    return interval / max(interval, config.lr_update_interval)
 
 
 def effective_span(config: CoMMITConfig, log_sd: float = LOG_SD) -> float:
@@ -89,7 +93,5 @@ def _unstable(config: CoMMITConfig, span: float) -> bool:
 def _settling_window(config: CoMMITConfig) -> int:
     """The shortest window whose effective span is half as long again as the feedback: no multiple of it rings."""
     wanted = 1.5 * abs(feedback(config))
-    interval = config.probe_interval or 1
-    per_measurement = interval / max(interval, config.lr_update_interval)
     shrinkage = math.exp(-(LOG_SD**2)) if config.kappa_estimator == "arithmetic" else 1.0
-    return math.ceil(wanted / (per_measurement * shrinkage))
+    return math.ceil(wanted / (_updates_per_measurement(config) * shrinkage))

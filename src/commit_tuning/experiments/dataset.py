@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,11 +74,9 @@ class StreamedQuestions:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> Sample:
-        for turn in range(len(self)):
-            sample = decoded(self._samples, (index + turn) % len(self), self._strict)
-            if sample is not None:
-                return sample
-        raise UserError(f"no question can be decoded; the first: {self.skipped[0]}")
+        for _, sample in decoded(self._samples, chain(range(index, len(self)), range(index)), self._strict):
+            return sample
+        raise _nothing(self.skipped)
 
     def training(self, indices: list[int]) -> dict[str, Tensor]:
         """A batch with answers and labels."""
@@ -85,9 +84,8 @@ class StreamedQuestions:
 
     def prompts(self, indices: list[int]) -> tuple[list[Sample], dict[str, Tensor]]:
         """Those that can be decoded, and their batch for generation."""
-        found = [decoded(self._samples, index, self._strict) for index in indices]
-        whole = [sample for sample in found if sample is not None]
-        return whole, self.collator.prompts(whole) if whole else {}
+        asked = [sample for _, sample in decoded(self._samples, indices, self._strict)]
+        return asked, self.collator.prompts(asked) if asked else {}
 
 
 class StoredQuestions:
@@ -97,16 +95,16 @@ class StoredQuestions:
 
     def __init__(self, samples: Samples, collator: VisionCollator, strict: bool = False) -> None:
         self._samples, self.collator, self.skipped = samples, collator, samples.skipped
-        self._whole: list[int] = []
+        self._positions: list[int] = []
         self._words: list[Sample] = []
         self._prompts: list[list[int]] = []
         parts: list[dict[str, Tensor]] = []
         for indices in chunks(list(range(len(samples))), self._AT_ONCE):
-            found = {index: decoded(samples, index, strict) for index in indices}
-            read = [sample for sample in found.values() if sample is not None]
-            if not read:
+            found = dict(decoded(samples, indices, strict))
+            if not found:
                 continue
-            self._whole += [index for index, sample in found.items() if sample is not None]
+            read = list(found.values())
+            self._positions += found
             self._words += [replace(sample, image=None, audio=None) for sample in read]
             prompts, media = collator.encode(read)
             self._prompts += prompts
@@ -119,14 +117,14 @@ class StoredQuestions:
                         "cut into tiles; set data.in_memory=false"
                     )
         if not parts:
-            raise UserError(f"no question can be decoded; the first: {self.skipped[0]}")
+            raise _nothing(self.skipped)
         self._media = {name: torch.cat([media[name] for media in parts]) for name in parts[0]}
 
     def __len__(self) -> int:
         return len(self._words)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._samples[self._whole[index]]
+        return self._samples[self._positions[index]]
 
     def training(self, indices: list[int]) -> dict[str, Tensor]:
         """A batch with answers and labels."""
@@ -173,22 +171,22 @@ def _read(root: Path, split: str, settings: Data) -> Samples:
     return TASKS[settings.dataset].read(root, split, getattr(settings, f"{split}_limit"), settings.strict)
 
 
-def whole(samples: Samples, strict: bool) -> Iterator[Sample]:
-    """All samples that can be decoded."""
-    found = (decoded(samples, index, strict) for index in range(len(samples)))
-    return (sample for sample in found if sample is not None)
+def decoded(samples: Samples, indices: Iterable[int], strict: bool) -> Iterator[tuple[int, Sample]]:
+    """Those samples with their positions; a damaged one goes to `samples.skipped` instead, or strict, is an error."""
+    for index in indices:
+        try:
+            sample = samples[index]
+        except DamagedError as error:
+            if strict:
+                raise
+            if error.skipped not in samples.skipped:
+                samples.skipped.append(error.skipped)
+        else:
+            yield index, sample
 
 
-def decoded(samples: Samples, index: int, strict: bool) -> Sample | None:
-    """A sample with its picture or sound; None, and an entry in `samples.skipped`, if it is damaged; strict, raises."""
-    try:
-        return samples[index]
-    except DamagedError as error:
-        if strict:
-            raise
-        if error.skipped not in samples.skipped:
-            samples.skipped.append(error.skipped)
-        return None
+def _nothing(skipped: list[Skipped]) -> UserError:
+    return UserError(f"no question can be decoded; the first: {skipped[0]}")
 
 
 def data_checksum(root: Path) -> str | None:

@@ -15,7 +15,7 @@ import torch
 
 from commit_tuning.experiments.arms import CONSTANT, METHOD_LABELS, Arm
 from commit_tuning.experiments.compare import Comparison
-from commit_tuning.experiments.dataset import ensure_data, whole
+from commit_tuning.experiments.dataset import decoded, ensure_data
 from commit_tuning.experiments.evaluate import ask
 from commit_tuning.experiments.evaluation import score
 from commit_tuning.experiments.record import write_text
@@ -160,7 +160,7 @@ def blind_score(recipe: Recipe) -> float:
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     strict = recipe.data.strict
     train, test = (task.read(root, name, getattr(recipe.data, f"{name}_limit"), strict) for name in ("train", "test"))
-    for sample in whole(train, strict):
+    for _, sample in decoded(train, range(len(train)), strict):
         counts[sample.kind][sample.answer] += 1
     rows = [
         {
@@ -170,7 +170,7 @@ def blind_score(recipe: Recipe) -> float:
             "answers": sample.answers,
             "answer": _commonest(counts[sample.kind], sample.choices),
         }
-        for sample in whole(test, strict)
+        for _, sample in decoded(test, range(len(test)), strict)
     ]
     return float(score(rows, task.metric)["accuracy"])
 
