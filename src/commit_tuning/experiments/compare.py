@@ -196,15 +196,20 @@ class Comparison:
             if leads_elsewhere(self.folder, path.relative_to(self.folder).as_posix()):
                 continue
             record = RunRecord.read(path.parent)
+            if record.files is None:
+                raise UserError(f"{path} is of an older version and names no files; choose another --output")
             with alone_in(path.parent):
+                record.status, record.error = "failed", "removed by --force"
+                record.plan(record.files)
                 remove_named(record)
-                path.unlink()
 
     def _check_finished_runs(self, arms: Sequence[Arm]) -> None:
-        """Make sure that the runs that are there are whole, and of the data and the model that are there now."""
+        """Make sure that the runs that are there are ours, whole, and of the data and the model that are there now."""
         present: dict[str, Origin] = {}
         for arm, seed in itertools.product(arms, self.recipe.compare.confirmation):
             job = self.job(arm, seed)
+            if job.folder.is_dir():
+                refuse_foreign(job.folder, RECORD)
             record = job.outcome()
             if record is None or not record.complete:
                 continue
