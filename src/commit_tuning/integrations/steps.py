@@ -82,6 +82,12 @@ class StepHooks:
         inner = inner_optimizer(optimizer)
         self._handles = [inner.register_step_pre_hook(self._before), inner.register_step_post_hook(self._after)]
 
+    def forget(self) -> None:
+        """Leave the optimizer alone, and keep nothing of the training that was."""
+        self.end()
+        self.clear()
+        self.coordinator = self._resumed = None
+
     def end(self) -> None:
         """Leave the optimizer alone."""
         for handle in self._handles:
