@@ -143,7 +143,7 @@ BREAKAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {  # a new bre
     "path out of the folder": ("choose_img", climb, "outside the dataset folder"),
     "absolute path": ("choose_img", edit(choices=["/etc/hostname", "choice_0.png"]), "outside the dataset folder"),
     "zero byte in a path": ("choose_img", edit(choices=["a\0b", "choice_0.png"]), "outside the dataset folder"),
-    "long path": ("choose_img", edit(choices=["a" * 5000, "choice_0.png"]), "a whole picture"),
+    "long path": ("choose_img", edit(choices=["a" * 5000, "choice_0.png"]), "is missing"),
     "line break in a path": ("choose_img", edit(choices=["a\nb", "choice_0.png"]), "missing"),
     "missing json": ("choose_txt", lambda f: (f / "data.json").unlink(), "data.json is missing"),
     "invalid json": ("choose_txt", text("{"), "not valid JSON"),

@@ -483,7 +483,7 @@ ENTRIES: dict[str, dict[str, tuple[Callable[[Path], None], str]]] = {  # a new b
         "a path out": (put(image_id="../../../secret"), "lies outside"),
         "an absolute path": (put(image_id="/etc/hostname"), "lies outside"),
         "a zero byte in a path": (put(image_id="a\0b"), "lies outside"),
-        "a long path": (put(image_id="a" * 5000), "a whole picture"),
+        "a long path": (put(image_id="a" * 5000), "is missing"),
         "a line break in a path": (put(image_id="a\nb"), "is missing"),
         "no entry": (third(dict.clear), "no answers"),
     },
@@ -496,7 +496,7 @@ ENTRIES: dict[str, dict[str, tuple[Callable[[Path], None], str]]] = {  # a new b
         "an index of another type": (put(correct_choice_idx="1"), "is none below 4"),
         "no index": (put(correct_choice_idx=None), "no correct_choice_idx"),
         "a huge image id": (put(image_id=10**400), "image_id"),
-        "an image id of another type": (put(image_id="1"), "image_id"),
+        "an image id of another type": (put(image_id=["1"]), "image_id"),
         "no id": (put(question_id=None), "no question_id"),
     },
     "clothoaqa": {
