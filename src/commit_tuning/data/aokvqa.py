@@ -69,7 +69,7 @@ class AOKVQA(Reader[object]):
 def _pictures(image_id: object) -> tuple[str, ...]:
     """The names of a picture whose id is a number of COCO's, or a text."""
     if isinstance(image_id, str):
-        return (*picture_names(file_name(image_id, "image_id")), *picture_names(image_id.zfill(12)))
+        return (*picture_names(file_name(image_id, "image_id")), *picture_names(image_id.strip().zfill(12)))
     return picture_names(f"{number(image_id, 'image_id'):012d}")
 
 

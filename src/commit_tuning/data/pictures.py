@@ -46,7 +46,8 @@ GRID_PLACES = ("top left", "top right", "bottom left", "bottom right")
 
 def picture_names(stem: str) -> tuple[str, ...]:
     """The names that the file of a picture may have: the stem with each ending, or as it is."""
-    return (*(f"{stem}{ending}" for ending in ENDINGS), stem)
+    stems = dict.fromkeys((stem, stem.strip()))
+    return (*(f"{it}{ending}" for it in stems for ending in ENDINGS), stem)
 
 
 def is_plain(picture: Image.Image) -> bool:
