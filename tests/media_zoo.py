@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -77,6 +78,30 @@ def damaged_exif(orientation: int) -> bytes:
     return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
 
 
+def keyed(depth: int, kind: int, key: int, row: bytes) -> bytes:
+    """A PNG of 8 x 4 pixels, two times four shades a row, of which one is transparent."""
+    row = row * (depth * (3 if kind == 2 else 1) // len(row))
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", 8, 4, depth, kind, 0, 0, 0)
+    body = chunk(b"tRNS", struct.pack(">H", key) * (3 if kind == 2 else 1)) + chunk(
+        b"IDAT", zlib.compress((b"\0" + row) * 4)
+    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
+
+
+def shades(*row: int) -> Image.Image:
+    return Image.fromarray(np.tile(np.array(row * 2, np.uint8), (4, 1)))
+
+
+def with_tag(tiff: bytes, tag: int, value: int) -> bytes:
+    """A TIFF, low byte first, with another short value of a tag."""
+    place = tiff.index(struct.pack("<HHI", tag, 3, 1)) + 8
+    return tiff[:place] + struct.pack("<H", value) + tiff[place + 2 :]
+
+
 def of_16_bits(form: str, mode: str = "I;16") -> bytes:
     values = np.asarray(grey()).astype(np.uint16) * 257
     order = ">u2" if mode == "I;16B" else "<u2"
@@ -135,6 +160,15 @@ PICTURES: dict[str, tuple[Callable[[], bytes], Callable[[], Image.Image]]] = {  
     "a transparent GIF": (lambda: palette(2), scene),
     "a transparent TIFF palette": (lambda: saved(cut_out().convert("PA"), "TIFF"), scene),
     "RGB with a transparent colour": (lambda: saved(scene().convert("RGB"), "PNG", transparency=BLACK), gone),
+    "grey in 2 bits with a transparent shade": (lambda: keyed(2, 0, 1, b"\x1b" * 2), lambda: shades(0, 255, 170, 255)),
+    "grey in 4 bits with a transparent shade": (
+        lambda: keyed(4, 0, 5, b"\x05\xaf" * 2),
+        lambda: shades(0, 255, 170, 255),
+    ),
+    "RGB in 16 bits with a transparent colour": (
+        lambda: keyed(16, 2, 0x1200, b"\0" * 6 + b"\x12\0" * 3 + b"\xaa\xaa" * 3 + b"\xff" * 6),
+        lambda: shades(0, 255, 170, 255),
+    ),
     "grey in 16 bits": (lambda: of_16_bits("PNG"), grey),
     "grey in 16 bits as TIFF": (lambda: of_16_bits("TIFF"), grey),
     "grey in 16 bits, high byte first": (lambda: of_16_bits("TIFF", "I;16B"), grey),
@@ -164,7 +198,9 @@ def shows(picture: Image.Image, expected: Image.Image) -> bool:
 
 ODD_PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {  # skipped, and why
     "floating point": (lambda: saved(Image.new("F", (40, 30), 0.5), "TIFF"), "holds floating-point values"),
-    "32 bits": (lambda: saved(Image.new("I", (40, 30), 70_000), "TIFF"), "holds 32-bit values"),
+    "32 bits": (lambda: saved(Image.new("I", (40, 30), 70_000), "TIFF"), "holds signed or 32-bit values"),
+    "16 bits in which 0 is white": (lambda: with_tag(of_16_bits("TIFF"), 262, 0), "holds inverted 16-bit values"),
+    "12 bits": (lambda: with_tag(of_16_bits("TIFF"), 258, 12), "holds 12-bit values"),
     "PFM": (lambda: b"Pf 40 30 -1.0\n" + b"\0" * 4800, "holds floating-point values"),
     "one row": (lambda: saved(Image.new("RGB", (100_000, 1)), "PNG"), "is too narrow: 100000 x 1 pixels"),
     "a palette without colours": (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from commit_tuning.data.files import FaultError, Source, content_of, not_whole, shown
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFile
 
 LETTERS = tuple(string.ascii_uppercase)
 """Names of the choices in a collage with a question picture; more choices than letters are refused."""
@@ -117,6 +117,7 @@ def load_picture(source: Source) -> Image.Image:
         FaultError: As :func:`check_picture`.
     """
     with _opened(source) as image:
+        _scale_key(image)
         image.load()
         return to_rgb(_upright(image))
 
@@ -132,6 +133,16 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     sheet = Image.new("RGBA", picture.size, "white")
     sheet.alpha_composite(picture.convert("RGBA"))
     return sheet.convert("RGB")
+
+
+def _scale_key(image: ImageFile.ImageFile) -> None:
+    """Put a PNG's one transparent colour into the 8 bits in which Pillow gives the pixels."""
+    raw, key = image.tile[0].args if image.tile else None, image.info.get("transparency")
+    if raw in ("L;2", "L;4") and key is not None:
+        white = 3 if raw == "L;2" else 15
+        image.info["transparency"] = key * 255 // white if key <= white else key
+    elif raw == "RGB;16B" and key is not None and max(key) > 255:
+        image.info["transparency"] = tuple(value >> 8 for value in key)
 
 
 def _in_8_bits(picture: Image.Image) -> Image.Image:
@@ -164,7 +175,7 @@ def _ends_as_jpeg(source: Source) -> bool:
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[Image.Image]:
+def _opened(source: Source) -> Iterator[ImageFile.ImageFile]:
     """Open a picture that can be read; every failure of Pillow inside becomes a fault of this file."""
     from PIL import Image
 
@@ -182,7 +193,7 @@ def _opened(source: Source) -> Iterator[Image.Image]:
         raise not_whole(source, "picture", error) from error
 
 
-def _check_kind(image: Image.Image, name: str) -> None:
+def _check_kind(image: ImageFile.ImageFile, name: str) -> None:
     """Refuse a size that Pillow or a processor cannot bear, and values of which nobody knows what is white."""
     width, height = image.size
     size = f"{width} x {height} pixels"
@@ -190,6 +201,20 @@ def _check_kind(image: Image.Image, name: str) -> None:
         raise FaultError(f"{name} is too large: {size}")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise FaultError(f"{name} is too narrow: {size}; a side is at most {MAX_ASPECT} times the other")
-    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # PPM's are of 16 bits
-        values = "floating-point" if image.mode == "F" else "32-bit"
+    values = _unknown_values(image)
+    if values is not None:
         raise FaultError(f"{name} holds {values} values, of which none is known to be white: save it in 8 or 16 bits")
+
+
+def _unknown_values(image: ImageFile.ImageFile) -> str | None:
+    """What a picture holds of which nobody knows what is white, or Pillow does not heed it; None for all else."""
+    from PIL import ExifTags
+
+    tags = getattr(image, "tag_v2", {})  # of TIFF
+    if image.mode == "F":
+        return "floating-point"
+    if image.mode == "I" and image.format != "PPM":  # PPM's are of 16 bits
+        return "signed or 32-bit"
+    if image.mode.startswith("I;16") and tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        return "inverted 16-bit"
+    return "12-bit" if image.mode.startswith("I;16") and tags.get(ExifTags.Base.BitsPerSample) == (12,) else None
