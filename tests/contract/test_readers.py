@@ -512,6 +512,8 @@ def test_a_home_folder_is_found(name: str, tmp_path: Path, monkeypatch: pytest.M
     make(name, tmp_path / "root")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert len(READERS[name][1](Path("~/root"))) == 5
+    with pytest.raises(UserError, match="~nobody-there"):
+        READERS[name][1](Path("~nobody-there/root"))
 
 
 @pytest.mark.parametrize("name", [name for name in READERS if name != "hub"])  # the hub's files lie where datasets says

@@ -12,7 +12,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from commit_tuning.data.files import FaultError, check_inside, located, member, read_json, shown, user_path, words
-from commit_tuning.data.pictures import LETTERS, check_picture, choice_names, collage, load_picture, picture_names
+from commit_tuning.data.pictures import (
+    LETTERS,
+    MAX_PIXELS,
+    check_picture,
+    choice_names,
+    collage,
+    load_picture,
+    picture_names,
+)
 from commit_tuning.data.reading import Place, Reader, Record
 from commit_tuning.data.sample import Sample
 from commit_tuning.errors import UserError
@@ -80,8 +88,9 @@ class IconQA(Reader[str]):
         own = [("image.png", *picture_names("image"))]
         own += [(str(name),) for name in data["choices"]] if kind == "choose_img" else []
         pictures = tuple(located(self._base, folder, *spellings) for spellings in own)
-        for picture in pictures:
-            check_picture(picture)
+        pixels = sum(check_picture(picture) for picture in pictures)
+        if pixels > MAX_PIXELS:
+            raise FaultError(f"the {len(pictures)} pictures are too large together: {pixels} pixels")
         yield Record(place, folder.name, kind, question, texts, (answer,), pictures)
 
     def _sample(self, record: Record) -> Sample:

@@ -70,6 +70,9 @@ def collage(question: Image.Image, choices: Sequence[Image.Image]) -> Image.Imag
     Returns:
         RGB: the choices two in a row if the question shows nothing; else the question on top of one row of choices,
         each under its letter.
+
+    Raises:
+        FaultError: It would be too large.
     """
     from PIL import Image, ImageDraw
 
@@ -79,7 +82,10 @@ def collage(question: Image.Image, choices: Sequence[Image.Image]) -> Image.Imag
     rows = -(-len(choices) // columns)
     top, label = (0, 0) if plain else (question.height, 12)
     total = max(columns * width, 0 if plain else question.width)
-    sheet = Image.new("RGB", (total, top + rows * (height + label)), question.getpixel((0, 0)) if plain else "white")
+    size = total, top + rows * (height + label)
+    if size[0] * size[1] > MAX_PIXELS:
+        raise FaultError(f"the choices side by side are too large: {size[0]} x {size[1]} pixels")
+    sheet = Image.new("RGB", size, question.getpixel((0, 0)) if plain else "white")
     if not plain:
         sheet.paste(question, ((total - question.width) // 2, 0))
     for index, choice in enumerate(choices):
@@ -90,11 +96,14 @@ def collage(question: Image.Image, choices: Sequence[Image.Image]) -> Image.Imag
     return sheet
 
 
-def check_picture(source: Source) -> None:
+def check_picture(source: Source) -> int:
     """Check size and integrity, if possible without decoding: a PNG has checksums, a JPEG ends with its end marker.
 
     Args:
         source: The file, or its content.
+
+    Returns:
+        How many pixels it has.
 
     Raises:
         FaultError: The file is missing, too large, too narrow, or no whole picture; or what is white in it
@@ -105,6 +114,7 @@ def check_picture(source: Source) -> None:
             image.verify()
         elif image.format != "JPEG" or not _ends_as_jpeg(source):
             image.load()
+        return image.width * image.height
 
 
 def load_picture(source: Source) -> Image.Image:
@@ -177,7 +187,7 @@ def _ends_as_jpeg(source: Source) -> bool:
 @contextmanager
 def _opened(source: Source) -> Iterator[ImageFile.ImageFile]:
     """Open a picture that can be read; every failure of Pillow inside becomes a fault of this file."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -189,6 +199,8 @@ def _opened(source: Source) -> Iterator[ImageFile.ImageFile]:
         raise
     except Image.DecompressionBombError:
         raise FaultError(f"{shown(source)} is too large: above {MAX_PIXELS / 1e6:g} million pixels") from None
+    except UnidentifiedImageError as error:
+        raise not_whole(source, f"picture of {', '.join(FORMATS)}", error) from error
     except Exception as error:
         raise not_whole(source, "picture", error) from error
 

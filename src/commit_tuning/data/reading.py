@@ -191,7 +191,7 @@ class Reader(Generic[Entry]):
         """A sound of a resolved media folder, checked once."""
         return self._checked(located(folder, folder, name), lambda path: check_sound(path, self._max_seconds))
 
-    def _checked(self, path: Path, check: Callable[[Path], None]) -> Path:
+    def _checked(self, path: Path, check: Callable[[Path], object]) -> Path:
         if path not in self._known:
             try:
                 check(path)

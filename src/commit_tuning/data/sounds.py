@@ -33,6 +33,7 @@ _TAIL = 2048  # frames at the end that must be there
 _CUT_WAV = re.compile(r"^data\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)  # libsndfile's words for a header that lies
 _STREAMED = (range(1), range(0x7FFF_E000, 0x8000_0001), range(0xFFFF_E000, 2**32))
 """Lengths that programs write that do not know it yet: none, SoX's 0x7FFFF000 in whole frames, all bits set."""
+_NO_FORMAT = 1  # libsndfile's code for bytes that are of no format it knows
 _UNKNOWN = 2**63 - 1  # frames, for libsndfile; of a FLAC that went through a pipe
 
 
@@ -144,4 +145,5 @@ def _opened(source: Source) -> Iterator[Any]:
     except FaultError:
         raise
     except Exception as error:
-        raise not_whole(source, "sound", error) from error
+        unknown = getattr(error, "code", None) == _NO_FORMAT
+        raise not_whole(source, f"sound{' of WAV, FLAC, Ogg or MP3' if unknown else ''}", error) from error

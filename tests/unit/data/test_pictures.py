@@ -72,3 +72,9 @@ def test_a_cut_picture_is_a_fault(kind: str) -> None:
 def test_damaged_metadata_says_nothing(recwarn: pytest.WarningsRecorder) -> None:
     load_picture(zoo.PICTURES["EXIF that is damaged"][0]())
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("content", [b"\0\0\0\x18ftypheic" + b"\0" * 99, b"<svg xmlns='http://www.w3.org/2000/svg'/>"])
+def test_formats_that_are_read_are_named(content: bytes) -> None:
+    with pytest.raises(FaultError, match="is not a whole picture of JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM"):
+        check_picture(content)

@@ -73,6 +73,11 @@ def test_a_sound_that_cannot_be_heard_has_a_reason(kind: str) -> None:
             read(content())
 
 
+def test_formats_that_are_heard_are_named() -> None:
+    with pytest.raises(FaultError, match="is not a whole sound of WAV, FLAC, Ogg or MP3"):
+        check_sound(b"\0\0\0\x18ftypM4A " + b"\0" * 99)
+
+
 def test_a_long_header_of_a_short_file_is_cut_off() -> None:
     with pytest.raises(FaultError, match="is cut off: 8000 of 2000000000 bytes"):
         check_sound(zoo.streamed(2_000_000_000, 2_000_000_036))
