@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from commit_tuning.cli.options import SettingsArgument
+from commit_tuning.experiments.shown import one_line
 
 
 def inspect(
@@ -44,6 +45,7 @@ def inspect(
 def _print_table(found: Any) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     with_optimizer = any(module.without_optimizer is not None for module in found.modules)
@@ -59,13 +61,13 @@ def _print_table(found: Any) -> None:
         if with_optimizer:
             rates = (", ".join(f"{v:g}" for v in values) for values in (module.learning_rates, module.weight_decays))
             cells += [_shown(module.without_optimizer), *rates]
-        table.add_row(module.name, *cells)
+        table.add_row(escape(one_line(module.name)), *cells)
     console = Console()
     console.print(table)
     for fault in found.faults:
-        console.print(f"cannot learn: {fault}", style="red", highlight=False)
+        console.print(f"cannot learn: {one_line(fault)}", style="red", markup=False, highlight=False)
     for note in found.notes:
-        console.print(f"note: {note}", style="yellow", highlight=False)
+        console.print(f"note: {one_line(note)}", style="yellow", markup=False, highlight=False)
     if not found.faults:
         console.print("everything that is trainable can learn", style="green")
 
