@@ -73,7 +73,8 @@ def curve(group: Group, key: str, *, window: int = 1, log: bool = False, over: s
     centre = values.mean(axis=0)
     spread = values.std(axis=0, ddof=1) if len(series) > 1 else np.zeros_like(centre)
     bands = (centre, centre - spread, centre + spread)
-    return Curve(places, *(np.exp(band) if log else band for band in bands))
+    # rounded, so that the noise of a running mean over a constant is no range of values
+    return Curve(places, *(np.exp(band.round(12)) if log else band for band in bands))
 
 
 def _series(history: Sequence[dict[str, Any]], key: str, over: str | None, log: bool) -> dict[int, float]:

@@ -196,6 +196,7 @@ def _dress(axes: Axes, panel: Panel, level: float | None) -> None:
 def _log_ticks(axes: Axes) -> None:
     """Label powers of ten; on a short scale what lies between too, so that no axis is without numbers."""
     low, high = axes.get_ylim()
+    axes.set_ylim(low, high)  # a constant has a range around it with this locator, not with those below
     if high < 8 * low:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     else:

@@ -95,9 +95,10 @@ def write_report(folder: str | Path) -> Path:
         UserError: There is no run in or below the folder that can be shown, or the page cannot be written.
     """
     folder = Path(folder)
-    page = _render(folder, read_contents(folder))
     try:
-        write_text(folder / "report.html", page)
+        write_text(folder / "report.html", _render(folder, read_contents(folder)))
+    except RecursionError:
+        raise UserError(f"a record in or below {folder} is nested too deeply to be shown; remove it") from None
     except OSError as error:
         raise UserError(f"cannot write {folder / 'report.html'}: {error.strerror}; check the folder") from None
     return folder / "report.html"
