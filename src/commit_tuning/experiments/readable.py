@@ -179,7 +179,8 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         UserError: One is not.
     """
-    record = _checked(folder / RECORD, lambda: RunRecord.read(folder))
+    record = RunRecord.read(folder)
+    record.refuse_damage()
     _checked(folder / RECORD, lambda: _Run.model_validate(vars(record)))
     _checked(folder / HISTORY, lambda: _HISTORY.validate_python(record.history()))
     _checked(folder / PREDICTIONS, lambda: answered(record))

@@ -22,11 +22,12 @@ from commit_tuning.experiments.curves import Group
 from commit_tuning.experiments.evaluation import score
 from commit_tuning.experiments.readable import Answered, ArmRow, Manifest, Table, answered, read_json, read_runs
 from commit_tuning.experiments.recipe import build_recipe
-from commit_tuning.experiments.record import RECORD, RunRecord, write_text
+from commit_tuning.experiments.record import IMAGES, RECORD, REPORT, RunRecord
 from commit_tuning.experiments.shown import visible
 from commit_tuning.experiments.table import NOTHING, fixed, mean, percent
 from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.metrics.score import METRICS
+from commit_tuning.storage import write_text
 
 LONGEST = 20_000
 """Longest text that a page shows whole, in characters."""
@@ -96,12 +97,10 @@ def write_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     try:
-        write_text(folder / "report.html", _render(folder, read_contents(folder)))
+        write_text(folder / REPORT, _render(folder, read_contents(folder)))
     except RecursionError:
         raise UserError(f"a record in or below {folder} is nested too deeply to be shown; remove it") from None
-    except OSError as error:
-        raise UserError(f"cannot write {folder / 'report.html'}: {error.strerror}; check the folder") from None
-    return folder / "report.html"
+    return folder / REPORT
 
 
 def _render(folder: Path, contents: Contents) -> str:
@@ -307,7 +306,7 @@ def gallery(arms: Sequence[Arm], keys: Sequence[dict[str, str]]) -> list[dict[st
     first = arms[0].records[0]
     asked = []
     for row in answered(first):
-        picture = _picture(first.folder, row)
+        picture = _picture(first, row)
         if not picture:
             continue
         answers = [
@@ -324,13 +323,12 @@ def gallery(arms: Sequence[Arm], keys: Sequence[dict[str, str]]) -> list[dict[st
     return asked
 
 
-def _picture(folder: Path, row: Answered) -> dict[str, str]:
+def _picture(record: RunRecord, row: Answered) -> dict[str, str]:
     """The `picture` of a question as the address of its own bytes, or its `fault`; nothing where it has none."""
-    path = folder / (row.picture or f"images/{row.id}.png")  # older runs named pictures by id
     try:
-        check_inside(folder.resolve(), path)
-        return {"picture": picture_address(path)} if path.is_file() else {}
-    except FaultError as fault:
+        path = record.file(row.picture or f"{IMAGES}/{row.id}.png")  # older runs named pictures by id
+        return {"picture": picture_address(path)} if path else {}
+    except (FaultError, OSError) as fault:
         return {"fault": str(fault)}
 
 
