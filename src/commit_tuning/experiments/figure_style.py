@@ -29,7 +29,7 @@ COLOURS = {  # Okabe and Ito's colour-blind safe palette; the yellow is darkened
     "language-lr-up": "#56b4e9",
     "encoder-lr-up": "#a89200",
 }
-LONGEST_LABEL = 60  # characters
+LONGEST_LABEL = 50  # characters; of the widest letters, a figure holds as many
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 TWINS = {"commit": "commit-clr", "literal": "literal-clr"}  # with and without the regulariser: often one line
 STYLE: Any = {
@@ -78,10 +78,9 @@ def line_style(groups: Sequence[Group], index: int) -> dict[str, Any]:
 
 def drawn(text: str) -> str:
     """A text from outside as a label: short, no formula, and with escapes for what the figures' font cannot draw."""
-    line = one_line(text)
-    short = line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 1]}…"
-    known = "".join(sign if ord(sign) in _drawable() else ascii(sign)[1:-1] for sign in short)
-    return known.replace("$", r"\$")
+    line = "".join(sign if ord(sign) in _drawable() else ascii(sign)[1:-1] for sign in one_line(text))
+    short = line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 20]}…{line[-19:]}"
+    return short.replace("$", r"\$")
 
 
 @cache
