@@ -63,7 +63,7 @@ class Display:
             self._tasks[task] = self._bars.add_task(task, total=total, note=note)
         self._bars.update(self._tasks[task], completed=done, total=total, note=note)
         if self._every == 0:
-            self._bars.console.print(note, markup=False, highlight=False)
+            self._bars.console.print(note, markup=False, emoji=False, highlight=False)
 
     def _line(self, task: str, done: int, total: int, note: str) -> None:
         part = done if self._every == 0 else 100 * done // (self._every * total)
