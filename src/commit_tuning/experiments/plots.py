@@ -109,7 +109,7 @@ def sheets(modules: Sequence[str]) -> list[Sheet]:
 
 def draw_curves(groups: Sequence[Group]) -> list[Plot]:
     """Every figure that the histories of the groups have values for."""
-    drawn = [_draw(sheet, groups) for sheet in sheets(_modules(groups))]
+    drawn = [_draw(sheet, groups) for sheet in sheets(_modules(groups)) if sheet.panels]
     return [plot for plot in drawn if plot is not None]
 
 

@@ -179,8 +179,9 @@ def _finished_comparison(folder: Path) -> Contents:
     arms, left_out = [], []
     for row in table.rows:
         records, damaged = read_runs(_inside(folder, row.runs))
-        arms.append(_arm_of_row(row, tuple(records)))
+        arms.append(_arm_of_row(row, tuple(record for record in records if record.complete)))
         left_out += damaged
+        left_out += [f"{record.folder}: {_state(record)}" for record in records if not record.complete]
     return Contents(arms, True, failures=manifest.failures, left_out=left_out, screening=table.screening)
 
 
