@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from commit_tuning.cli.display import Display, say
 from commit_tuning.cli.options import SettingsArgument
 
 
@@ -33,7 +34,6 @@ def evaluate(  # noqa: PLR0917 - typer calls it, by name
     """
     from transformers.utils import logging
 
-    from commit_tuning.cli.display import Display
     from commit_tuning.experiments.evaluate import evaluate as ask
     from commit_tuning.experiments.record import json_line
     from commit_tuning.storage import write_text
@@ -44,17 +44,15 @@ def evaluate(  # noqa: PLR0917 - typer calls it, by name
     with Display(every=10) as display:
         found = ask(target, settings or [], split, progress=display)
     scores = found.scores
-    typer.echo(
-        f"{found.dataset}, {split}: {scores['metric']} {100 * scores['accuracy']:.1f} % of {scores['questions']}"
-    )
+    say(f"{found.dataset}, {split}: {scores['metric']} {100 * scores['accuracy']:.1f} % of {scores['questions']}")
     for kind, share in scores["by_kind"].items():
-        typer.echo(f"  {kind}: {100 * share:.1f} %")
+        say(f"  {kind}: {100 * share:.1f} %")
     if scores["left_out"]:
-        typer.echo(f"  the metric leaves out {scores['left_out']}")
+        say(f"  the metric leaves out {scores['left_out']}")
     if found.other_data:
-        typer.echo("  not the questions of the run: its data was other than what is read now")
+        say("  not the questions of the run: its data was other than what is read now")
     if found.skipped:
-        typer.echo(f"  skipped {len(found.skipped)} that cannot be read, first: {found.skipped[0]}")
+        say(f"  skipped {len(found.skipped)} that cannot be read, first: {found.skipped[0]}")
     if skipped is not None:
         write_text(skipped, "".join(json_line(entry.to_dict()) for entry in found.skipped))
     if predictions is not None:
