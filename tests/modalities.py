@@ -48,7 +48,9 @@ def omni_partition(model: nn.Module) -> ModulePartition:
     """The two encoders, and the language model."""
     named = {name: [(n, p) for n, p in model.named_parameters() if f"{name}." in n] for name in ENCODERS}
     encoders = {name for pairs in named.values() for name, _ in pairs}
-    return ModulePartition({"language_model": [(n, p) for n, p in model.named_parameters() if n not in encoders], **named})
+    return ModulePartition(
+        {"language_model": [(n, p) for n, p in model.named_parameters() if n not in encoders], **named}
+    )
 
 
 def start(wrap: Any = lambda model: model, **settings: Any) -> Coordinator:

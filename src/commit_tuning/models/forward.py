@@ -144,7 +144,7 @@ class TransformersForward:
         that matters the probe does as the training pass did, which has no cache under gradient checkpointing.
         """
         by_positions = batch.get("position_ids") is not None and batch.get("attention_mask") is None
-        if not by_positions or getattr(self._base, "is_gradient_checkpointing", False):
+        if not by_positions or any(getattr(m, "gradient_checkpointing", False) for m in self._base.modules()):
             return False
         return batch.get("use_cache")
 
