@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,13 @@ from torch import Tensor, nn
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition
 
 ENCODERS = ("vision", "audio")
+
+
+class Output(NamedTuple):
+    """What DDP finds the tensors in."""
+
+    loss: Tensor
+    logits: Tensor
 
 
 class Omni(nn.Module):
@@ -32,7 +38,7 @@ class Omni(nn.Module):
             hidden = hidden + self.audio(sound)[:, None]
         logits = self.head(self.mixer(hidden)[0])
         loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-        return SimpleNamespace(loss=loss, logits=logits)
+        return Output(loss, logits)
 
 
 def batch(kind: str, seed: int, size: int = 6) -> dict[str, Tensor]:
