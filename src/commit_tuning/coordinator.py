@@ -134,7 +134,7 @@ class Coordinator(BalanceMonitor):
         return self._controller.starting
 
     def _update_multipliers(self) -> None:
-        measurements = min(len(window) for window in self._windows.values())
+        measurements = {name: len(window) for name, window in self._windows.items()}
         self._multipliers = self._controller.multipliers(self._steps, self.smoothed_kappas, measurements)
 
     @property

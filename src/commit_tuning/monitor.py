@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,8 +24,9 @@ from commit_tuning.core.groups import GroupRates
 from commit_tuning.core.hooks import look_before_steps
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.probe import DriftProbe, Measurement
+from commit_tuning.core.ranks import sum_over_ranks
 from commit_tuning.core.samples import Collector, answer_tokens, check_batches, take_samples
-from commit_tuning.core.shards import refuse_unsupported, whole
+from commit_tuning.core.shards import local, refuse_unsupported, whole
 from commit_tuning.errors import NoAnswerError
 from commit_tuning.models.forward import forward_pass
 from commit_tuning.models.partition import partition_model
@@ -83,7 +84,7 @@ class BalanceMonitor:
         self._measured_now = False
         self._answers: int | Tensor = 0
         self._idle: set[str] = set()
-        self._owed = False
+        self._owed: set[str] = set()
         self._overflowed = False
         self._probe: DriftProbe | None = None
         self._in_step = False
@@ -101,7 +102,7 @@ class BalanceMonitor:
 
     @property
     def kappas(self) -> dict[str, float]:
-        """Encoder to the balance coefficient of the last measurement (Eq. 4); NaN where a module did not move."""
+        """Encoder to the balance coefficient of the last measurement (Eq. 4); NaN where a module was not in it."""
         drift = self.drift
         return {
             name: balance_coefficient(drift.get(LANGUAGE_MODEL, math.nan), drift.get(name, math.nan))
@@ -110,10 +111,11 @@ class BalanceMonitor:
 
     @property
     def kappa(self) -> float:
-        """The language model's drift over the encoders' mean drift; NaN before the first measurement or without one."""
+        """The language model's drift over the mean drift of the encoders that moved; NaN where there is none."""
         drift = self.drift
-        encoders = [drift.get(name, math.nan) for name in self.partition.encoders]
-        return balance_coefficient(drift.get(LANGUAGE_MODEL, math.nan), sum(encoders) / len(encoders))
+        moved = [drift[name] for name in self.partition.encoders if drift.get(name, 0) != 0]
+        mean = sum(moved) / len(moved) if moved else math.nan
+        return balance_coefficient(drift.get(LANGUAGE_MODEL, math.nan), mean)
 
     @property
     def smoothed_kappas(self) -> dict[str, float]:
@@ -122,13 +124,13 @@ class BalanceMonitor:
 
     @property
     def smoothed_kappa(self) -> float:
-        """The smoothed kappa of all encoders together: the harmonic mean, as `kappa` has the encoders' mean below."""
-        values = list(self.smoothed_kappas.values())
-        return len(values) / sum(1 / value for value in values)
+        """The harmonic mean of the smoothed kappas that there are, as `kappa` has the encoders' mean below."""
+        values = [value for value in self.smoothed_kappas.values() if not math.isnan(value)]
+        return len(values) / sum(1 / value for value in values) if values else math.nan
 
     @property
     def drift(self) -> dict[str, float]:
-        """Module to its drift in nats at the last measurement (Eq. 2-3); empty before the first."""
+        """Module to its drift in nats at the last measurement (Eq. 2-3); a module without a gradient is left out."""
         return dict(self._measurement.drift) if self._measurement else {}
 
     @property
@@ -197,11 +199,13 @@ class BalanceMonitor:
             self._probe, self._measured_now, self._norms = None, False, {}
             return
         if self._measured_now and self._probe is not None:
-            self._measurement = self._probe.measure(self._displacement)
+            moving = [name for name in self.partition if name not in self._idle]
+            self._measurement = self._probe.measure(self._displacement, moving or self.partition)
             self._norms.update({f"step_norm/{name}": norm for name, norm in self._probe.step_norms().items()})
+            drift = self._measurement.drift
             for name, window in self._windows.items():
-                window.push(self._measurement.drift[LANGUAGE_MODEL], self._measurement.drift[name])
-            self._owed = bool(self._idle)
+                window.push(drift.get(LANGUAGE_MODEL, math.nan), drift.get(name, math.nan))
+            self._owed &= self._idle
             self._look_for_faults(self._measurement)
         self._probe = None
         self._steps += 1
@@ -272,7 +276,7 @@ class BalanceMonitor:
         """What an exact resume needs."""
         return {
             "steps": self._steps,
-            "owed": self._owed,
+            "owed": sorted(self._owed),
             "windows": {name: window.state_dict() for name, window in self._windows.items()},
             "displacement": self._displacement.state_dict(),
             **self._alarms.state_dict(),
@@ -281,7 +285,7 @@ class BalanceMonitor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
-        self._steps, self._owed = state["steps"], state.get("owed", False)
+        self._steps, self._owed = state["steps"], set(state["owed"])
         self._alarms.load_state_dict(state)
         for name, window in self._windows.items():
             window.load_state_dict(state["windows"][name])
@@ -314,19 +318,19 @@ class BalanceMonitor:
     def _decide_to_measure(self) -> None:
         """Whether this step is measured, and which modules are idle: no gradient arrives, as from text to an encoder.
 
-        What an idle module owes is made up for at the next step with a gradient for all, or else batches of one kind
-        that come in step with `probe_interval` would hide a module for ever.
+        Every module owes a measurement from a step on that is due until the first step at which it has a gradient, or
+        else batches of one kind that come in step with `probe_interval` would hide a module for ever.
         """
         interval = self.config.probe_interval
         due = interval is not None and (self._steps % interval == 0 or self._starting())
-        self._norms = self._parameter_norms() if due or self._owed else {}
-        self._idle = {name for name in self.partition if self._norms.get(f"grad_norm/{name}") == 0}
-        self._measured_now = due or (self._owed and not self._idle)
+        self._owed |= set(self.partition) if due else set()
+        self._measured_now = due or bool(self._with_gradient(self._owed))
+        self._norms = {}
         if self._measured_now:
             self._groups.check_unchanged()
             self.partition.check_unchanged(self._forward.model)
-        else:
-            self._norms = {}
+            self._idle = set(self.partition) - self._with_gradient(self.partition)
+            self._norms = self._parameter_norms()
 
     def _before(self, batches: list[Batch]) -> None:
         """What happens before the step; last comes the probe, which keeps the values that the step overwrites."""
@@ -335,7 +339,7 @@ class BalanceMonitor:
         try:
             self._probe = DriftProbe(self._forward, self.partition, batches, self._shift, self._answers)
         except NoAnswerError as error:  # on all ranks alike
-            self._measured_now, self._owed, self._norms = False, True, {}
+            self._measured_now, self._norms = False, {}
             self._alarms.unanswered(self._steps + 1, error, before_the_first=self._measurement is None)
 
     def _samples_of(self, batches: list[Batch]) -> list[Batch]:
@@ -361,11 +365,25 @@ class BalanceMonitor:
             norms[f"theta_norm/{name}"] = _norm([p.detach() for p in parameters])
         return norms
 
+    def _with_gradient(self, names: Iterable[str]) -> set[str]:
+        """Those of some modules at which a gradient arrives, on any rank; every rank asks for the same modules."""
+        asked = sorted(names)
+        if not asked:
+            return set()
+        arrives = [float(any(map(_is_not_zero, self.partition[name]))) for name in asked]
+        ranks = sum_over_ranks(arrives, self.partition[asked[0]][0].device)
+        return {name for name, count in zip(asked, ranks, strict=True) if count}
+
     def _look_for_faults(self, found: Measurement) -> None:
         moved = {name for name in self.partition if self._norms[f"step_norm/{name}"] > 0}
         self._alarms.measured(self._steps + 1, found, self._idle, moved, self._rates)
         trained = {name: self._multipliers[name] for name in self.partition if self._rates[name] > 0}
         self._alarms.learning(self._steps + 1, found.drift, trained)
+
+
+def _is_not_zero(parameter: nn.Parameter) -> bool:
+    """Whether a parameter has a gradient; under FSDP2, in this rank's part of it."""
+    return parameter.grad is not None and bool(local(parameter.grad).any())
 
 
 def _norm(tensors: list[Tensor]) -> float:

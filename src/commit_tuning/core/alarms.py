@@ -79,11 +79,12 @@ class Alarms:
     def learning(self, step: int, drift: Mapping[str, float], multipliers: Mapping[str, float]) -> None:
         """Look for modules that learn next to nothing; as for `StarvationDetector.observe`."""
         for name in self.starvation.observe(step, drift, multipliers):
+            own = drift.get(name, 0.0)
             why = (
-                f"its learning rate is {multipliers[name]:.3g} of its base rate and its drift {drift[name]:.3g} nats, "
+                f"its learning rate is {multipliers[name]:.3g} of its base rate and its drift {own:.3g} nats, "
                 f"of {max(drift.values()):.3g} in the module that moves most; see docs/stability.md"
             )
-            if drift[name] == 0:
+            if own == 0:
                 why = "nothing of it shows in the outputs. Do the batches hold its inputs, does a gradient reach it?"
             _warn(f"module {name!r} starves since optimizer step {self.starvation.starving[name]}: {why}")
 

@@ -90,8 +90,8 @@ class Measurement:
     """What one optimizer step did.
 
     Attributes:
-        readings: Module to its drift, the mean over samples of the mean KL over their answer tokens (Eq. 2-3), with the
-            noise floor and the displacement of its measurement.
+        readings: Measured module to its drift, the mean over samples of the mean KL over their answer tokens (Eq. 2-3),
+            with the noise floor and the displacement of its measurement.
         h: Module to the individual learning step H of Eq. 6; empty where the model does not show its inputs. The paper
             leaves the norms open; ours are L2 norms over all answer logits, embeddings, features and raw inputs of the
             samples measured. A module measured at a displacement has the logits of that.
@@ -180,18 +180,19 @@ class DriftProbe:
             features = {**features, **{name: now[name] for name in shaped}}
         return self._forward.logits(item.batch, item.positions.mask, features)
 
-    def measure(self, displacement: Displacement | None = None) -> Measurement:
-        """Drift and H of every module, on all samples; changes nothing in the model.
+    def measure(self, displacement: Displacement | None = None, modules: Iterable[str] | None = None) -> Measurement:
+        """Drift and H of modules, on all samples; changes nothing in the model.
 
         Args:
             displacement: How far each module is moved; None measures the step itself.
+            modules: The modules to measure, the same on every rank; None for all.
         """
         displacement = displacement or Displacement(1.0)
         with torch.no_grad(), undisturbed(self._forward.model):
             rounding = self._rounding()
             readings = {
                 name: displacement.read(name, partial(self.drift_at, name), rounding, partial(self.limit, name))
-                for name in self._partition
+                for name in (self._partition if modules is None else modules)
             }
             norms = [self._forward.input_norms(item.batch, item.features) for item in self._seen]
         return Measurement(readings, learning_steps(self._squared_logits, norms), self._loss(), self._answers)
