@@ -331,6 +331,7 @@ class BalanceMonitor:
         self._norms = {}
         if self._measured_now:
             self._groups.check_unchanged()
+            self.partition.check_unchanged(self._forward.model)
             self._idle = set(self.partition) - self._with_gradient(self.partition)
             self._norms = self._parameter_norms()
 
