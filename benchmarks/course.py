@@ -32,7 +32,7 @@ from commit_tuning.experiments.record import (
     writable_folder,
     write_text,
 )
-from commit_tuning.experiments.runner import accumulate_gradients, clip_gradients
+from commit_tuning.experiments.training import accumulate_gradients, clip_gradients
 
 RECORD, CHECKPOINT = "course.json", "checkpoint.pt"
 MAX_GRAD_NORM = 1.0

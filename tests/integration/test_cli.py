@@ -14,7 +14,7 @@ from small_experiment import make_experiment, run
 
 from commit_tuning import CoMMITConfig
 from commit_tuning.errors import UserError
-from commit_tuning.experiments import runner
+from commit_tuning.experiments import runner, training
 from commit_tuning.experiments.evaluate import recipe_of_run
 from commit_tuning.experiments.recipe import load_recipe
 from commit_tuning.experiments.record import RunRecord
@@ -133,7 +133,7 @@ def test_an_interrupted_run_does_not_look_finished(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "accumulate_gradients", interrupt)
+        patched.setattr(training, "accumulate_gradients", interrupt)
         assert run(["train", recipe, "-o", tmp_path / "run"]) == 130
     assert "interrupted" in error_line(capsys)
     assert RunRecord.read(tmp_path / "run").status == "running"

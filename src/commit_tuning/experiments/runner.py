@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from commit_tuning.coordinator import Coordinator
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.dataset import Questions, chunks, data_checksum, data_order, ensure_data, open_splits
+from commit_tuning.experiments.checkpoint import FOLDER as CHECKPOINTS
+from commit_tuning.experiments.checkpoint import Checkpoints
+from commit_tuning.experiments.dataset import Questions, data_checksum, ensure_data, open_splits
 from commit_tuning.experiments.evaluation import answer_loss, answer_questions, check_metric, evenly, save_images, score
 from commit_tuning.experiments.model_setup import (
     build_model,
@@ -25,14 +21,12 @@ from commit_tuning.experiments.model_setup import (
     precision,
     save_trainable,
 )
-from commit_tuning.experiments.optimizers import build_optimizer, found_rates, show_evaluated
-from commit_tuning.experiments.progress import Progress, Stopwatch, counting, silent
+from commit_tuning.experiments.optimizers import show_evaluated
+from commit_tuning.experiments.progress import Progress, counting, silent
 from commit_tuning.experiments.record import (
-    HISTORY,
     PREDICTIONS,
     RECORD,
     SKIPPED,
-    RunFailedError,
     RunRecord,
     hardware,
     json_line,
@@ -40,11 +34,11 @@ from commit_tuning.experiments.record import (
     writable_folder,
     write_text,
 )
-from commit_tuning.experiments.schema import Recipe, Train
+from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.tasks import TASKS
+from commit_tuning.experiments.training import Training, questions_seen, train_steps
 from commit_tuning.models.partition import partition_model
 
-_FINAL_STEPS = 20
 _LOSS_QUESTIONS = 600
 
 
@@ -93,61 +87,30 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     random.seed(settings.seed)
     torch.manual_seed(settings.seed)
     model, processor = build_model(recipe.model, device, settings.gradient_checkpointing)
-    running = partial(precision, recipe.model, device)
     partition = partition_model(model, recipe.model.projector)
     record.parameters = {module: count_parameters(partition[module]) for module in partition.names}
-    optimizer = build_optimizer(partition, settings)
-    coordinator = Coordinator(model, optimizer, recipe.commit_config(), partition=partition)
-    scheduler = build_scheduler(optimizer, settings)
-    trainable = [parameter for module in partition.names for parameter in partition[module]]
+    training = Training(model, partition, recipe, record.folder)
+    train_steps(training, questions, _checkpoints(recipe, record), progress)
+    record.seconds["training"] = round(training.earlier_seconds + time.perf_counter() - started, 2)
+    record.metrics |= training.metrics()
 
-    batches = step_batches(questions["train"], settings)
-    losses, lowest, measuring = [], math.inf, Stopwatch()
-    model.train()
-    loop_started = time.perf_counter()
-    with (record.folder / HISTORY).open("w", encoding="utf-8", buffering=1) as history:
-        for step in range(1, settings.steps + 1):
-            micro_batches = next(batches)
-            loss = accumulate_gradients(model, micro_batches, running)
-            if not math.isfinite(loss):
-                raise RunFailedError(_not_finite(step, loss, recipe, record.folder))
-            norm = clip_gradients(trainable, settings.max_grad_norm)
-            lowest = min([lowest, *filter(None, coordinator.multipliers.values())])  # zero: a module at rest
-            with measuring, running():
-                coordinator.before_step(micro_batches)
-            optimizer.step()
-            with measuring, running():
-                coordinator.after_step()
-            history.write(
-                json_line(
-                    {
-                        "step": step,
-                        "loss": loss,
-                        "grad_norm": norm,
-                        **coordinator.metrics(),
-                        **found_rates(optimizer, coordinator.learning_rates),
-                    }
-                )
-            )
-            scheduler.step()
-            optimizer.zero_grad()
-            losses.append(loss)
-            progress("training", step, settings.steps, f"loss {loss:.3f}{starvation_note(coordinator.starving)}")
-    record.seconds["training"] = round(time.perf_counter() - started, 2)
-
-    record.metrics["overhead"] = measuring.seconds / (time.perf_counter() - loop_started - measuring.seconds)
-    record.metrics |= _of_training(losses, lowest, coordinator)
-
-    show_evaluated(optimizer)
+    show_evaluated(training.optimizer)
     if settings.save_weights:  # before the evaluation, whose failure would lose them
         save_trainable(model, record.folder)
-    with running():
+    with precision(recipe.model, device):
         answers = _evaluate(model, processor, questions, recipe, record=record, progress=progress)
     write_text(record.folder / PREDICTIONS, "".join(map(json_line, answers)))
     _note_skipped(record, questions, progress)
     save_images(questions["test"], recipe.eval.images, record.folder / "images")
     record.status = "complete"
     record.write()
+    shutil.rmtree(record.folder / CHECKPOINTS)  # not before the record, which takes their place
+
+
+def _checkpoints(recipe: Recipe, record: RunRecord) -> Checkpoints:
+    """Where the run is saved; what decides its numbers has to be the same in the run that goes on."""
+    identity = {"recipe": record.recipe, "data": record.data_checksum, "versions": record.versions}
+    return Checkpoints(record.folder, identity, recipe.train.checkpoint_interval)
 
 
 def _find_data(recipe: Recipe, record: RunRecord, progress: Progress) -> Path:
@@ -170,16 +133,6 @@ def _note_skipped(record: RunRecord, questions: dict[str, Questions], progress: 
     lines = [json_line({"split": name, **entry.to_dict()}) for name, q in questions.items() for entry in q.skipped]
     if lines:
         write_text(record.folder / SKIPPED, "".join(lines))
-
-
-def _of_training(losses: list[float], lowest: float, coordinator: Coordinator) -> dict[str, Any]:
-    """The metrics of a training loop: its last losses, its lowest multiplier, and who starves at its end."""
-    meaningless = math.isinf(lowest) or coordinator.config.sets_drift
-    return {
-        "train_loss": sum(losses[-_FINAL_STEPS:]) / len(losses[-_FINAL_STEPS:]),
-        "lowest_multiplier": None if meaningless else lowest,
-        "starving": coordinator.starving,
-    }
 
 
 def _evaluate(
@@ -220,64 +173,6 @@ def _losses(model: Any, questions: dict[str, Questions], recipe: Recipe) -> dict
     }
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, settings: Train) -> Any:
-    """The recipe's schedule of the base learning rates."""
-    from transformers import get_scheduler
-
-    name = "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler
-    return get_scheduler(name, optimizer, settings.warmup_steps, settings.steps)
-
-
-def starvation_note(starving: dict[str, int]) -> str:
-    """Which module starves and since which step, for the progress line; nothing where none does."""
-    return "".join(f", {module} starves since step {since}" for module, since in starving.items())
-
-
-def step_batches(questions: Questions, settings: Train) -> Iterator[list[dict[str, torch.Tensor]]]:
-    """Endless optimizer steps, each a list of collated micro-batches."""
-    size = settings.micro_batch_size or settings.batch_size
-    for indices in data_order(len(questions), settings.batch_size, settings.seed):
-        yield [questions.training(part) for part in chunks(indices, size)]
-
-
-def questions_seen(samples: int, settings: Train) -> list[int]:
-    """Positions of the training questions that a run sees, each once, in the order of their first appearance."""
-    order = data_order(samples, settings.batch_size, settings.seed)
-    return list(dict.fromkeys(index for _ in range(settings.steps) for index in next(order)))
-
-
-def clip_gradients(parameters: Sequence[nn.Parameter], limit: float | None) -> float:
-    """Scale the gradients down to an L2 norm of `limit` together, if there is a limit; returns the norm they had."""
-    if limit is None:
-        return float(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-    return float(nn.utils.clip_grad_norm_(parameters, limit))
-
-
-def accumulate_gradients(
-    model: nn.Module,
-    micro_batches: list[dict[str, torch.Tensor]],
-    running: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> float:
-    """Add the gradients of the step's loss: the mean over all answer tokens of all micro-batches, as transformers does.
-
-    Args:
-        model: The model.
-        micro_batches: With labels.
-        running: Opens the context of a forward pass, such as autocast.
-
-    Returns:
-        The loss, in nats per answer token.
-    """
-    tokens = [int((batch["labels"][:, 1:] != -100).sum()) for batch in micro_batches]
-    total = 0.0
-    for batch, count in zip(micro_batches, tokens, strict=True):
-        with running():
-            loss = model(**batch).loss * (count / sum(tokens))
-        loss.backward()
-        total += float(loss.detach())
-    return total
-
-
 def _finished_run(folder: Path, recipe: Recipe) -> RunRecord | None:
     if not (folder / RECORD).exists():
         return None
@@ -290,17 +185,8 @@ def _finished_run(folder: Path, recipe: Recipe) -> RunRecord | None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an unfinished run left, its record first."""
-    for name in (RECORD, HISTORY, PREDICTIONS, SKIPPED, "tuned.safetensors"):
+    """Remove what an unfinished run left, its record first; history and checkpoints stay for the run to go on from."""
+    for name in (RECORD, PREDICTIONS, SKIPPED, "tuned.safetensors"):
         (folder / name).unlink(missing_ok=True)
     for name in ("adapter", "images"):
         shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _not_finite(step: int, loss: float, recipe: Recipe, folder: Path) -> str:
-    rates = " and ".join(f"{rate:g}" for rate in sorted(set(recipe.train.rates.values())))
-    lower = "commit.drift_target" if recipe.commit_config().sets_drift else "train.learning_rate"
-    return (
-        f"the loss is {loss} at step {step} of {recipe.train.steps} (learning rate {rates}, {folder}); "
-        f"lower {lower}, or set train.max_grad_norm"
-    )
