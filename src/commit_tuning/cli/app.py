@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -16,6 +17,7 @@ from commit_tuning.cli.report import report
 from commit_tuning.cli.reproduce import reproduce
 from commit_tuning.cli.train import train
 from commit_tuning.errors import UserError
+from commit_tuning.processes import StoppedError, terminable
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -48,7 +50,7 @@ def commit_tuning(
 
     Start with [bold]commit-tuning demo[/bold]: it tunes a small model twice in a few minutes and writes a report.
 
-    Exit codes: 0 all went well, 1 a run failed, 2 the input is at fault, 130 interrupted.
+    Exit codes: 0 all went well, 1 a run failed, 2 the input is at fault, 130 interrupted, 143 stopped by SIGTERM.
     """
 
 
@@ -64,14 +66,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from commit_tuning.experiments.record import RunFailedError
 
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="commit-tuning")
+        with terminable():
+            app(args=None if arguments is None else list(arguments), prog_name="commit-tuning")
     except UserError as error:
         _fail(f"error: {error}", MISUSED)
     except RunFailedError as error:
         _fail(f"run failed: {error}", FAILED)
+    except StoppedError as stopped:
+        _fail(str(stopped), stopped.exit_code)
     except SystemExit as exited:
-        if exited.code == INTERRUPTED:
-            _fail("interrupted; the same command starts again with what is missing", INTERRUPTED)
+        if exited.code == INTERRUPTED:  # typer's, after Ctrl-C
+            _fail(str(StoppedError(signal.SIGINT)), INTERRUPTED)
         raise
 
 
