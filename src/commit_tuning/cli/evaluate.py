@@ -34,7 +34,8 @@ def evaluate(
 
     from commit_tuning.cli.display import Display
     from commit_tuning.experiments.evaluate import evaluate as ask
-    from commit_tuning.experiments.record import json_line, writable_folder, write_text
+    from commit_tuning.experiments.record import json_line, writable_folder
+    from commit_tuning.storage import write_text
 
     for file in (predictions, skipped):
         if file is not None:

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.figure_style import COLOURS, DASHES, STYLE
-from commit_tuning.experiments.record import write_text
 from commit_tuning.experiments.table import (
     NOTHING,
     Difference,
@@ -23,6 +22,7 @@ from commit_tuning.experiments.table import (
     markdown_table,
     percent,
 )
+from commit_tuning.storage import write_text
 
 Record = dict[str, Any]
 FINDINGS = "findings.md"

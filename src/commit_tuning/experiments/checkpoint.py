@@ -6,12 +6,11 @@ tensors, and `manifest.json` with the SHA-256 of both.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from typing import Any
 from torch import Tensor
 
 from commit_tuning.errors import UserError
+from commit_tuning.experiments.record import CHECKPOINTS, differences
+from commit_tuning.storage import explained, sha256, sync, temporary_path
 
-FOLDER = "checkpoints"
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 _FORM = 1  # of what a checkpoint holds
 _KEPT = 2
@@ -65,19 +65,20 @@ class Checkpoints:
         """
         from safetensors import SafetensorError
 
-        folder = self.run / FOLDER / f"step-{step:06d}"
-        temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+        folder = self.run / CHECKPOINTS / f"step-{step:06d}"
+        temporary = temporary_path(folder)
         try:
-            temporary.mkdir(parents=True)
-            _write(temporary, state | {"identity": self.identity})
-            if folder.exists():  # it was damaged, or else the run would have gone on from it
-                _remove(folder)
-            temporary.rename(folder)
-            _to_disk(folder.parent)
-            for old in stored(self.run)[:-_KEPT]:
-                _remove(old)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"cannot save {folder} ({error}); make room there, and the same command goes on") from None
+            with explained(folder):
+                if folder.exists():  # it is damaged, or else the run would have gone on from it
+                    _remove(folder)
+                temporary.mkdir(parents=True)
+                _write(temporary, state | {"identity": self.identity})
+                temporary.rename(folder)
+                sync(folder.parent)
+                for old in stored(self.run)[:-_KEPT]:
+                    _remove(old)
+        except SafetensorError as error:
+            raise UserError(f"cannot write {folder}: {error}; make room or choose another place") from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._saved_at = time.monotonic()
@@ -108,13 +109,13 @@ class Checkpoints:
         if found:
             raise UserError(
                 f"{folder} is of another run (it differs in {', '.join(found[:5])}); go on with what it was made with, "
-                "or choose another --output"
+                "choose another --output, or give --force to start again"
             )
 
 
 def stored(run: Path) -> list[Path]:
     """The folders of a run's checkpoints, the oldest first."""
-    return sorted(path for path in (run / FOLDER).glob("step-*") if path.suffix != ".tmp")
+    return sorted((run / CHECKPOINTS).glob("step-*"))
 
 
 def read(folder: Path) -> State:
@@ -128,7 +129,7 @@ def read(folder: Path) -> State:
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         files = {name: manifest["files"][name] for name in (_STATE, _TENSORS)}
-        changed = [name for name, digest in files.items() if _sha256(folder / name) != digest]
+        changed = [name for name, digest in files.items() if sha256(folder / name) != digest]
         if changed or manifest["form"] != _FORM:
             raise DamagedCheckpointError(f"{' and '.join(changed) or _MANIFEST} is not what was written")
         plain = json.loads((folder / _STATE).read_text(encoding="utf-8"))
@@ -137,18 +138,12 @@ def read(folder: Path) -> State:
     return _decoded(plain, load_file(folder / _TENSORS))  # type: ignore[no-any-return]
 
 
-def remove_leftovers(run: Path) -> None:
-    """Remove what a process that was killed was about to write, or to remove."""
-    for path in (run / FOLDER).glob("step-*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Dotted keys in which two trees of JSON values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{prefix}{key}.")]
-    return [] if old == new else [prefix.removesuffix(".")]
+def remove_checkpoints(run: Path) -> None:
+    """Remove all checkpoints of a run, and their folder if nothing else is in it."""
+    for folder in stored(run):
+        _remove(folder)
+    with suppress(OSError):
+        (run / CHECKPOINTS).rmdir()
 
 
 def _write(folder: Path, state: State) -> None:
@@ -158,34 +153,17 @@ def _write(folder: Path, state: State) -> None:
     plain = _encoded(state, "", tensors)
     save_file(tensors, folder / _TENSORS)
     (folder / _STATE).write_text(json.dumps(plain), encoding="utf-8")
-    files = {name: _sha256(folder / name) for name in (_STATE, _TENSORS)}
+    files = {name: sha256(folder / name) for name in (_STATE, _TENSORS)}
     (folder / _MANIFEST).write_text(json.dumps({"form": _FORM, "files": files}, indent=1) + "\n", encoding="utf-8")
     for path in (*folder.iterdir(), folder):
-        _to_disk(path)
+        sync(path)
 
 
 def _remove(folder: Path) -> None:
     """Remove a checkpoint; no part of it is ever taken for a whole one."""
-    doomed = folder.with_name(f"{folder.name}.{os.getpid()}.old.tmp")
+    doomed = temporary_path(folder)
     folder.rename(doomed)
     shutil.rmtree(doomed)
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def _encoded(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -17,14 +17,15 @@ from typing import Any
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.arms import CONSTANT, Arm, Axes, choose, screening_arms
-from commit_tuning.experiments.pool import LOG, Job, RunJobs, default_workers, run_jobs
+from commit_tuning.experiments.pool import Job, RunJobs, default_workers, run_jobs
 from commit_tuning.experiments.progress import Progress, silent
-from commit_tuning.experiments.record import RunRecord, alone_in, package_versions, writable_folder, write_text
+from commit_tuning.experiments.record import LOG, RunRecord, alone_in, differences, package_versions, writable_folder
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.table import Row, build_rows, markdown, mean
 from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.metrics.score import METRICS
 from commit_tuning.models.nano import refuse_missing
+from commit_tuning.storage import write_text
 
 MANIFEST = "compare.json"
 TABLE = "table.json"
@@ -144,7 +145,7 @@ class Comparison:
         recipe = json.loads(json.dumps(self.recipe.for_record()))
         path = self.folder / MANIFEST
         if path.is_file():
-            differing = _differences(read_manifest(self.folder)["recipe"], recipe)
+            differing = differences(read_manifest(self.folder)["recipe"], recipe)
             if differing:
                 raise UserError(
                     f"{self.folder} holds a comparison of another recipe (it differs in {', '.join(differing)}); "
@@ -207,11 +208,3 @@ def _outcome(record: RunRecord) -> str:
     if not record.complete:
         return "FAILED"
     return f"validation {100 * record.accuracy('val'):.1f} %, test {100 * record.accuracy('test'):.1f} %"
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Dotted keys in which two recipes differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{prefix}{key}.")]
-    return [] if old == new else [prefix.removesuffix(".")]

@@ -16,10 +16,11 @@ from commit_tuning.experiments.arms import METHOD_LABELS, STATIC
 from commit_tuning.experiments.compare import MANIFEST, TABLE, read_manifest
 from commit_tuning.experiments.curves import Group
 from commit_tuning.experiments.evaluation import score
-from commit_tuning.experiments.record import RunRecord, load_records, write_text
+from commit_tuning.experiments.record import RunRecord, load_records
 from commit_tuning.experiments.table import NOTHING, Difference, difference_text, fixed, mean, percent
 from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.metrics.score import METRICS
+from commit_tuning.storage import write_text
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -135,8 +136,8 @@ def gallery(arms: Sequence[Arm], keys: Sequence[dict[str, str]]) -> list[dict[st
     given = [{row["id"]: row["answer"] for row in arm.records[0].predictions()} for arm in arms]
     asked = []
     for row in arms[0].records[0].predictions():
-        picture = arms[0].records[0].folder / "images" / f"{row['id']}.png"
-        if not picture.is_file():
+        picture = arms[0].records[0].file(row.get("picture", f"images/{row['id']}.png") or "")  # older runs: by id
+        if picture is None:
             continue
         answers = [
             {"name": arm.label, "colour": key["colour"], "text": text, "right": _is_right(row, text, metric)}

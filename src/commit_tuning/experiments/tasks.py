@@ -40,6 +40,10 @@ class Samples(Protocol):
         """One, decoded."""
         ...
 
+    def record(self, index: int) -> Record:
+        """One before its picture and sound are decoded."""
+        ...
+
 
 class Part:
     """Some samples of a reader, by position."""
@@ -53,6 +57,10 @@ class Part:
 
     def __getitem__(self, index: int) -> Sample:
         return self._reader[self._positions[index]]
+
+    def record(self, index: int) -> Record:
+        """One before its picture and sound are decoded."""
+        return self._reader.record(self._positions[index])
 
 
 Read = Callable[[Path, str, "int | None", bool], Samples]

@@ -29,6 +29,7 @@ from commit_tuning.experiments.progress import Progress, Stopwatch
 from commit_tuning.experiments.record import HISTORY, RunFailedError, json_line
 from commit_tuning.experiments.schema import Recipe, Train
 from commit_tuning.processes import HeldBack, StoppedError
+from commit_tuning.storage import sync
 
 _FINAL_STEPS = 20
 
@@ -121,18 +122,42 @@ class Training:
         _set_random_state(self.settings.device, state["random"])
 
 
+def usable_checkpoint(checkpoints: Checkpoints, progress: Progress) -> State | None:
+    """The newest checkpoint that is whole and whose steps are all in the history; None without one.
+
+    Raises:
+        UserError: It is of another run.
+    """
+    path = checkpoints.run / HISTORY
+
+    def check(state: State) -> None:
+        if _digest(path, state["history"]["bytes"]) != state["history"]:
+            raise DamagedCheckpointError(f"{HISTORY} does not begin with its {state['steps']} steps")
+
+    return checkpoints.newest(check, lambda line: progress("checkpoint", 0, 1, line))
+
+
+def resume(training: Training, questions: dict[str, Questions], state: State, progress: Progress) -> None:
+    """Take over a checkpoint, and cut the history to its length."""
+    training.load_state_dict(state)
+    os.truncate(training.folder / HISTORY, state["history"]["bytes"])
+    for split, entries in state["skipped"].items():
+        found = [Skipped(Path(entry["path"]), entry["reason"], entry["line"]) for entry in entries]
+        questions[split].skipped += [entry for entry in found if entry not in questions[split].skipped]
+    progress("training", training.steps, training.settings.steps, "goes on from the checkpoint")
+
+
 def train_steps(
     training: Training, questions: dict[str, Questions], checkpoints: Checkpoints, progress: Progress
 ) -> None:
-    """Make the steps that are missing, from the newest checkpoint on if there is one; each leaves a line of history.
+    """Make the steps that are missing; each leaves a line of history.
 
     Raises:
         RunFailedError: The loss is not finite.
         StoppedError: SIGTERM or Ctrl-C came; the state after the last step is saved.
-        UserError: There are checkpoints of another run, or nothing can be written.
+        UserError: Nothing can be written.
     """
     total, path = training.settings.steps, training.folder / HISTORY
-    _resume(training, questions, checkpoints, progress)
     batches = step_batches(questions["train"], training.settings, training.steps)
     training.model.train()
     with path.open("a", encoding="utf-8", buffering=1) as history, HeldBack() as signals:
@@ -143,32 +168,12 @@ def train_steps(
             starving = starvation_note(training.coordinator.starving)
             progress("training", training.steps, total, f"loss {row['loss']:.3f}{starving}")
             if signals.number is not None or checkpoints.due(training.steps, total):
-                os.fsync(history.fileno())
+                sync(path)
                 beside = {"history": _digest(path), "skipped": _skipped(questions)}
                 checkpoints.save(training.steps, training.state_dict() | beside)
             if signals.number is not None:
                 advice = f"the same command goes on after step {training.steps} of {total}, which is saved"
                 raise StoppedError(signals.number, advice)
-
-
-def _resume(training: Training, questions: dict[str, Questions], checkpoints: Checkpoints, progress: Progress) -> None:
-    """Take over the newest checkpoint, and cut the history to its length; without one, everything begins anew."""
-    total, path = training.settings.steps, training.folder / HISTORY
-
-    def check(state: State) -> None:
-        if _digest(path, state["history"]["bytes"]) != state["history"]:
-            raise DamagedCheckpointError(f"{HISTORY} beside it does not hold its {state['steps']} steps")
-
-    state = checkpoints.newest(check, lambda line: progress("checkpoint", 0, 1, line))
-    if state is None:
-        path.write_bytes(b"")
-        return
-    training.load_state_dict(state)
-    os.truncate(path, state["history"]["bytes"])
-    for split, entries in state["skipped"].items():
-        found = [Skipped(Path(entry["path"]), entry["reason"], entry["line"]) for entry in entries]
-        questions[split].skipped += [entry for entry in found if entry not in questions[split].skipped]
-    progress("training", training.steps, total, "goes on from the checkpoint")
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, settings: Train) -> Any:

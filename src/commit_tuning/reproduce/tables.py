@@ -18,7 +18,6 @@ from commit_tuning.experiments.compare import Comparison
 from commit_tuning.experiments.dataset import decoded, ensure_data
 from commit_tuning.experiments.evaluate import ask
 from commit_tuning.experiments.evaluation import score
-from commit_tuning.experiments.record import write_text
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.table import (
     NOTHING,
@@ -31,6 +30,7 @@ from commit_tuning.experiments.table import (
 from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.reproduce.plan import METHODS, OURS, Row
 from commit_tuning.reproduce.published import TABLE1, TABLE2
+from commit_tuning.storage import write_text
 
 FLOORS = "floors.json"
 WANTED = 0.02  # half of the interval's width that a row's seeds should reach, as a share
