@@ -10,6 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from commit_tuning.errors import UserError
+from commit_tuning.experiments.record import RunRecord, alone_in
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["commands", "commit_tuning.experiments.runner", "commit_tuning.cli.app", "peft"])
 _LONGEST = 120.0  # seconds until a test gives up
@@ -60,6 +63,37 @@ def complete(arguments: Sequence[str | Path], said: Path) -> None:
     """Run a command to its end, which has to be a good one."""
     command = Command(arguments, said)
     assert command.end() == 0, said.read_text()
+
+
+def lines(run: Path) -> int:
+    """How many lines the history of a run has."""
+    path = run / "history.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def is_free(run: Path) -> bool:
+    """Whether no process is at work in the folder of a run."""
+    try:
+        with alone_in(run):
+            return True
+    except UserError:
+        return False
+
+
+def results(run: Path) -> dict[str, object]:
+    """Everything that a complete run leaves but wall time."""
+    record = RunRecord.read(run)
+    assert record.complete
+    files = {name: (run / name).read_bytes() for name in record.files or ()}
+    left = {path.name for path in run.iterdir()} - {"log.txt", ".lock"}
+    return {**files, "left": left, "metrics": record.metrics | {"overhead": None}, "skipped": record.skipped}
+
+
+def table(comparison: Path) -> list[list[str]]:
+    """The cells of a comparison's table without its seconds."""
+    rows = [line.split("|") for line in (comparison / "table.md").read_text().splitlines()]
+    seconds = rows[2].index(" Seconds ")
+    return [[cell for at, cell in enumerate(row) if at != seconds] for row in rows]
 
 
 def _run(arguments: list[str], said: str) -> None:

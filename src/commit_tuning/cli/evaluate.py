@@ -44,6 +44,8 @@ def evaluate(
     with Display(every=10) as display:
         found = ask(target, settings or [], split, progress=display)
     scores = found.scores
+    if found.unfinished:
+        typer.echo(found.unfinished)
     typer.echo(
         f"{found.dataset}, {split}: {scores['metric']} {100 * scores['accuracy']:.1f} % of {scores['questions']}"
     )

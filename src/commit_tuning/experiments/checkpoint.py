@@ -83,34 +83,37 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
         self._saved_at = time.monotonic()
 
-    def newest(self, check: Callable[[State], None], tell: Callable[[str], None]) -> State | None:
-        """The state of the newest checkpoint that is whole; None if there is none.
-
-        Args:
-            check: Raises `DamagedCheckpointError` where what lies beside a checkpoint does not fit it.
-            tell: Told of each checkpoint that is damaged.
+    def refuse_another(self, state: State) -> None:
+        """Make sure that a state was saved by this run.
 
         Raises:
-            UserError: A checkpoint is of another recipe, of other data, or of other versions.
+            UserError: It is of another recipe, of other data, of another model, or of other versions.
         """
-        for folder in reversed(stored(self.run)):
-            try:
-                state = read(folder)
-                self._refuse_another(folder, state["identity"])
-                check(state)
-            except DamagedCheckpointError as fault:
-                tell(f"{folder} is damaged and not used: {fault}")
-            else:
-                return state
-        return None
-
-    def _refuse_another(self, folder: Path, identity: dict[str, Any]) -> None:
-        found = differences(identity, self.identity)
+        found = differences(state["identity"], self.identity)
         if found:
             raise UserError(
-                f"{folder} is of another run (it differs in {', '.join(found[:5])}); go on with what it was made with, "
-                "choose another --output, or give --force to start again"
+                f"the checkpoints in {self.run} are of another run (it differs in {', '.join(found[:5])}); go on with "
+                "what they were made with, choose another --output, or give --force to start again"
             )
+
+
+def newest(run: Path, tell: Callable[[str], None], check: Callable[[State], None] = lambda state: None) -> State | None:
+    """The state of a run's newest checkpoint that is whole; None if there is none.
+
+    Args:
+        run: The run's folder.
+        tell: Told of each checkpoint that is damaged.
+        check: Raises `DamagedCheckpointError` where what lies beside a checkpoint does not fit its state.
+    """
+    for folder in reversed(stored(run)):
+        try:
+            state = read(folder)
+            check(state)
+        except DamagedCheckpointError as fault:
+            tell(f"{folder} is damaged and not used: {fault}")
+        else:
+            return state
+    return None
 
 
 def stored(run: Path) -> list[Path]:

@@ -21,13 +21,15 @@ from torch import Tensor, nn
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.core.partition import ModulePartition
 from commit_tuning.data.reading import Skipped
-from commit_tuning.experiments.checkpoint import Checkpoints, DamagedCheckpointError, State
+from commit_tuning.errors import UserError
+from commit_tuning.experiments.checkpoint import Checkpoints, DamagedCheckpointError, State, newest
 from commit_tuning.experiments.dataset import Questions, chunks, data_order
 from commit_tuning.experiments.model_setup import precision
-from commit_tuning.experiments.optimizers import build_optimizer, found_rates
+from commit_tuning.experiments.optimizers import build_optimizer, found_rates, show_evaluated
 from commit_tuning.experiments.progress import Progress, Stopwatch
 from commit_tuning.experiments.record import HISTORY, RunFailedError, json_line
 from commit_tuning.experiments.schema import Recipe, Train
+from commit_tuning.models.partition import partition_model
 from commit_tuning.processes import HeldBack, StoppedError
 from commit_tuning.storage import sync
 
@@ -131,10 +133,11 @@ def usable_checkpoint(checkpoints: Checkpoints, progress: Progress) -> State | N
     path = checkpoints.run / HISTORY
 
     def check(state: State) -> None:
+        checkpoints.refuse_another(state)
         if _digest(path, state["history"]["bytes"]) != state["history"]:
             raise DamagedCheckpointError(f"{HISTORY} does not begin with its {state['steps']} steps")
 
-    return checkpoints.newest(check, lambda line: progress("checkpoint", 0, 1, line))
+    return newest(checkpoints.run, telling(progress), check)
 
 
 def resume(training: Training, questions: dict[str, Questions], state: State, progress: Progress) -> None:
@@ -265,10 +268,47 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put `trained_tensors` back into the same kind of model."""
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    """Put `trained_tensors` back into the same kind of model.
+
+    Raises:
+        UserError: They are of another model.
+    """
+    own = trained_tensors(model)
+    strange = [n for n in own.keys() | tensors if n not in own or n not in tensors or own[n].shape != tensors[n].shape]
+    if strange:
+        raise UserError(f"the checkpoint is of another model: {min(strange)!r} differs, {len(strange)} such in all")
     for name, value in tensors.items():
-        named[name].copy_(value)
+        own[name].copy_(value)
+
+
+def load_newest(model: nn.Module, run: Path, recipe: Recipe, progress: Progress) -> int | None:
+    """Give a model the weights that a run would evaluate if it ended at its newest checkpoint.
+
+    Args:
+        model: Built with the settings of the run's recipe.
+        run: The run's folder.
+        recipe: The run's.
+        progress: Told of checkpoints that are damaged.
+
+    Returns:
+        The optimizer steps until there; None if there is no checkpoint.
+
+    Raises:
+        UserError: The checkpoint is of another model.
+    """
+    state = newest(run, telling(progress))
+    if state is None:
+        return None
+    optimizer = build_optimizer(partition_model(model, recipe.model.projector), recipe.train)
+    load_tensors(model, state["weights"])
+    optimizer.load_state_dict(state["optimizer"])
+    show_evaluated(optimizer)
+    return int(state["steps"])
+
+
+def telling(progress: Progress) -> Callable[[str], None]:
+    """What tells a progress about a checkpoint."""
+    return lambda line: progress("checkpoint", 0, 1, line)
 
 
 def _random_state(device: str) -> dict[str, Any]:
