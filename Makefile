@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-all test-hard lint clean
+.PHONY: setup demo test test-all test-hard test-processors lint clean
 
 setup: $(READY)
 
@@ -21,6 +21,9 @@ test: setup
 
 test-all: setup  ## every multimodal family of transformers and every pre-training, too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "wide or not wide"
+
+test-processors: setup  ## the suite under the arithmetic of other processors, and under two threads
+	$(BIN)/python scripts/test_processors.py
 
 test-hard: setup  ## the campaigns of docs/reliability.md in full: kills, fuzzed inputs, a soak; about an hour
 	OMP_NUM_THREADS=1 COMMIT_TUNING_CAMPAIGN=full $(BIN)/python -m pytest -n 2 -q tests/campaigns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 
 from commit_tuning import ModulePartition, partition_model
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("COMMIT_TUNING_TEST_THREADS", "1")))  # see scripts/test_processors.py
 pytest.register_assert_rewrite("families.contract")
 
 VOCABULARY, LENGTH = 24, 9

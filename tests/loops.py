@@ -47,6 +47,7 @@ class Task:
         autocast: Whether to train in bfloat16.
         adapters: Whether the language model is trained through them, and the encoder in full.
         ranks: Processes among which a batch is shared out.
+        dtype: Of weights and pixels; float64 where sums are taken in another order, which float32 would make visible.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class Task:
     autocast: bool = False
     adapters: bool = False
     ranks: int = 1
+    dtype: torch.dtype = torch.float32
 
     @property
     def size(self) -> int:
@@ -68,7 +70,7 @@ class Task:
 
     def build(self) -> tuple[nn.Module, ModulePartition]:
         """The model and its partition."""
-        model, partition = build(self.kind)
+        model, partition = build(self.kind, self.dtype)
         for module in model.modules():
             for name in {"attention_dropout", "dropout"} & vars(module).keys():  # of Llama's attention, of CLIP's
                 setattr(module, name, self.dropout)
@@ -79,7 +81,7 @@ class Task:
 
     def samples(self) -> list[Sample]:
         """Those of one epoch."""
-        batches = [make_batch(self.kind, SIZE, torch.float32, seed=step) for step in range(STEPS // EPOCHS)]
+        batches = [make_batch(self.kind, SIZE, self.dtype, seed=step) for step in range(STEPS // EPOCHS)]
         return [{key: value[row] for key, value in batch.items()} for batch in batches for row in range(SIZE)]
 
     def loader(self, make: Any = DataLoader) -> Any:

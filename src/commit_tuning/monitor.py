@@ -324,6 +324,7 @@ class BalanceMonitor:
         self._measured_now = due or (self._owed and not self._idle)
         if self._measured_now:
             self._groups.check_unchanged()
+            self.partition.check_unchanged(self._forward.model)
         else:
             self._norms = {}
 

@@ -17,6 +17,8 @@ from commit_tuning.errors import UserError
 from commit_tuning.integrations.steps import StepHooks
 from commit_tuning.models.partition import partition_model
 
+_STARTED = "started"
+
 
 def _attribute_model(module: LightningModule) -> nn.Module:
     model = getattr(module, "model", None)
@@ -66,6 +68,12 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         """What measures and coordinates, from the beginning of training on."""
         return self._step_hooks.coordinator
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget a training before this one, whose state a checkpoint of Lightning's tuners would hold."""
+        del trainer, pl_module
+        if stage == TrainerFn.FITTING:
+            self._step_hooks.forget()
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The optimizer is there, and the state that a checkpoint has of it is not yet loaded."""
         found = f"{len(trainer.optimizers)} optimizers" if pl_module.automatic_optimization else "manual optimization"
@@ -101,8 +109,11 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         self._step_hooks.end()
 
     def state_dict(self) -> dict[str, Any]:
-        """What an exact resume needs; Lightning keeps it in its checkpoints."""
-        return {} if self.coordinator is None else self.coordinator.state_dict()
+        """What an exact resume needs; Lightning keeps it in its checkpoints.
+
+        A checkpoint from before training, as Lightning's tuners make one, says that there is nothing to take over.
+        """
+        return {_STARTED: False} if self.coordinator is None else {_STARTED: True, **self.coordinator.state_dict()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take over a `state_dict()`, once training starts; validation, too, loads checkpoints."""
@@ -115,4 +126,4 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
                 f"{trainer.ckpt_path} has no state of CoMMIT, so a trainer without it made this checkpoint: resume "
                 "with that one, or begin a new training from the checkpoint's weights"
             )
-        self._step_hooks.resume(state)
+        self._step_hooks.resume(state if state[_STARTED] else None)

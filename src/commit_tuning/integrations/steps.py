@@ -39,6 +39,7 @@ class StepHooks:
         self._resumed: dict[str, Any] | None = None
         self._handles: list[Any] = []
         self._collected: Collector[tuple[Batch, dict[str, Any]]] = Collector(config.probe_samples)
+        self._depth = 0  # of calls to the optimizer's step, which may call that of the class that it derives from
 
     @property
     def resumes(self) -> bool:
@@ -69,7 +70,6 @@ class StepHooks:
         """
         self.end()  # of a training that was broken off
         self.clear()
-        self._depth = 0
         resumed, self._resumed = self._resumed, None
         refuse_unsupported(model, optimizer)
         self.coordinator = Coordinator(model, optimizer, self._config, self._partition(model))
@@ -82,6 +82,12 @@ class StepHooks:
         inner = inner_optimizer(optimizer)
         self._handles = [inner.register_step_pre_hook(self._before), inner.register_step_post_hook(self._after)]
 
+    def forget(self) -> None:
+        """Leave the optimizer alone, and keep nothing of the training that was."""
+        self.end()
+        self.clear()
+        self.coordinator = self._resumed = None
+
     def end(self) -> None:
         """Leave the optimizer alone."""
         for handle in self._handles:
@@ -89,26 +95,32 @@ class StepHooks:
         self._handles = []
 
     def clear(self) -> None:
-        """A new step begins; forget what a skipped one left."""
+        """A new step begins; forget what one left that was skipped, or whose optimizer raised an error."""
         self._collected.take()
+        self._depth = 0
 
     def add(self, batch: Batch) -> None:
         """Keep a micro-batch, and what it holds now, unless there are enough samples."""
         self._collected.add(batch, (batch, dict(batch)))
 
     def _before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The optimizer is called, with the gradients there or with a closure that makes, and clips, them."""
+        """The optimizer is called, with the gradients there or with a closure that makes, and clips, them.
+
+        An optimizer may call its closure several times, as SAM and LBFGS do. The step starts where the first call is.
+        """
         self._depth += 1
         closure = kwargs.get("closure") or next(iter(args[1:]), None)
-        if self._depth > 1:  # the optimizer's step calls the one that it is derived from
+        if self._depth > 1:
             return None
         if closure is None:
             self._prepare()
             return None
+        first = iter([True])
 
         def and_prepare() -> Any:
             loss = closure()
-            self._prepare()
+            if next(first, False):
+                self._prepare()
             return loss
 
         return (optimizer,), {**kwargs, "closure": and_prepare}
