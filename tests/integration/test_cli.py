@@ -342,8 +342,9 @@ def test_a_metric_that_cannot_be_computed_stops_a_run_before_it_starts(
 
 
 def test_a_run_without_weights_cannot_be_evaluated(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "run.json").write_text((finished / "run.json").read_text())
+    assert run(["train", recipe, "-o", tmp_path, "--no-save-weights", "train.steps=1"]) == 0
+    capsys.readouterr()
     assert run(["evaluate", tmp_path]) == 2
     assert "train.save_weights=true" in error_line(capsys)

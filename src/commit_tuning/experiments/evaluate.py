@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from commit_tuning.data.reading import Skipped
+from commit_tuning.errors import UserError
 from commit_tuning.experiments.dataset import ensure_data, open_split
 from commit_tuning.experiments.evaluation import answer_questions, check_metric, score
-from commit_tuning.experiments.model_setup import build_model, load_trained, precision
+from commit_tuning.experiments.model_setup import build_model, load_trained, precision, weight_files
 from commit_tuning.experiments.progress import Progress, counting, silent
 from commit_tuning.experiments.recipe import build_recipe, load_recipe, parse_overrides
 from commit_tuning.experiments.record import RECORD, RunRecord
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.experiments.training import load_newest
+from commit_tuning.models.nano import model_checksum
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Evaluation:
         answers: As `evaluation.answer_questions` gives them.
         skipped: Questions that could not be read.
         unfinished: How far the run had come, in words; None where its training is over, or where there is no run.
+        other_data: Whether the run has read something else as this split of the same dataset.
     """
 
     dataset: str
@@ -38,6 +41,7 @@ class Evaluation:
     answers: list[dict[str, Any]]
     skipped: list[Skipped]
     unfinished: str | None = None
+    other_data: bool = False
 
 
 def evaluate(
@@ -69,8 +73,9 @@ def ask(recipe: Recipe, split: str, run: Path | None = None, *, progress: Progre
         progress: Told about every batch.
 
     Raises:
-        UserError: The run has no weights, or the data cannot be read.
+        UserError: The run has no weights, damaged ones, or those of another model, or the data cannot be read.
     """
+    record = None if run is None else _checked(RunRecord.read(run), recipe)
     check_metric(TASKS[recipe.data.dataset].metric)
     root = ensure_data(recipe.data)
     questions = open_split(root, recipe.data, split, recipe.model.name, recipe.train.device)
@@ -80,7 +85,22 @@ def ask(recipe: Recipe, split: str, run: Path | None = None, *, progress: Progre
     with precision(recipe.model, recipe.train.device):
         answers = answer_questions(model, processor, questions, recipe.generation(), on_batch=told)
     scores = score(answers, TASKS[recipe.data.dataset].metric)
-    return Evaluation(recipe.data.dataset, split, scores, answers, questions.skipped, unfinished)
+    other = record is not None and _is_other(record, recipe.data.dataset, split, questions.checksum)
+    return Evaluation(recipe.data.dataset, split, scores, answers, questions.skipped, unfinished, other)
+
+
+def _checked(record: RunRecord, recipe: Recipe) -> RunRecord:
+    """A run whose weights are as it wrote them, and fit the model that is there now."""
+    if set(record.damage) & set(weight_files(recipe.model)):
+        record.refuse_damage()
+    name = recipe.model.name
+    if record.model not in (None, model_checksum(name)):
+        raise UserError(f"the run in {record.folder} is of another model than {name} is now; give model.name=...")
+    return record
+
+
+def _is_other(record: RunRecord, dataset: str, split: str, checksum: str) -> bool:
+    return record.recipe["data"]["dataset"] == dataset and record.data.get(split, checksum) != checksum
 
 
 def load_run(model: Any, run: Path, progress: Progress = silent) -> str | None:
@@ -93,7 +113,7 @@ def load_run(model: Any, run: Path, progress: Progress = silent) -> str | None:
         UserError: There are no weights, or they are of another model.
     """
     recipe = recipe_of_run(run, ())
-    step = None if RunRecord.read(run).complete else load_newest(model, run, recipe, progress)
+    step = None if RunRecord.read(run).status == "complete" else load_newest(model, run, recipe, progress)
     if step is None:
         load_trained(model, run)
         return None
