@@ -70,7 +70,8 @@ def ask(recipe: Recipe, split: str, run: Path | None = None, *, progress: Progre
     """
     check_metric(TASKS[recipe.data.dataset].metric)
     root = ensure_data(recipe.data)
-    questions = open_split(root, recipe.data, split, recipe.model.name, recipe.train.device)
+    trusted = recipe.model.trust_remote_code
+    questions = open_split(root, recipe.data, split, recipe.model.name, recipe.train.device, trusted)
     model, processor = build_model(recipe.model, recipe.train.device)
     if run is not None:
         load_trained(model, run)

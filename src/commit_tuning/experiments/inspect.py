@@ -49,7 +49,7 @@ def _is_recipe(target: str) -> bool:
 
 def _inspect_recipe(recipe: Recipe) -> Inspection:
     root = ensure_data(recipe.data)
-    questions = open_splits(root, recipe.data, recipe.model.name, "cpu")["train"]
+    questions = open_splits(root, recipe.data, recipe.model.name, "cpu", recipe.model.trust_remote_code)["train"]
     model, _ = build_model(recipe.model, "cpu")
     optimizer = build_optimizer(partition_model(model, recipe.model.projector), recipe.train)
     with precision(recipe.model, "cpu"):

@@ -88,7 +88,7 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent) ->
 def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     settings, device, started = recipe.train, recipe.train.device, time.perf_counter()
     root = _find_data(recipe, record, progress)
-    questions = open_splits(root, recipe.data, recipe.model.name, device)
+    questions = open_splits(root, recipe.data, recipe.model.name, device, recipe.model.trust_remote_code)
     _note_skipped(record, questions, progress)
     random.seed(settings.seed)
     torch.manual_seed(settings.seed)
