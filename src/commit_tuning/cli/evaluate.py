@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from commit_tuning.cli.options import SettingsArgument
+from commit_tuning.cli.options import SettingsArgument, check_files
 
 
 def evaluate(
@@ -34,11 +34,9 @@ def evaluate(
 
     from commit_tuning.cli.display import Display
     from commit_tuning.experiments.evaluate import evaluate as ask
-    from commit_tuning.experiments.record import json_line, writable_folder, write_text
+    from commit_tuning.experiments.record import json_line, write_text
 
-    for file in (predictions, skipped):
-        if file is not None:
-            writable_folder(file.parent)
+    check_files({"--predictions": predictions, "--skipped": skipped})
     logging.disable_progress_bar()
     with Display(every=10) as display:
         found = ask(target, settings or [], split, progress=display)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +86,8 @@ class Task:
         """
         if chosen is None and self.default is not None:
             return self.default(workers=workers)
-        folder = Path(str(chosen)).expanduser()
-        if self.build is None or (folder / MANIFEST).is_file():
+        folder = Path(os.path.expanduser(str(chosen)))  # noqa: PTH111 (it never raises)
+        if self.build is None or os.path.isfile(folder / MANIFEST):  # noqa: PTH113
             return folder
         return self.build(folder, workers=workers)
 
