@@ -152,6 +152,10 @@ class Reader(Generic[Entry]):
         """A sample before its picture and sound are decoded."""
         return self._records[index]
 
+    def place(self, index: int) -> Place:
+        """Where a sample stands."""
+        return self._records[index].place
+
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 

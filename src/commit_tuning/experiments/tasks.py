@@ -18,7 +18,7 @@ from commit_tuning.data.nano_iconqa import build_nano_iconqa, default_nano_root
 from commit_tuning.data.nano_macs import build_nano_macs, default_nano_macs_root
 from commit_tuning.data.nano_songdescriber import build_nano_songdescriber, default_nano_songdescriber_root
 from commit_tuning.data.nano_textvqa import build_nano_textvqa, default_nano_textvqa_root
-from commit_tuning.data.reading import Reader, Record, Skipped, tenth
+from commit_tuning.data.reading import Place, Reader, Record, Skipped, tenth
 from commit_tuning.data.sample import Sample
 from commit_tuning.data.songdescriber import SongDescriber
 from commit_tuning.data.textvqa import TextVQA
@@ -40,6 +40,10 @@ class Samples(Protocol):
         """One, decoded."""
         ...
 
+    def place(self, index: int) -> Place:
+        """Where it stands."""
+        ...
+
 
 class Part:
     """Some samples of a reader, by position."""
@@ -53,6 +57,10 @@ class Part:
 
     def __getitem__(self, index: int) -> Sample:
         return self._reader[self._positions[index]]
+
+    def place(self, index: int) -> Place:
+        """Where a sample stands."""
+        return self._reader.place(self._positions[index])
 
 
 Read = Callable[[Path, str, "int | None", bool], Samples]

@@ -100,6 +100,21 @@ def load_processor(name_or_path: str | Path) -> ProcessorMixin:
     return processor
 
 
+def max_positions(name_or_path: str | Path) -> int | None:
+    """The longest text that a model reads, in tokens, by the names that :func:`load_model` takes; None for no limit.
+
+    Raises:
+        UserError: Neither a nano name nor something that transformers can load.
+    """
+    from transformers import AutoConfig
+
+    _prepare(name_or_path)
+    nano = str(name_or_path) in NANO_MODELS
+    with _explained(name_or_path):
+        config = AutoConfig.from_pretrained(WEIGHTS_FOLDER / str(name_or_path) if nano else name_or_path)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def _prepare(name_or_path: str | Path) -> None:
     """Tell transformers of the classes that this package adds."""
     refuse_missing(name_or_path)
