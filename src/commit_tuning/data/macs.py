@@ -63,7 +63,7 @@ class MACS(Reader[object]):
         notes = item.get("annotations")
         if not isinstance(notes, list) or not notes:
             raise FaultError("no annotations")
-        captions = tuple(words(fields(note).get("sentence"), "sentence") for note in notes)
+        captions = self._texts(place, [fields(note).get("sentence") for note in notes], "sentence")
         record = Record(place, name, CAPTION, DESCRIBE_SOUND, None, captions, sound=self._sound(self._sounds, name))
         yield from record.per_caption() if self._all else (record,)
 
