@@ -111,10 +111,10 @@ class Coordinator(BalanceMonitor):
             self._ascent = {}
             self._groups.step.restore()
 
-    def _abandon(self) -> None:
-        super()._abandon()
+    def _abandon(self, late: bool = False) -> None:
+        super()._abandon(late)
         self._lookahead, self._ascent = None, {}
-        self._groups.step.restore()
+        self._groups.step.restore(gradients=not late)
 
     def _counted(self) -> None:
         """Take the next rates from what was measured: every `lr_update_interval` steps, at first whenever it was."""

@@ -355,12 +355,17 @@ class BalanceMonitor:
         if not self._in_step:
             return
         broken = self._inside
-        self._abandon()
+        self._abandon(late=True)
         if not broken:
             raise RuntimeError("before_step() was called twice; call after_step() once optimizer.step() is done")
 
-    def _abandon(self) -> None:
-        """There is no step after all."""
+    def _abandon(self, late: bool = False) -> None:
+        """Forget the step that was begun.
+
+        Args:
+            late: The next one was begun since, with gradients of its own.
+        """
+        del late
         self._in_step, self._measured_now, self._probe, self._norms = False, False, None, {}
 
     def _check_untouched(self) -> None:

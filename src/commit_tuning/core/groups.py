@@ -68,6 +68,7 @@ class StepRates:
         self._stepping = stepping_optimizers(optimizer)
         self._module_of = module_of
         self._undo = ExitStack()
+        self._gradients: list[tuple[nn.Parameter, Tensor | None]] = []
 
     @property
     def groups(self) -> list[Group]:
@@ -82,12 +83,18 @@ class StepRates:
             self._undo.callback(groups.__setitem__, slice(None), [*groups])
             groups[:] = [part for group in groups for part in self._scaled(group, multipliers, optimizer)]
 
-    def restore(self) -> None:
+    def restore(self, gradients: bool = True) -> None:
         """Put back what `scale` found.
+
+        Args:
+            gradients: Whether the gradients are still of use; they are not once another backward pass was made.
 
         Raises:
             ConfigError: The optimizer wrote different values into the parts of one group, which cannot be put together.
         """
+        taken, self._gradients = self._gradients, []
+        for parameter, gradient in taken if gradients else ():
+            parameter.grad = gradient
         self._undo.close()
 
     def _scaled(self, group: Group, multipliers: Mapping[str, float], optimizer: Any) -> list[Group]:
@@ -107,7 +114,7 @@ class StepRates:
             group["lr"] = group["lr"] * factor
         if factor == 0.0:
             for parameter in group["params"]:
-                self._undo.callback(setattr, parameter, "grad", parameter.grad)
+                self._gradients.append((parameter, parameter.grad))
                 parameter.grad = None
 
 
