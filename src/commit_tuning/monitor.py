@@ -252,12 +252,14 @@ class BalanceMonitor:
         """The last measurement as one flat record, for a log or a progress line: only what there is, all finite.
 
         Returns:
-            `kappa` and `smoothed_kappa` (with several encoders also `kappa/<encoder>`), and for every module `drift` in
-            nats, `lr`, and, while it starves, the step `starving` since which it does.
+            `kappa` and `smoothed_kappa` (with several encoders also those of each, as `kappa/<encoder>`), and for every
+            module `drift` in nats, `lr`, and, while it starves, the step `starving` since which it does. A module that
+            had no gradient at the last measurement has no `drift` and no `kappa`.
         """
         record = {"kappa": self.kappa, "smoothed_kappa": self.smoothed_kappa}
         if len(self._windows) > 1:
             record.update({f"kappa/{name}": kappa for name, kappa in self.kappas.items()})
+            record.update({f"smoothed_kappa/{name}": kappa for name, kappa in self.smoothed_kappas.items()})
         for kind, values in (("drift", self.drift), ("lr", self._rates), ("starving", self.starving)):
             record.update({f"{kind}/{name}": value for name, value in values.items()})
         return {name: float(value) for name, value in record.items() if math.isfinite(value)}
@@ -266,7 +268,7 @@ class BalanceMonitor:
         """One flat record of the last step, for a log; None where nothing was measured at this step.
 
         Returns:
-            `kappa`, `smoothed_kappa` (with several encoders also `kappa/<encoder>`), and for every module `drift` and
+            `kappa`, `smoothed_kappa` (with several encoders also those of each), and for every module `drift` and
             `noise_floor` in nats, `drift_scale` (steps that the drift was taken over), `starving` (since which step),
             `lr`, `h` (Eq. 6), and the L2 norms over all its parameters `grad_norm` (of the loss gradient that
             `before_step` found, so clipped where the loop clips), `step_norm` (of theta_{t+1} - theta_t, regulariser
@@ -280,6 +282,7 @@ class BalanceMonitor:
         }
         if len(self._windows) > 1:
             record.update({f"kappa/{n}": _finite(k) if self._measured_now else None for n, k in self.kappas.items()})
+            record.update({f"smoothed_kappa/{n}": _finite(k) for n, k in self.smoothed_kappas.items()})
         starving = self.starving
         for name in self.partition:
             reading = readings.get(name)

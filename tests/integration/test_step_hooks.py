@@ -144,7 +144,7 @@ def test_state_that_cannot_be_written_leaves_the_old(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"commit\.pt: no space left on device; make room"):
         _save_state({"steps": 4}, path)
     assert _load_state(path) == {"steps": 3}
     assert [entry.name for entry in tmp_path.iterdir()] == ["commit.pt"]

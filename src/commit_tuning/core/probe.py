@@ -21,7 +21,7 @@ from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.ranks import least_over_ranks, sum_over_ranks, sum_tensors_over_ranks
 from commit_tuning.core.shards import forget_old_values, is_sharded, local, whole
 from commit_tuning.core.tangent import moving, quadratic_drift
-from commit_tuning.errors import NoAnswerError
+from commit_tuning.errors import BatchError, NoAnswerError
 
 
 class Snapshot:
@@ -146,7 +146,7 @@ class DriftProbe:
         self._parts = {name: forward.parts(partition[name]) for name in partition}
         if is_sharded(forward.model):  # every forward pass gathers, so all ranks need as many
             batches = batches[: least_over_ranks(len(batches), next(forward.model.parameters()).device)]
-        positions = [AnswerPositions.from_labels(batch["labels"], shift) for batch in batches]
+        positions = [AnswerPositions.of(batch, shift) for batch in batches]
         self.samples, self._answers = self._over_ranks(sum(where.samples for where in positions), float(answers))
         if self.samples == 0:
             raise NoAnswerError("every label is -100: no answer token to measure; see how the labels are masked")
@@ -157,8 +157,14 @@ class DriftProbe:
         self._squared_logits: dict[str, float] = {}
 
     def _observe(self, batch: Batch, positions: AnswerPositions) -> _Observation:
-        features = self._forward.features(batch)
-        return _Observation(batch, positions, features, self._forward.logits(batch, positions.mask, features))
+        try:
+            features = self._forward.features(batch)
+            logits = self._forward.logits(batch, positions.mask, features)
+        except TypeError as error:  # whose message may hold the model, layer by layer
+            lines = str(error).splitlines() or [""]
+            what = lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
+            raise BatchError(f"the model takes no such batch (its keys: {', '.join(batch)}): {what[:300]}") from error
+        return _Observation(batch, positions, features, logits)
 
     @contextlib.contextmanager
     def _only(self, module: str, scale: float = 1.0) -> Iterator[None]:

@@ -16,8 +16,8 @@ class StarvationDetector:
     A module is held back when its multiplier is below the lowest, when its rate against the language model's (for the
     language model: against an encoder's) is at the controller's bound, or when its drift is below 1/2500 of another
     module's. It starves once that holds for `patience` measurements in a row. A measurement without a module's drift
-    is not one of its row: no batch came for it. Until its first drift such a measurement counts, because a module whose
-    batches never come learns nothing.
+    is not one of its row: no batch came for it. Only until its first drift such measurements are a row of their own,
+    because a module whose batches never come learns nothing.
 
     Args:
         patience: Measurements in a row.
@@ -55,11 +55,12 @@ class StarvationDetector:
         Returns:
             The modules that are found starving for the first time.
         """
+        old = {name: streak for name, streak in self._streaks.items() if name in self._seen or name not in drift}
         self._seen |= drift.keys()
         judged = [name for name in multipliers if name in drift or name not in self._seen]
         held = [name for name in judged if self._held_back(name, drift, multipliers)]
-        since = {name: self._streaks.get(name, (step, 0)) for name in held}
-        waiting = {name: streak for name, streak in self._streaks.items() if name in multipliers and name not in judged}
+        since = {name: old.get(name, (step, 0)) for name in held}
+        waiting = {name: streak for name, streak in old.items() if name in multipliers and name not in judged}
         self._streaks = {**waiting, **{name: (first, count + 1) for name, (first, count) in since.items()}}
         fresh = [name for name in self.starving if name not in self._named]
         self._named.update(fresh)

@@ -51,6 +51,8 @@ class Origin:
 
     def differs(self, record: RunRecord) -> str | None:
         """What a run was computed from that is not there as it was, in a few words; None if all is."""
+        if record.files is None:
+            return "an older version, which noted nothing to check it by"
         splits = [split for split, checksum in self.data.items() if record.data.get(split) != checksum]
         if splits:
             return f"other data ({', '.join(splits)})"
@@ -66,6 +68,6 @@ def refuse_changed(record: RunRecord, present: Origin) -> None:
     differs = present.differs(record)
     if differs:
         raise UserError(
-            f"the run in {record.folder} is of {differs}; restore it, choose another --output, or give --force to "
+            f"the run in {record.folder} is of {differs}; bring that back, choose another --output, or give --force to "
             "start again"
         )

@@ -39,7 +39,8 @@ class Job:
         if not (self.folder / RECORD).is_file():
             return None
         record = RunRecord.read(self.folder)
-        record.refuse_damage()
+        if record.status == "complete":
+            record.refuse_damage()
         if record.complete and record.recipe != self.recipe.for_record():
             raise UserError(f"{self.folder} holds a complete run of another recipe; choose another --output")
         return record

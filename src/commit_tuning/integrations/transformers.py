@@ -6,7 +6,6 @@ one skipped under loss scaling is not measured), its log for a place to write, a
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from commit_tuning.errors import ConfigError, UserError
 from commit_tuning.integrations.steps import StepHooks
 from commit_tuning.models.partition import partition_model, unwrap
 from commit_tuning.models.rates import set_base_rates
+from commit_tuning.storage import replacing
 
 STATE = "commit.pt"
 
@@ -168,16 +168,13 @@ def _refuse_without_labels(trainer: type) -> None:
 
 
 def _save_state(state: dict[str, Any], path: Path) -> None:
-    """Write a state under a temporary name and rename it, so that it is there whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a state, whole or not at all.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
 
 
 def _saved_state(checkpoint: Path) -> dict[str, Any] | None:
