@@ -56,13 +56,13 @@ class Snapshot:
         live = [p for name in names for p in self._live[name]]
         kept = [v for name in names for v in self._kept[name]]
         own = [p.detach().clone() for p in live]
-        with torch.no_grad():
-            _copy(live, kept)
-            if moved in names:
-                start = len(live) - len(self._live[moved])
-                torch._foreach_lerp_([*map(local, live[start:])], [*map(local, own[start:])], scale)
-        torch.clear_autocast_cache()
         try:
+            with torch.no_grad():
+                _copy(live, kept)
+                if moved in names:
+                    start = len(live) - len(self._live[moved])
+                    torch._foreach_lerp_([*map(local, live[start:])], [*map(local, own[start:])], scale)
+            torch.clear_autocast_cache()
             yield
         finally:
             with torch.no_grad():
