@@ -88,6 +88,7 @@ class BalanceMonitor:
         self._answers: int | Tensor = 0
         self._idle: set[str] = set()
         self._owed: set[str] = set()
+        self._owed_before: set[str] = set()  # what a step that is skipped leaves
         self._overflowed = False
         self._probe: DriftProbe | None = None
         self._in_step = False  # between before_step and after_step
@@ -210,7 +211,7 @@ class BalanceMonitor:
         self._after(skipped)
         self._alarms.skipped(self._steps + 1, skipped)
         if skipped:
-            self._measured_now, self._norms = False, {}
+            self._measured_now, self._norms, self._owed = False, {}, self._owed_before
             return
         try:
             if probe is not None:
@@ -370,6 +371,7 @@ class BalanceMonitor:
         """
         del late
         self._in_step, self._measured_now, self._probe, self._norms = False, False, None, {}
+        self._owed = self._owed_before
 
     def _check_untouched(self) -> None:
         """Between `before_step` and the optimizer's step no parameter may change: that would count as the step's.
@@ -395,7 +397,7 @@ class BalanceMonitor:
         """
         interval = self.config.probe_interval
         due = interval is not None and (self._steps % interval == 0 or self._starting())
-        self._owed |= set(self.partition) if due else set()
+        self._owed_before, self._owed = self._owed, self._owed | set(self.partition if due else ())
         self._measured_now = due or bool(self._with_gradient(self._owed))
         self._norms = {}
         if self._measured_now:
@@ -454,7 +456,7 @@ class BalanceMonitor:
         drift = self._measurement.drift
         for name, window in self._windows.items():
             window.push(drift.get(LANGUAGE_MODEL, math.nan), drift.get(name, math.nan))
-        self._owed &= self._idle
+        self._owed = self._owed & self._idle
         self._look_for_faults(self._measurement)
 
     @contextlib.contextmanager
