@@ -30,9 +30,9 @@ from commit_tuning.experiments.record import (
     read_lines,
     without_nan,
     writable_folder,
-    write_text,
 )
 from commit_tuning.experiments.runner import accumulate_gradients, clip_gradients
+from commit_tuning.storage import write_text
 
 RECORD, CHECKPOINT = "course.json", "checkpoint.pt"
 MAX_GRAD_NORM = 1.0

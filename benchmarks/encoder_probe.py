@@ -31,12 +31,13 @@ from commit_tuning.errors import UserError
 from commit_tuning.experiments.dataset import chunks
 from commit_tuning.experiments.model_setup import build_model, load_trained
 from commit_tuning.experiments.recipe import build_recipe
-from commit_tuning.experiments.record import RECORD, RunRecord, load_records, without_nan, write_text
+from commit_tuning.experiments.record import RECORD, RunRecord, load_records, without_nan
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.table import markdown_table
 from commit_tuning.models.forward import forward_pass
 from commit_tuning.models.nano import load_processor
 from commit_tuning.models.partition import unwrap
+from commit_tuning.storage import write_text
 
 Batch = dict[str, Tensor]
 AT_ONCE, MOST = 100, 9

@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.record import writable_folder, write_text
+from commit_tuning.experiments.record import writable_folder
 from commit_tuning.experiments.regularizer_report import accuracy_table, draw, effect_table, into_page
 from commit_tuning.experiments.regularizer_study import read_arms
+from commit_tuning.storage import write_text
 
 
 def main() -> None:

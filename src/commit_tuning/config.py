@@ -39,6 +39,8 @@ REGULARIZER_STEPS: tuple[str, ...] = get_args(RegularizerStep)
 PROJECTOR_PLACES: tuple[str, ...] = get_args(ProjectorPlace)
 REGULARIZER_LABELS: tuple[str, ...] = get_args(RegularizerLabels)
 COORDINATED = ("commit-clr", "commit")
+UNCONTROLLED = ("constant", "synced")
+DESCENTS = ("feature-cd", "language-cd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +185,16 @@ class CoMMITConfig:
     def coordinated(self) -> bool:
         """Whether what is measured, kappa or the drifts themselves, sets the learning rates."""
         return self.method in COORDINATED
+
+    @property
+    def sets_rates(self) -> bool:
+        """Whether the modules' learning rates are not left as they are."""
+        return self.method not in UNCONTROLLED
+
+    @property
+    def scales_rates(self) -> bool:
+        """Whether learning rates are multiplied by other numbers than zero and one."""
+        return self.sets_rates and self.method not in DESCENTS
 
     @property
     def has_bound(self) -> bool:

@@ -17,7 +17,7 @@ from commit_tuning.errors import UserError
 from commit_tuning.experiments import runner
 from commit_tuning.experiments.evaluate import recipe_of_run
 from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.record import RunRecord
+from commit_tuning.experiments.record import RunRecord, read_lines
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,9 @@ def test_the_history_is_flat_and_complete(finished: Path) -> None:
 def test_predictions_and_pictures(finished: Path) -> None:
     rows = RunRecord.read(finished).predictions()
     assert len(rows) == 9
-    assert {"id", "kind", "question", "choices", "truth", "answers", "answer"} == set(rows[0])
-    assert sorted(path.stem for path in (finished / "images").iterdir()) == sorted(row["id"] for row in rows[:3])
+    assert {"id", "kind", "question", "choices", "truth", "answers", "answer", "picture"} == set(rows[0])
+    assert [row["picture"] for row in rows] == [f"images/000{number}.png" for number in range(3)] + [None] * 6
+    assert sorted(path.name for path in (finished / "images").iterdir()) == ["0000.png", "0001.png", "0002.png"]
 
 
 def test_weights_load_into_the_model_they_came_from(finished: Path, recipe: Path) -> None:
@@ -248,7 +249,8 @@ def test_a_finished_run_answers_again_as_it_did(
     assert run(["evaluate", finished, "--predictions", answers]) == 0
     accuracy = RunRecord.read(finished).accuracy("test")
     assert f"nano-iconqa, test: accuracy {100 * accuracy:.1f} % of 9" in capsys.readouterr().out
-    assert answers.read_text() == (finished / "predictions.jsonl").read_text()
+    asked = [row for row in RunRecord.read(finished).predictions() if row.pop("picture", "") != ""]
+    assert read_lines(answers) == asked
 
 
 @pytest.mark.parametrize(
@@ -342,6 +344,7 @@ def test_a_metric_that_cannot_be_computed_stops_a_run_before_it_starts(
 def test_a_run_without_weights_cannot_be_evaluated(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "run.json").write_text((finished / "run.json").read_text())
+    record = json.loads((finished / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(record | {"files": {}, "status": "running"}))
     assert run(["evaluate", tmp_path]) == 2
     assert "train.save_weights=true" in error_line(capsys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from commit_tuning import UserError
-from commit_tuning.errors import PartitionError
 from commit_tuning.integrations.lightning import CoMMITCallback
 
 lightning: Any = pytest.importorskip("lightning.pytorch")
@@ -64,14 +64,17 @@ def test_a_group_that_mixes_modules_is_split_before_a_checkpoint_is_loaded(tmp_p
     assert all(torch.equal(a, b) for a, b in zip(values(whole), values(resumed), strict=True))
 
 
-def test_a_mixed_group_under_a_scheduler_is_refused(tmp_path: Path) -> None:
+def test_mixed_group_under_a_scheduler_is_served(tmp_path: Path) -> None:
     class Scheduled(Module):
         def configure_optimizers(self) -> Any:
             optimizer = super().configure_optimizers()
             return [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer)]
 
-    with pytest.raises(PartitionError, match=r"build .*param_groups\(lr="):
-        fit(Scheduled(), CoMMITCallback(CONFIG), tmp_path)
+    module, callback = Scheduled(), CoMMITCallback(CONFIG)
+    trainer = fit(module, callback, tmp_path)
+    assert callback.coordinator is not None
+    assert callback.coordinator.kappa > 0
+    assert len(trainer.optimizers[0].param_groups) == 1
 
 
 def test_manual_optimization_is_named(tmp_path: Path) -> None:
@@ -107,3 +110,49 @@ def test_a_validated_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
     fit(module, callback, tmp_path, steps=1, validated=loader())
     assert callback.coordinator is not None
     assert callback.coordinator.state_dict()["steps"] == 1
+
+
+def tuned_rate(trainer: Any, module: Any) -> None:
+    from lightning.pytorch.tuner import Tuner
+
+    Tuner(trainer).lr_find(module, num_training=8, min_lr=1e-5, max_lr=1e-2, update_attr=True, attr_name="rate")
+
+
+def tuned_size(trainer: Any, module: Any) -> None:
+    from lightning.pytorch.tuner import Tuner
+
+    Tuner(trainer).scale_batch_size(module, steps_per_trial=1, max_trials=2)
+
+
+class Tunable(Module):
+    """What Lightning's tuners change: a learning rate and a batch size."""
+
+    rate, batch_size = 1e-3, 2
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=self.rate)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(Task(Path()).samples(), self.batch_size, collate_fn=collate)
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval")
+@pytest.mark.parametrize("tune", [tuned_rate, tuned_size])
+@pytest.mark.parametrize("trained_before", [False, True])
+def test_tuners_find_the_same_with_the_callback(tune: Any, trained_before: bool, tmp_path: Path) -> None:
+    found = []
+    for callbacks in ([], [CoMMITCallback(replace(CONFIG, method="constant"))]):
+        if trained_before and callbacks:
+            fit(Module(), callbacks[0], tmp_path, steps=2)
+        trainer = lightning.Trainer(
+            default_root_dir=tmp_path, max_steps=3, accelerator="cpu", logger=False, callbacks=[*callbacks],
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        module = Tunable()
+        tune(trainer, module)
+        trainer.fit(module)
+        found.append((module.rate, module.batch_size, values(module)))
+    assert found[0][:2] == found[1][:2]
+    assert all(torch.equal(a, b) for a, b in zip(found[0][2], found[1][2], strict=True))
+    assert callbacks[0].coordinator is not None
+    assert callbacks[0].coordinator.state_dict()["steps"] == 3

@@ -10,6 +10,7 @@ import typer
 
 from commit_tuning.cli.compare import compare
 from commit_tuning.cli.demo import demo
+from commit_tuning.cli.display import say, spell_out
 from commit_tuning.cli.evaluate import evaluate
 from commit_tuning.cli.inspect import inspect
 from commit_tuning.cli.report import report
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     from commit_tuning.experiments.record import RunFailedError
 
+    spell_out()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="commit-tuning")
     except UserError as error:
@@ -76,5 +78,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    typer.echo(f"commit-tuning: {' '.join(message.split())}", err=True)
+    say(f"commit-tuning: {' '.join(message.split())}", error=True)
     sys.exit(code)

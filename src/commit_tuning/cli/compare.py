@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from commit_tuning.cli.display import Display, say, show_table
 from commit_tuning.cli.options import (
     ClusterOption,
     ClusterOptionOption,
+    ForceOption,
     JobsOption,
     OutputOption,
     RecipeArgument,
@@ -47,6 +49,7 @@ def compare(  # noqa: PLR0917 - typer calls it, by name
     save_weights: Annotated[bool, typer.Option("--save-weights", help="Keep every run's tuned parameters.")] = False,
     cluster: ClusterOption = None,
     cluster_option: ClusterOptionOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Compare methods over seeds, each at its best learning rate; resumes where it stopped.
 
@@ -74,8 +77,8 @@ def compare(  # noqa: PLR0917 - typer calls it, by name
     axes = parse_axes(axis or [])
     loaded = load_recipe(recipe, changes)
     where = open_cluster(cluster, cluster_option or [], output)
-    comparison = run_comparison(loaded, output, jobs, axes, save_weights, cluster=where)
-    typer.echo(f"table in {output / 'table.md'}; for figures: commit-tuning report {output}")
+    comparison = run_comparison(loaded, output, jobs, axes, save_weights, cluster=where, force=force)
+    say(f"table in {output / 'table.md'}; for figures: commit-tuning report {output}")
     finish(comparison)
 
 
@@ -87,9 +90,9 @@ def run_comparison(
     save_weights: bool = False,
     *,
     cluster: Cluster | None = None,
+    force: bool = False,
 ) -> Comparison:
     """Run a comparison with its progress shown, and print the table."""
-    from commit_tuning.cli.display import Display, show_table
     from commit_tuning.experiments.compare import Comparison
     from commit_tuning.experiments.pool import default_workers
     from commit_tuning.experiments.table import markdown
@@ -97,7 +100,9 @@ def run_comparison(
     workers = jobs or (cluster.default_workers() if cluster else default_workers(recipe.train.device))
     engine = cluster.run_jobs if cluster else None
     with Display() as display:
-        comparison = Comparison(recipe, output, axes, workers, save_weights, progress=display, engine=engine)
+        comparison = Comparison(
+            recipe, output, axes, workers, save_weights, progress=display, engine=engine, force=force
+        )
         comparison.run()
     show_table(markdown(comparison.rows))
     return comparison
@@ -107,6 +112,6 @@ def finish(*comparisons: Comparison) -> None:
     """Exit with code 1 if a run failed, after naming each."""
     failures = [line for comparison in comparisons for line in comparison.failures]
     for line in failures:
-        typer.echo(f"commit-tuning: run failed: {line}", err=True)
+        say(f"commit-tuning: run failed: {line}", error=True)
     if failures:
         raise typer.Exit(1)

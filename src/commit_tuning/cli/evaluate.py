@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from commit_tuning.cli.display import Display, say
 from commit_tuning.cli.options import SettingsArgument
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0917 - typer calls it, by name
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="The output folder of a run, or a recipe: its model, untuned.")
     ],
@@ -22,6 +23,7 @@ def evaluate(
     skipped: Annotated[
         Path | None, typer.Option("--skipped", metavar="FILE", help="List there what cannot be read, as JSON lines.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE where it is there already.")] = False,
 ) -> None:
     """Ask a model the questions of a dataset, and score its answers with the dataset's metric.
 
@@ -32,27 +34,38 @@ def evaluate(
     """
     from transformers.utils import logging
 
-    from commit_tuning.cli.display import Display
     from commit_tuning.experiments.evaluate import evaluate as ask
-    from commit_tuning.experiments.record import json_line, writable_folder, write_text
+    from commit_tuning.experiments.record import json_line
+    from commit_tuning.storage import write_text
 
-    for file in (predictions, skipped):
-        if file is not None:
-            writable_folder(file.parent)
+    for file in filter(None, (predictions, skipped)):
+        _check_free(file, force)
     logging.disable_progress_bar()
     with Display(every=10) as display:
         found = ask(target, settings or [], split, progress=display)
     scores = found.scores
-    typer.echo(
-        f"{found.dataset}, {split}: {scores['metric']} {100 * scores['accuracy']:.1f} % of {scores['questions']}"
-    )
+    say(f"{found.dataset}, {split}: {scores['metric']} {100 * scores['accuracy']:.1f} % of {scores['questions']}")
     for kind, share in scores["by_kind"].items():
-        typer.echo(f"  {kind}: {100 * share:.1f} %")
+        say(f"  {kind}: {100 * share:.1f} %")
     if scores["left_out"]:
-        typer.echo(f"  the metric leaves out {scores['left_out']}")
+        say(f"  the metric leaves out {scores['left_out']}")
+    if found.other_data:
+        say("  not the questions of the run: its data was other than what is read now")
     if found.skipped:
-        typer.echo(f"  skipped {len(found.skipped)} that cannot be read, first: {found.skipped[0]}")
+        say(f"  skipped {len(found.skipped)} that cannot be read, first: {found.skipped[0]}")
     if skipped is not None:
         write_text(skipped, "".join(json_line(entry.to_dict()) for entry in found.skipped))
     if predictions is not None:
         write_text(predictions, "".join(map(json_line, found.answers)))
+
+
+def _check_free(file: Path, force: bool) -> None:
+    """Make sure that a file can be written, and that none is lost by it."""
+    from commit_tuning.errors import UserError
+    from commit_tuning.experiments.record import writable_folder
+
+    writable_folder(file.parent)
+    if file.is_dir():
+        raise UserError(f"{file} is a folder; give the name of a file")
+    if file.exists() and not force:
+        raise UserError(f"{file} is there already; give another name, or --force to replace it")

@@ -17,6 +17,9 @@ RecipeArgument = Annotated[
 OutputOption = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", file_okay=True, help="Where everything goes; created.")
 ]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Start again: remove what the record there names, and nothing else.")
+]
 SettingsArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the recipe's, e.g. train.steps=100."),

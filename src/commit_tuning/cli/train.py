@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from commit_tuning.cli.options import OutputOption, RecipeArgument, SettingsArgument
+from commit_tuning.cli.display import Display, say
+from commit_tuning.cli.options import ForceOption, OutputOption, RecipeArgument, SettingsArgument
 
 
 def train(
@@ -17,6 +18,7 @@ def train(
         bool | None,
         typer.Option("--save-weights/--no-save-weights", help="Keep the tuned parameters.", show_default=False),
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Tune one model as a recipe says, and evaluate it.
 
@@ -25,7 +27,6 @@ def train(
 
       commit-tuning train my.yaml commit.controller=literal train.learning_rate=1e-4 -o runs/paper
     """
-    from commit_tuning.cli.display import Display
     from commit_tuning.experiments.recipe import load_recipe
 
     changes = [
@@ -39,6 +40,10 @@ def train(
 
     logging.disable_progress_bar()
     with Display(every=10) as display:
-        record = run(loaded, output, progress=display)
+        record = run(loaded, output, progress=display, force=force)
+    if record.files is None:
+        typer.echo(
+            "this run is of an older version, which noted no checksums: nothing of it could be checked", err=True
+        )
     validation, test = (100 * record.accuracy(split) for split in ("val", "test"))
-    typer.echo(f"validation {validation:.1f} %, test {test:.1f} %; everything is in {output}")
+    say(f"validation {validation:.1f} %, test {test:.1f} %; everything is in {output}")

@@ -111,13 +111,28 @@ class ModulePartition:
         Raises:
             PartitionError: Names the first such parameter and counts the others.
         """
-        missing = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in self._owner]
-        if missing:
-            others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        if missing := self._unowned(model):
             raise PartitionError(
-                f"trainable parameter {missing[0]!r}{others} is in no module of the partition "
-                f"({', '.join(self.names)}); add it to one or freeze it"
+                f"trainable parameter {missing} is in no module of the partition ({', '.join(self.names)}); add it to "
+                "one or freeze it"
             )
+
+    def check_unchanged(self, model: nn.Module) -> None:
+        """Refuse a model of which a parameter was unfrozen since `check`.
+
+        Raises:
+            PartitionError: Names the first such parameter and counts the others.
+        """
+        if unfrozen := self._unowned(model):
+            raise PartitionError(
+                f"parameter {unfrozen} was unfrozen after the start and is in no module, so nothing measures it: "
+                "unfreeze it before training begins, or make a new Coordinator or BalanceMonitor then"
+            )
+
+    def _unowned(self, model: nn.Module) -> str:
+        """The first trainable parameter that no module has, and how many more; empty where there is none."""
+        names = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in self._owner]
+        return f"{names[0]!r}" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "") if names else ""
 
     def param_groups(
         self, lr: float | Mapping[str, float], weight_decay: float | Mapping[str, float] = 0.0

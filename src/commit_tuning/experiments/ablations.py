@@ -19,9 +19,10 @@ from commit_tuning.experiments.arms import Axes, as_text, screening_arms
 from commit_tuning.experiments.compare import TABLE, Comparison, read_manifest
 from commit_tuning.experiments.control_quality import control_of
 from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.record import RunRecord, run_folders, without_nan, write_text
+from commit_tuning.experiments.record import RunRecord, run_folders, without_nan
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.table import mean
+from commit_tuning.storage import write_text
 
 _FROM_ROW = ("label", "method", "rates", "seeds", "failed", "validation", "test", "test_sd", "difference", "seconds")
 

@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.pool import LOG, Job, OnDone, default_workers, train_quietly, unfinished
-from commit_tuning.experiments.record import RunRecord, writable_folder, write_text
+from commit_tuning.experiments.pool import Job, OnDone, default_workers, train_quietly, unfinished
+from commit_tuning.experiments.record import LOG, TICKET, RunRecord, writable_folder
 from commit_tuning.experiments.yaml_text import parse_value
+from commit_tuning.storage import write_text
 
 if TYPE_CHECKING:
     import submitit
 
     Task: TypeAlias = submitit.Job[Any]
 
-TICKET = "cluster.json"
 _POLL = {"slurm": 5.0, "local": 0.2}  # seconds
 _IN_SIGHT = 60.0  # seconds until a file that another machine wrote is seen here: NFS keeps a folder for up to that long
 _SHARED = ("name", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node")  # submitit's names for every cluster

@@ -9,6 +9,7 @@ questions. Seed s of every arm starts from the same weights and sees the same ba
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,17 +18,36 @@ from typing import Any
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.arms import CONSTANT, Arm, Axes, choose, screening_arms
-from commit_tuning.experiments.pool import LOG, Job, RunJobs, default_workers, run_jobs
+from commit_tuning.experiments.evaluation import check_metric
+from commit_tuning.experiments.origin import Origin, refuse_changed
+from commit_tuning.experiments.ownership import refuse_foreign, refuse_taken, remove_named
+from commit_tuning.experiments.pool import Job, RunJobs, default_workers, run_jobs
 from commit_tuning.experiments.progress import Progress, silent
-from commit_tuning.experiments.record import RunRecord, alone_in, package_versions, writable_folder, write_text
+from commit_tuning.experiments.record import (
+    LOCK,
+    LOG,
+    RECORD,
+    REPORT,
+    RunRecord,
+    alone_in,
+    differences,
+    leads_elsewhere,
+    package_versions,
+    writable_folder,
+)
 from commit_tuning.experiments.schema import Recipe
+from commit_tuning.experiments.shown import markdown_text
 from commit_tuning.experiments.table import Row, build_rows, markdown, mean
 from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.metrics.score import METRICS
 from commit_tuning.models.nano import refuse_missing
+from commit_tuning.storage import write_text
 
 MANIFEST = "compare.json"
 TABLE = "table.json"
+PAGE = "table.md"
+RUNS = "runs"
+_COMPANIONS = frozenset((MANIFEST, RUNS, "cluster", LOCK, REPORT))  # ours by their names
 
 
 @dataclass
@@ -42,6 +62,7 @@ class Comparison:
         save_weights: Whether each run keeps its tuned parameters.
         progress: Told about every run that ends.
         engine: What runs the jobs, e.g. `Cluster.run_jobs`; processes of this machine by default.
+        force: Whether to start again, whatever runs are there, and to write beside files that are nobody's.
         results: Records by arm and seed.
         failures: A line for every run that did not finish.
         chosen: The arm of each method at the rates that validation chose: in the screening, Constant LR's on all seeds.
@@ -56,6 +77,7 @@ class Comparison:
     save_weights: bool = False
     progress: Progress = silent
     engine: RunJobs | None = None
+    force: bool = False
     results: dict[Arm, dict[int, RunRecord]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     chosen: list[Arm] = field(default_factory=list)
@@ -66,24 +88,29 @@ class Comparison:
         """Run everything that is not there yet, and write the table.
 
         Raises:
-            UserError: The folder holds a comparison of another recipe, another process is at work in it, the model is
-                still to be assembled, or an arm's settings are not valid.
+            UserError: The folder holds files that are no comparison's, or one of another recipe, runs of other data or
+                with damaged files, another process is at work in it, the model is still to be assembled, or an arm's
+                settings are not valid.
         """
         refuse_missing(self.recipe.model.name)
+        check_metric(TASKS[self.recipe.data.dataset].metric)
         arms = screening_arms(self.recipe, self.axes)
         for arm in arms:
             arm.recipe(self.recipe, seed=0)
-        with alone_in(writable_folder(self.folder)):
+        folder = writable_folder(self.folder)
+        if not self.force:
+            refuse_foreign(folder, MANIFEST, _COMPANIONS)
+        with alone_in(folder):
             self._run(arms)
 
     def _run(self, arms: list[Arm]) -> None:
         from commit_tuning.experiments.dataset import ensure_data
 
         plan = self.recipe.compare
-        self._claim()
         self.progress("data", 0, 1, "built on first use")
         ensure_data(self.recipe.data, min(self.workers, default_workers()))
         self.progress("data", 1, 1)
+        self._claim(arms)
         self._run_arms("screening", arms, plan.screening)
         validation = {arm: self._validation(arm, plan.screening) for arm in arms}
         self.chosen = choose(arms, validation)
@@ -98,7 +125,7 @@ class Comparison:
 
     def job(self, arm: Arm, seed: int) -> Job:
         """One run of an arm."""
-        folder = self.folder / "runs" / arm.slug / f"seed-{seed}"
+        folder = self.folder / RUNS / arm.slug / f"seed-{seed}"
         return Job(arm.recipe(self.recipe, seed, self.save_weights), folder)
 
     def _run_arms(self, phase: str, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
@@ -135,24 +162,62 @@ class Comparison:
         return build_rows(results, self.chosen, folders)
 
     def _check_same_data(self) -> None:
+        """Make sure that runs of the same settings have read the same data and begun with the same model."""
+        read: dict[str, tuple[str | None, str | None]] = {}
         records = [record for seeds in self.results.values() for record in seeds.values() if record.complete]
-        if len({record.data_checksum for record in records}) > 1:
-            raise UserError(f"the runs below {self.folder} were made on different data; choose another --output")
+        for record in records:
+            settings = json.dumps([record.recipe["data"], record.recipe["model"]], sort_keys=True)
+            origin = record.data_checksum, record.model
+            if read.setdefault(settings, origin) != origin:
+                raise UserError(f"the runs below {self.folder} were made on different data; choose another --output")
 
-    def _claim(self) -> None:
-        """Take the folder, or refuse it if it holds a comparison of another recipe."""
-        recipe = json.loads(json.dumps(self.recipe.for_record()))
-        path = self.folder / MANIFEST
-        if path.is_file():
-            differing = _differences(read_manifest(self.folder)["recipe"], recipe)
+    def _claim(self, arms: Sequence[Arm]) -> None:
+        """Take the folder, or refuse it if what it holds is of another recipe or of other data."""
+        ours = (self.folder / MANIFEST).is_file()
+        if ours and not self.force:
+            recipe = json.loads(json.dumps(self.recipe.for_record()))
+            differing = differences(read_manifest(self.folder)["recipe"], recipe)
             if differing:
                 raise UserError(
                     f"{self.folder} holds a comparison of another recipe (it differs in {', '.join(differing)}); "
-                    "choose another --output"
+                    "choose another --output, or give --force to start again"
                 )
+        tables = (TABLE, PAGE)
+        refuse_taken(self.folder, tables, tables if ours else ())
+        if self.force:
+            self._remove_runs()
+        self._check_finished_runs(arms)
         self._write_manifest("running")
-        for name in (TABLE, "table.md"):
+        for name in tables:
             (self.folder / name).unlink(missing_ok=True)
+
+    def _remove_runs(self) -> None:
+        """Remove what the records of the runs name, each while no process works there."""
+        for path in sorted(self.folder.glob(f"{RUNS}/*/seed-*/{RECORD}")):
+            if leads_elsewhere(self.folder, path.relative_to(self.folder).as_posix()):
+                continue
+            record = RunRecord.read(path.parent)
+            if record.files is None:
+                raise UserError(f"{path} is of an older version and names no files; choose another --output")
+            with alone_in(path.parent):
+                record.status, record.error = "failed", "removed by --force"
+                record.plan(record.files)
+                remove_named(record)
+
+    def _check_finished_runs(self, arms: Sequence[Arm]) -> None:
+        """Make sure that the runs that are there are ours, whole, and of the data and the model that are there now."""
+        present: dict[str, Origin] = {}
+        for arm, seed in itertools.product(arms, self.recipe.compare.confirmation):
+            job = self.job(arm, seed)
+            if job.folder.is_dir():
+                refuse_foreign(job.folder, RECORD)
+            record = job.outcome()
+            if record is None or not record.complete:
+                continue
+            settings = job.recipe.model_dump_json(include={"data", "model"})
+            if settings not in present:
+                present[settings] = Origin.of(job.recipe)
+            refuse_changed(record, present[settings])
 
     def _write_manifest(self, status: str) -> None:
         content = {
@@ -167,7 +232,7 @@ class Comparison:
 
     def _write(self) -> None:
         table = {"rows": [row.to_dict() for row in self.rows], "screening": [row.to_dict() for row in self.screening]}
-        write_text(self.folder / "table.md", self.text())
+        write_text(self.folder / PAGE, self.text())
         write_text(self.folder / TABLE, json.dumps(table, indent=2) + "\n")
         self._write_manifest("failed" if self.failures else "complete")
 
@@ -175,9 +240,9 @@ class Comparison:
         """The table with what is needed to read it, as Markdown."""
         plan, data = self.recipe.compare, self.recipe.data
         metric = METRICS[TASKS[data.dataset].metric].name
-        failures = "".join(f"- {line}\n" for line in self.failures)
+        failures = "".join(f"- {markdown_text(line)}\n" for line in self.failures)
         return (
-            f"# {self.recipe.model.name} on {data.dataset}\n\n{markdown(self.rows)}\n"
+            f"# {markdown_text(self.recipe.model.name)} on {data.dataset}\n\n{markdown(self.rows)}\n"
             f"Accuracy is the dataset's metric ({metric}) on the test questions, in percent: mean ± standard deviation "
             "over seeds. Base rate is one number for both modules or language model / encoder. The difference is to "
             "Constant LR at its chosen rate, seed by seed, in percentage points, with the 95 % confidence interval of "
@@ -207,11 +272,3 @@ def _outcome(record: RunRecord) -> str:
     if not record.complete:
         return "FAILED"
     return f"validation {100 * record.accuracy('val'):.1f} %, test {100 * record.accuracy('test'):.1f} %"
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Dotted keys in which two recipes differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{prefix}{key}.")]
-    return [] if old == new else [prefix.removesuffix(".")]

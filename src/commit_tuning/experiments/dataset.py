@@ -14,13 +14,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from commit_tuning.data.building import MANIFEST
 from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.reading import SPLITS, DamagedError, Skipped, check_option
 from commit_tuning.data.sample import Sample
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.schema import Data
 from commit_tuning.experiments.tasks import TASKS, Samples
+from commit_tuning.storage import sha256
 
 
 def ensure_data(settings: Data, workers: int = 1) -> Path:
@@ -41,6 +41,7 @@ class Questions(Protocol):
 
     collator: VisionCollator
     skipped: list[Skipped]
+    checksum: str
 
     def __len__(self) -> int:
         """How many."""
@@ -69,6 +70,7 @@ class StreamedQuestions:
     def __init__(self, samples: Samples, collator: VisionCollator, strict: bool = False) -> None:
         self._samples, self.collator, self._strict = samples, collator, strict
         self.skipped = samples.skipped
+        self.checksum = samples_checksum(samples)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -95,6 +97,7 @@ class StoredQuestions:
 
     def __init__(self, samples: Samples, collator: VisionCollator, strict: bool = False) -> None:
         self._samples, self.collator, self.skipped = samples, collator, samples.skipped
+        self.checksum = samples_checksum(samples)
         self._positions: list[int] = []
         self._words: list[Sample] = []
         self._prompts: list[list[int]] = []
@@ -189,12 +192,36 @@ def _nothing(skipped: list[Skipped]) -> UserError:
     return UserError(f"no question can be decoded; the first: {skipped[0]}")
 
 
-def data_checksum(root: Path) -> str | None:
-    """The checksum in the manifest of the built dataset; for the official release, the sha256 of its list of splits."""
-    manifest, splits = root / MANIFEST, root / "pid_splits.json"
-    if manifest.is_file():
-        return str(json.loads(manifest.read_text(encoding="utf-8"))["sha256"])
-    return f"pid_splits:{hashlib.sha256(splits.read_bytes()).hexdigest()}" if splits.is_file() else None
+def data_checksums(root: Path, settings: Data) -> dict[str, str]:
+    """The checksum of each split as it lies there now, cut to the recipe's limits.
+
+    Raises:
+        UserError: The data cannot be read.
+    """
+    return {split: samples_checksum(_read(root, split, settings)) for split in SPLITS}
+
+
+def samples_checksum(samples: Samples) -> str:
+    """Compute the SHA-256 of what samples say, in their order: texts, and the content of pictures and sounds.
+
+    Files are read in parts, each file once.
+
+    Raises:
+        UserError: A picture or sound cannot be read any more.
+    """
+    digest, content = hashlib.sha256(), cache(_file_checksum)
+    for record in map(samples.record, range(len(samples))):
+        media = [*record.pictures, *([] if record.sound is None else [record.sound])]
+        said = [record.id, record.kind, record.question, record.choices, record.answers, [content(p) for p in media]]
+        digest.update(json.dumps(said).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _file_checksum(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {(error.strerror or str(error)).lower()}; restore the dataset") from None
 
 
 def data_order(samples: int, batch_size: int, seed: int) -> Iterator[list[int]]:

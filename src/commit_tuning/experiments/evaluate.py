@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from commit_tuning.data.reading import Skipped
+from commit_tuning.errors import UserError
 from commit_tuning.experiments.dataset import ensure_data, open_split
 from commit_tuning.experiments.evaluation import answer_questions, check_metric, score
-from commit_tuning.experiments.model_setup import build_model, load_trained, precision
+from commit_tuning.experiments.model_setup import build_model, load_trained, precision, weight_files
 from commit_tuning.experiments.progress import Progress, counting, silent
 from commit_tuning.experiments.recipe import build_recipe, load_recipe, parse_overrides
 from commit_tuning.experiments.record import RECORD, RunRecord
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.tasks import TASKS
+from commit_tuning.models.nano import model_checksum
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Evaluation:
         scores: As `evaluation.score` gives them.
         answers: As `evaluation.answer_questions` gives them.
         skipped: Questions that could not be read.
+        other_data: Whether the run has read something else as this split of the same dataset.
     """
 
     dataset: str
@@ -35,6 +38,7 @@ class Evaluation:
     scores: dict[str, Any]
     answers: list[dict[str, Any]]
     skipped: list[Skipped]
+    other_data: bool = False
 
 
 def evaluate(
@@ -66,8 +70,9 @@ def ask(recipe: Recipe, split: str, run: Path | None = None, *, progress: Progre
         progress: Told about every batch.
 
     Raises:
-        UserError: The run has no weights, or the data cannot be read.
+        UserError: The run has no weights, damaged ones, or those of another model, or the data cannot be read.
     """
+    record = None if run is None else _checked(RunRecord.read(run), recipe)
     check_metric(TASKS[recipe.data.dataset].metric)
     root = ensure_data(recipe.data)
     questions = open_split(root, recipe.data, split, recipe.model.name, recipe.train.device)
@@ -78,7 +83,22 @@ def ask(recipe: Recipe, split: str, run: Path | None = None, *, progress: Progre
     with precision(recipe.model, recipe.train.device):
         answers = answer_questions(model, processor, questions, recipe.generation(), on_batch=told)
     scores = score(answers, TASKS[recipe.data.dataset].metric)
-    return Evaluation(recipe.data.dataset, split, scores, answers, questions.skipped)
+    other = record is not None and _is_other(record, recipe.data.dataset, split, questions.checksum)
+    return Evaluation(recipe.data.dataset, split, scores, answers, questions.skipped, other)
+
+
+def _checked(record: RunRecord, recipe: Recipe) -> RunRecord:
+    """A run whose weights are as it wrote them, and fit the model that is there now."""
+    if set(record.damage) & set(weight_files(recipe.model)):
+        record.refuse_damage()
+    name = recipe.model.name
+    if record.model not in (None, model_checksum(name)):
+        raise UserError(f"the run in {record.folder} is of another model than {name} is now; give model.name=...")
+    return record
+
+
+def _is_other(record: RunRecord, dataset: str, split: str, checksum: str) -> bool:
+    return record.recipe["data"]["dataset"] == dataset and record.data.get(split, checksum) != checksum
 
 
 def recipe_of_run(folder: Path, settings: Sequence[str]) -> Recipe:

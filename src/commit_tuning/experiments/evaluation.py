@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import io
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from commit_tuning.core.divergence import AnswerPositions
 from commit_tuning.experiments.dataset import Questions, chunks
+from commit_tuning.experiments.record import IMAGES
 from commit_tuning.experiments.schema import Eval
 from commit_tuning.metrics.score import METRICS
 from commit_tuning.models.forward import forward_pass
@@ -126,9 +127,17 @@ def score(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     return {"accuracy": found.pop("score"), **found, "metric": METRICS[metric].name}
 
 
-def save_images(samples: Questions, count: int, folder: Path) -> None:
-    """Keep the pictures of the first `count` questions, as PNG by id."""
-    folder.mkdir(exist_ok=True)
-    for sample in (samples[index] for index in range(min(count, len(samples)))):
-        if sample.image is not None:
-            sample.image.save(folder / f"{sample.id}.png")
+def pictures_of(questions: Questions, count: int) -> Iterator[tuple[str, bytes]]:
+    """The pictures among the first `count` questions: each question's id, and its picture as a PNG file."""
+    seen: set[str] = set()
+    for sample in (questions[index] for index in range(min(count, len(questions)))):
+        if sample.image is not None and sample.id not in seen:
+            seen.add(sample.id)
+            file = io.BytesIO()
+            sample.image.save(file, "PNG")
+            yield sample.id, file.getvalue()
+
+
+def picture_name(number: int) -> str:
+    """The file of a kept picture in the folder of a run; ids, which come from data, never become names of files."""
+    return f"{IMAGES}/{number:04d}.png"

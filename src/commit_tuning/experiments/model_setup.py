@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,11 +14,15 @@ import torch
 from torch import nn
 
 from commit_tuning.errors import UserError
+from commit_tuning.experiments.record import ADAPTER, WEIGHTS
 from commit_tuning.experiments.schema import Lora, Model
 from commit_tuning.models.nano import load_model
 from commit_tuning.models.partition import partition_model, unwrap
+from commit_tuning.storage import replacing
 
 _PEFT_PREFIX = "base_model.model."
+_ADAPTER_WEIGHTS = f"{ADAPTER}/adapter_model.safetensors"
+_ADAPTER_FILES = (_ADAPTER_WEIGHTS, f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/README.md")
 
 
 def build_model(settings: Model, device: str, checkpointed: bool = False) -> tuple[Any, Any]:
@@ -135,7 +140,7 @@ def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
     Raises:
         UserError: A pattern fits no parameter.
     """
-    named = {name.removeprefix(_PEFT_PREFIX): parameter for name, parameter in model.named_parameters()}
+    named = _named(model)
     for pattern in patterns:
         fitting = [name for name in named if fnmatchcase(name, pattern)]
         if not fitting:
@@ -144,20 +149,32 @@ def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
             named[name].requires_grad_(False)
 
 
+def weight_files(settings: Model) -> list[str]:
+    """The files that `save_trainable` writes, relative to the folder of the run."""
+    return [WEIGHTS, *(_ADAPTER_FILES if settings.lora is not None else ())]
+
+
 def save_trainable(model: Any, folder: Path) -> None:
-    """Store what was tuned: `adapter/` as peft reads it, the rest in `tuned.safetensors`, both by parameter name."""
+    """Store what was tuned: `adapter/` as peft reads it, the rest in `tuned.safetensors`, both by parameter name.
+
+    Raises:
+        UserError: The files cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    if hasattr(model, "peft_config"):
-        model.save_pretrained(folder / "adapter")
     tuned = {
-        name.removeprefix(_PEFT_PREFIX): parameter.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and ".lora_" not in name
+        name: parameter.detach().cpu().contiguous()
+        for name, parameter in _named(model).items()
+        if _is_tuned(name, parameter)
     }
-    temporary = folder / "tuned.safetensors.tmp"
-    save_file(tuned, temporary)
-    temporary.replace(folder / "tuned.safetensors")
+    try:
+        if hasattr(model, "peft_config"):
+            model.save_pretrained(folder / ADAPTER)
+        with replacing(folder / WEIGHTS) as temporary:
+            save_file(tuned, temporary)
+    except SafetensorError as error:
+        raise UserError(f"cannot write the weights to {folder}: {error}; make room") from None
 
 
 def load_trained(model: Any, folder: Path) -> None:
@@ -168,25 +185,48 @@ def load_trained(model: Any, folder: Path) -> None:
         folder: Of the run.
 
     Raises:
-        UserError: The weights were not kept, or are of another model.
+        UserError: The weights were not kept, are damaged or incomplete, or are of another model.
     """
-    from safetensors.torch import load_file
-
-    tuned, adapter = folder / "tuned.safetensors", folder / "adapter" / "adapter_model.safetensors"
+    tuned = folder / WEIGHTS
     if not tuned.is_file():
-        raise UserError(f"{folder} holds no weights (tuned.safetensors): train it with train.save_weights=true")
-    stored = load_file(tuned)
+        raise UserError(f"{folder} holds no weights ({WEIGHTS}): train it with train.save_weights=true")
+    named = {name: parameter for name, parameter in _named(model).items() if _is_tuned(name, parameter)}
+    stored = _read_weights(tuned, named)
     if hasattr(model, "peft_config"):
-        from peft import set_peft_model_state_dict
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-        set_peft_model_state_dict(model, load_file(adapter))
-    named = {name.removeprefix(_PEFT_PREFIX): parameter for name, parameter in model.named_parameters()}
-    strange = [n for n, value in stored.items() if n not in named or named[n].shape != value.shape]
-    if strange:
-        raise UserError(f"{tuned} is of another model: it has {strange[0]!r}, {len(strange)} such in all")
+        set_peft_model_state_dict(model, _read_weights(folder / _ADAPTER_WEIGHTS, get_peft_model_state_dict(model)))
     with torch.no_grad():
         for name, value in stored.items():
             named[name].copy_(value)
+
+
+def _read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a file, which have to be those that the model has, in name and shape."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        stored: dict[str, torch.Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it, or train again") from None
+    strange = [n for n, value in stored.items() if n not in expected or expected[n].shape != value.shape]
+    if strange:
+        raise UserError(f"{path} is of another model: it has {strange[0]!r}, {len(strange)} such in all")
+    missing = [name for name in expected if name not in stored]
+    if missing:
+        raise UserError(f"{path} lacks {missing[0]!r}, {len(missing)} such in all; restore it, or train again")
+    return stored
+
+
+def _named(model: Any) -> dict[str, nn.Parameter]:
+    """The parameters by the names that they have without adapters."""
+    return {name.removeprefix(_PEFT_PREFIX): parameter for name, parameter in model.named_parameters()}
+
+
+def _is_tuned(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is trained and no adapter's."""
+    return parameter.requires_grad and ".lora_" not in name
 
 
 def count_parameters(parameters: list[torch.nn.Parameter]) -> int:

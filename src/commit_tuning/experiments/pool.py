@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.record import RECORD, RunRecord
+from commit_tuning.experiments.record import LOG, RECORD, RunRecord
 from commit_tuning.experiments.schema import Recipe
 
-LOG = "log.txt"
 PRELOAD_RECIPE = "COMMIT_TUNING_PRELOAD_RECIPE"
 _PRELOADED = "commit_tuning.experiments.preload"
 
@@ -35,11 +34,13 @@ class Job:
         """The run's record; None if there is none yet.
 
         Raises:
-            UserError: The folder holds a complete run of another recipe.
+            UserError: The folder holds a complete run of another recipe, or one with damaged files.
         """
         if not (self.folder / RECORD).is_file():
             return None
         record = RunRecord.read(self.folder)
+        if record.status == "complete":
+            record.refuse_damage()
         if record.complete and record.recipe != self.recipe.for_record():
             raise UserError(f"{self.folder} holds a complete run of another recipe; choose another --output")
         return record

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
 import platform
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from commit_tuning.errors import UserError
+from commit_tuning.storage import sha256, sync, temporary_path, write_bytes, write_text
 
 RECORD = "run.json"
 HISTORY = "history.jsonl"
 PREDICTIONS = "predictions.jsonl"
 SKIPPED = "skipped.jsonl"
+WEIGHTS = "tuned.safetensors"
+ADAPTER = "adapter"
+IMAGES = "images"
+LOG = "log.txt"
+LOCK = ".lock"
+REPORT = "report.html"
+TICKET = "cluster.json"
+CHECKPOINTS = "checkpoints"
+RESULT_FILES = frozenset((HISTORY, PREDICTIONS, SKIPPED, WEIGHTS))
+RESULT_FOLDERS = frozenset((ADAPTER, IMAGES))
+COMPANIONS = frozenset((RECORD, LOG, LOCK, REPORT, TICKET, CHECKPOINTS))  # ours by their names, whoever made them
 Status = Literal["running", "complete", "failed"]
 _OPTIMIZERS = ("dog-optimizer", "prodigyopt", "schedulefree")
 _PACKAGES = ("commit-tuning", "torch", "transformers", "peft", "safetensors", "pillow", *_OPTIMIZERS)
@@ -44,6 +61,11 @@ class RunRecord:
             validation questions and on at most as many that it was tuned on). Older runs lack some of these.
         error: Why it failed, one line.
         skipped: Split to how many of its entries could not be read and the first of them; only splits with any.
+        data: Split to the checksum of what was read of it (`dataset.samples_checksum`).
+        data_checksum: One checksum over all splits; runs of older versions copied it from the dataset's manifest.
+        model: The checksum of the weights that the run began with (`model_setup.model_checksum`).
+        files: Every file of the run, relative to the folder, to its SHA-256. A file that is still to be written, or is
+            being written, has None. Older runs have no such list, and cannot be checked.
         seconds: Wall time of training and of evaluation.
         parameters: Trainable parameters per module.
         folder: Where the record lies; not stored.
@@ -54,7 +76,10 @@ class RunRecord:
     seed: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+    data: dict[str, str] = field(default_factory=dict)
     data_checksum: str | None = None
+    model: str | None = None
+    files: dict[str, str | None] | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -64,16 +89,73 @@ class RunRecord:
 
     @property
     def complete(self) -> bool:
-        """Whether the run went to its end."""
-        return self.status == "complete"
+        """Whether the run went to its end, and every file of it is as the run wrote it."""
+        return self.status == "complete" and not self.damage
+
+    @cached_property
+    def damage(self) -> tuple[str, ...]:
+        """The files that are not as the run wrote them, by name; nothing of an older run, which named none."""
+        if self.files is None:
+            return ()
+        due = dict.fromkeys((HISTORY, PREDICTIONS)) | self.files if self.status == "complete" else self.files
+        written = {name: digest for name, digest in due.items() if digest or self.status == "complete"}
+        return tuple(name for name, digest in written.items() if not self._is_whole(name, digest))
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the files of the run and what to do, on one line; None if nothing is."""
+        if not self.damage:
+            return None
+        return (
+            f"{self.folder / self.damage[0]} is missing or not as the run wrote it ({len(self.damage)} such in all); "
+            f"restore it, or remove {self.folder} and run again"
+        )
+
+    def refuse_damage(self) -> None:
+        """Make sure that the files of the run are as it wrote them.
+
+        Raises:
+            UserError: One is not.
+        """
+        if self.fault:
+            raise UserError(self.fault)
 
     def accuracy(self, split: str) -> float:
         """The dataset's metric over `split`'s questions, in [0, 1]; 0 for a run that did not finish."""
         return float(self.metrics[split]["accuracy"]) if self.complete else 0.0
 
+    def plan(self, names: Iterable[str]) -> None:
+        """Name the files that the run may write, and store that before any of them is there."""
+        self.files = dict.fromkeys(names)
+        self.write()
+
+    def store(self, name: str, content: str | bytes) -> None:
+        """Write a file of the run, whole or not at all, and note its checksum."""
+        raw = content.encode("utf-8") if isinstance(content, str) else content
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        write_bytes(path, raw)
+        self._note(name, hashlib.sha256(raw).hexdigest())
+
+    def seal(self, name: str) -> None:
+        """Note the checksum of a file of the run that is whole now."""
+        sync(self.folder / name)
+        self._note(name, sha256(self.folder / name))
+
+    def finish(self) -> None:
+        """Store the run as complete; what it did not write after all is named no more."""
+        self.files = {name: digest for name, digest in (self.files or {}).items() if digest}
+        self.status = "complete"
+        self.write()
+
+    def file(self, name: str) -> Path | None:
+        """A file of the run by its name in the folder; None if it is not there, or no run writes such a file."""
+        path = self.folder / name
+        return path if is_result(name) and path.is_file() and not leads_elsewhere(self.folder, name) else None
+
     def write(self) -> None:
         """Store as `folder/run.json`, replacing it in one move."""
-        plain = {key: value for key, value in vars(self).items() if key != "folder"}
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "folder"}
         write_text(self.folder / RECORD, json.dumps(without_nan(plain), indent=2) + "\n")
 
     @classmethod
@@ -85,13 +167,26 @@ class RunRecord:
         """
         path = Path(folder) / RECORD
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            names = {f.name for f in dataclasses.fields(cls)} - {"folder"}
-            return cls(**{key: value for key, value in stored.items() if key in names}, folder=Path(folder))
+            record = _form().validate_json(path.read_bytes(), strict=True)
+            _check_names(record.files or ())
         except FileNotFoundError:
             raise UserError(f"no {RECORD} in {folder}; give the output folder of a run") from None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is not a run record ({error}); remove it or give another folder") from None
+        except (OSError, ValueError) as error:
+            reason = _reason(error)
+            raise UserError(f"{path} is not a run record ({reason}); remove it or give another folder") from None
+        record.folder = Path(folder)
+        return record
+
+    def _note(self, name: str, digest: str) -> None:
+        self.files = {**(self.files or {}), name: digest}
+        self.__dict__.pop("damage", None)
+
+    def _is_whole(self, name: str, digest: str | None) -> bool:
+        path = self.file(name)
+        try:
+            return path is not None and sha256(path) == digest
+        except OSError:
+            return False
 
     @property
     def base_rates(self) -> tuple[float, float]:
@@ -125,17 +220,64 @@ def load_records(folder: str | Path) -> list[RunRecord]:
     return records
 
 
+def is_result(name: str) -> bool:
+    """Whether a run writes a file of that name; such a name never leads outside the folder of the run."""
+    top, *below = name.split("/")
+    if not below:
+        return top in RESULT_FILES
+    return top in RESULT_FOLDERS and len(below) == 1 and re.fullmatch(r"\w[\w.-]*", below[0], re.ASCII) is not None
+
+
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
+        if not is_result(name):
+            raise ValueError(f"no run writes a file {name[:100]!r}")
+
+
+def leads_elsewhere(folder: Path, name: str) -> bool:
+    """Whether a link stands in the way from a folder to a file in it."""
+    return (folder / name).resolve() != folder.resolve() / name
+
+
+@cache
+def _form() -> TypeAdapter[RunRecord]:
+    return TypeAdapter(RunRecord)
+
+
+def _reason(error: Exception) -> str:
+    """What a file has that it should not have, in a few words."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"].lower())))[:200]
+    return str(error)[:200]
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a `.jsonl` file; none if there is no file. A line cut off by an interruption ends it."""
-    rows: list[dict[str, Any]] = []
-    if not path.is_file():
-        return rows
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    """The JSON objects of a `.jsonl` file; none if there is no file. A last line that was cut off is left out.
+
+    Raises:
+        UserError: The file cannot be read, or another line than the last is no JSON object.
+    """
+    try:
+        lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+    rows = [_row(line) for line in lines]
+    if rows and rows[-1] is None:
+        rows.pop()
+    if None in rows:
+        raise UserError(f"{path}:{rows.index(None) + 1} is no JSON object; restore the file, or run again")
+    return [row for row in rows if row is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def json_line(row: Mapping[str, Any]) -> str:
@@ -157,13 +299,6 @@ def with_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that it is there whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def writable_folder(folder: str | Path) -> Path:
     """Create a folder and make sure that files can be written there.
 
@@ -173,7 +308,7 @@ def writable_folder(folder: str | Path) -> Path:
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".writable.{os.getpid()}"
+        probe = temporary_path(path / "writable")
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -192,7 +327,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / LOCK, timeout=0):
             yield
     except Timeout:
         raise UserError(f"another process is at work in {folder}; wait for it, or choose another --output") from None
@@ -219,3 +354,11 @@ def _cpu_model() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Dotted keys in which two recipes differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{prefix}{key}.")]
+    return [] if old == new else [prefix.removesuffix(".")]

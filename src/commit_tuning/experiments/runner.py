@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,26 @@ from torch import nn
 
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.dataset import Questions, chunks, data_checksum, data_order, ensure_data, open_splits
-from commit_tuning.experiments.evaluation import answer_loss, answer_questions, check_metric, evenly, save_images, score
+from commit_tuning.experiments.dataset import Questions, chunks, data_order, ensure_data, open_splits
+from commit_tuning.experiments.evaluation import (
+    answer_loss,
+    answer_questions,
+    check_metric,
+    evenly,
+    picture_name,
+    pictures_of,
+    score,
+)
 from commit_tuning.experiments.model_setup import (
     build_model,
     count_parameters,
     precision,
     save_trainable,
+    weight_files,
 )
 from commit_tuning.experiments.optimizers import build_optimizer, found_rates, show_evaluated
+from commit_tuning.experiments.origin import Origin, refuse_changed
+from commit_tuning.experiments.ownership import refuse_foreign, start_over
 from commit_tuning.experiments.progress import Progress, Stopwatch, counting, silent
 from commit_tuning.experiments.record import (
     HISTORY,
@@ -34,62 +44,102 @@ from commit_tuning.experiments.record import (
     SKIPPED,
     RunFailedError,
     RunRecord,
+    alone_in,
+    differences,
     hardware,
     json_line,
     package_versions,
     writable_folder,
-    write_text,
 )
 from commit_tuning.experiments.schema import Recipe, Train
 from commit_tuning.experiments.tasks import TASKS
+from commit_tuning.models.nano import model_checksum
 from commit_tuning.models.partition import partition_model
+from commit_tuning.storage import explained
 
 _FINAL_STEPS = 20
 _LOSS_QUESTIONS = 600
 
 
-def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent) -> RunRecord:
+def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, force: bool = False) -> RunRecord:
     """Tune a model as the recipe says, evaluate it, and leave everything in `output`.
 
-    `output` holds then: `run.json` (the `RunRecord`), `history.jsonl` (one flat object per optimizer step: `step`,
-    `loss`, `grad_norm` of all gradients before clipping, and the columns of `BalanceMonitor.metrics`),
-    `predictions.jsonl` (the test questions), `images/` (some of their pictures), `skipped.jsonl` (what could not be
-    read, if anything), and with `train.save_weights` the tuned parameters in `adapter/` and `tuned.safetensors`. Two
-    runs with the same seed start from the same weights and see the same batches, whatever the method.
+    `output` holds then: `run.json` (the `RunRecord`, which names every other file of the run), `history.jsonl` (one
+    flat object per optimizer step: `step`, `loss`, `grad_norm` of all gradients before clipping, and the columns of
+    `BalanceMonitor.metrics`), `predictions.jsonl` (the test questions), `images/` (some of their pictures),
+    `skipped.jsonl` (what could not be read, if anything), and with `train.save_weights` the tuned parameters in
+    `adapter/` and `tuned.safetensors`. Two runs with the same seed start from the same weights and see the same
+    batches, whatever the method.
+
+    Files that no record of a run names are neither overwritten nor removed.
 
     Args:
         recipe: The experiment.
         output: Folder of the run; created. A complete run of the same recipe there is returned as it is, one that
             did not finish is done again.
         progress: Told about every step.
+        force: Start again whatever run is there, and write beside files that are no run's.
 
     Raises:
-        UserError: The recipe cannot be run, `output` cannot be written or holds a complete run of another recipe.
+        UserError: The recipe cannot be run, or `output` cannot be written, is in use by another process, holds files
+            that are no run's, or a run of another recipe, of other data, of another model, or with damaged files.
         RunFailedError: The loss stopped being finite.
     """
     folder = writable_folder(output)
-    finished = _finished_run(folder, recipe)
-    if finished is not None:
-        return finished
-    _clear(folder)
-    record = RunRecord(recipe=recipe.for_record(), seed=recipe.train.seed, folder=folder)
-    record.versions, record.hardware = package_versions(), hardware(torch.get_num_threads())
-    record.write()
-    try:
-        check_metric(TASKS[recipe.data.dataset].metric)
-        _run(recipe, record, progress)
-    except Exception as error:
-        record.status, record.error = "failed", " ".join(f"{type(error).__name__}: {error}".split())
+    if not force:
+        refuse_foreign(folder, RECORD)
+    with alone_in(folder):
+        before = RunRecord.read(folder) if (folder / RECORD).exists() else None
+        if before is not None and not force and _is_finished(before, recipe):
+            return before
+        record = RunRecord(recipe=recipe.for_record(), seed=recipe.train.seed, folder=folder)
+        record.versions, record.hardware = package_versions(), hardware(torch.get_num_threads())
+        try:
+            check_metric(TASKS[recipe.data.dataset].metric)
+            with explained(folder):
+                _run(recipe, record, before, progress)
+        except Exception as error:
+            if before is None or record.files is not None:  # a run that was there stays as it is until this one starts
+                _note_failure(record, error)
+            raise
+        return record
+
+
+def _is_finished(before: RunRecord, recipe: Recipe) -> bool:
+    """Whether the run that is there is complete and what the recipe, the data and the model give now.
+
+    Raises:
+        UserError: It is of something else, or its files are damaged.
+    """
+    differing = differences(before.recipe, recipe.for_record())
+    if differing and before.status != "failed":
+        raise UserError(
+            f"{before.folder} holds a {'complete' if before.status == 'complete' else 'begun'} run of another recipe "
+            f"(it differs in {', '.join(differing[:5])}); choose another --output, or give --force to start again"
+        )
+    if before.status != "complete":
+        return False
+    before.refuse_damage()
+    if before.files is not None:
+        refuse_changed(before, Origin.of(recipe))
+    return True
+
+
+def _note_failure(record: RunRecord, error: Exception) -> None:
+    """Store why a run failed, where that can be stored."""
+    record.status, record.error = "failed", " ".join(f"{type(error).__name__}: {error}".split())
+    record.files = record.files or {}
+    with suppress(UserError):
         record.write()
-        raise
-    return record
 
 
-def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
+def _run(recipe: Recipe, record: RunRecord, before: RunRecord | None, progress: Progress) -> None:
     settings, device, started = recipe.train, recipe.train.device, time.perf_counter()
-    root = _find_data(recipe, record, progress)
+    root = _find_data(recipe, progress)
     questions = open_splits(root, recipe.data, recipe.model.name, device)
-    _note_skipped(record, questions, progress)
+    Origin({split: asked.checksum for split, asked in questions.items()}, model_checksum(recipe.model.name)).note(
+        record
+    )
     random.seed(settings.seed)
     torch.manual_seed(settings.seed)
     model, processor = build_model(recipe.model, device, settings.gradient_checkpointing)
@@ -101,6 +151,8 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
     scheduler = build_scheduler(optimizer, settings)
     trainable = [parameter for module in partition.names for parameter in partition[module]]
 
+    start_over(record, before, _planned(recipe, len(questions["test"])))  # nothing is touched before here
+    _note_skipped(record, questions, progress)
     batches = step_batches(questions["train"], settings)
     losses, lowest, measuring = [], math.inf, Stopwatch()
     model.train()
@@ -133,6 +185,7 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
             optimizer.zero_grad()
             losses.append(loss)
             progress("training", step, settings.steps, f"loss {loss:.3f}{starvation_note(coordinator.starving)}")
+    record.seal(HISTORY)
     record.seconds["training"] = round(time.perf_counter() - started, 2)
 
     record.metrics["overhead"] = measuring.seconds / (time.perf_counter() - loop_started - measuring.seconds)
@@ -140,21 +193,48 @@ def _run(recipe: Recipe, record: RunRecord, progress: Progress) -> None:
 
     show_evaluated(optimizer)
     if settings.save_weights:  # before the evaluation, whose failure would lose them
-        save_trainable(model, record.folder)
+        _store_weights(model, recipe, record)
     with running():
         answers = _evaluate(model, processor, questions, recipe, record=record, progress=progress)
-    write_text(record.folder / PREDICTIONS, "".join(map(json_line, answers)))
+    _store_answers(answers, questions["test"], recipe, record)
     _note_skipped(record, questions, progress)
-    save_images(questions["test"], recipe.eval.images, record.folder / "images")
-    record.status = "complete"
+    record.finish()
+
+
+def _store_weights(model: Any, recipe: Recipe, record: RunRecord) -> None:
+    save_trainable(model, record.folder)
+    for name in weight_files(recipe.model):
+        record.seal(name)
     record.write()
 
 
-def _find_data(recipe: Recipe, record: RunRecord, progress: Progress) -> Path:
+def _store_answers(answers: list[dict[str, Any]], asked: Questions, recipe: Recipe, record: RunRecord) -> None:
+    """Keep the answers, and the pictures of the first questions."""
+    pictures = _store_pictures(record, asked, recipe.eval.images)
+    rows = ({**answer, "picture": pictures.get(answer["id"])} for answer in answers)
+    record.store(PREDICTIONS, "".join(map(json_line, rows)))
+
+
+def _planned(recipe: Recipe, questions: int) -> list[str]:
+    """The files that a run may write, by name."""
+    pictures = [picture_name(number) for number in range(min(recipe.eval.images, questions))]
+    weights = weight_files(recipe.model) if recipe.train.save_weights else ()
+    return [HISTORY, PREDICTIONS, SKIPPED, *weights, *pictures]
+
+
+def _store_pictures(record: RunRecord, questions: Questions, count: int) -> dict[str, str]:
+    """Keep the pictures of the first `count` questions; the id of each question to the name of its file."""
+    names: dict[str, str] = {}
+    for asked, picture in pictures_of(questions, count):
+        names[asked] = picture_name(len(names))
+        record.store(names[asked], picture)
+    return names
+
+
+def _find_data(recipe: Recipe, progress: Progress) -> Path:
     """The dataset's folder, made first where it is built here."""
     progress("data", 0, 1, "built on first use")
     root = ensure_data(recipe.data)
-    record.data_checksum = data_checksum(root)
     progress("data", 1, 1)
     return root
 
@@ -169,7 +249,7 @@ def _note_skipped(record: RunRecord, questions: dict[str, Questions], progress: 
                 progress("data", 1, 1, f"{split}: skipped {record.skipped[split]}")
     lines = [json_line({"split": name, **entry.to_dict()}) for name, q in questions.items() for entry in q.skipped]
     if lines:
-        write_text(record.folder / SKIPPED, "".join(lines))
+        record.store(SKIPPED, "".join(lines))
 
 
 def _of_training(losses: list[float], lowest: float, coordinator: Coordinator) -> dict[str, Any]:
@@ -276,25 +356,6 @@ def accumulate_gradients(
         loss.backward()
         total += float(loss.detach())
     return total
-
-
-def _finished_run(folder: Path, recipe: Recipe) -> RunRecord | None:
-    if not (folder / RECORD).exists():
-        return None
-    record = RunRecord.read(folder)
-    if not record.complete:
-        return None
-    if record.recipe != recipe.for_record():
-        raise UserError(f"{folder} holds a complete run of another recipe; choose another --output or remove it")
-    return record
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an unfinished run left, its record first."""
-    for name in (RECORD, HISTORY, PREDICTIONS, SKIPPED, "tuned.safetensors"):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("adapter", "images"):
-        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _not_finite(step: int, loss: float, recipe: Recipe, folder: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from commit_tuning.data.aokvqa import AOKVQA
 from commit_tuning.data.building import MANIFEST
 from commit_tuning.data.clothoaqa import ClothoAQA
+from commit_tuning.data.files import user_path
 from commit_tuning.data.iconqa import IconQA
 from commit_tuning.data.macs import MACS
 from commit_tuning.data.nano_aokvqa import build_nano_aokvqa, default_nano_aokvqa_root
@@ -40,6 +41,10 @@ class Samples(Protocol):
         """One, decoded."""
         ...
 
+    def record(self, index: int) -> Record:
+        """One before its picture and sound are decoded."""
+        ...
+
 
 class Part:
     """Some samples of a reader, by position."""
@@ -53,6 +58,10 @@ class Part:
 
     def __getitem__(self, index: int) -> Sample:
         return self._reader[self._positions[index]]
+
+    def record(self, index: int) -> Record:
+        """One before its picture and sound are decoded."""
+        return self._reader.record(self._positions[index])
 
 
 Read = Callable[[Path, str, "int | None", bool], Samples]
@@ -85,7 +94,7 @@ class Task:
         """
         if chosen is None and self.default is not None:
             return self.default(workers=workers)
-        folder = Path(str(chosen)).expanduser()
+        folder = user_path(str(chosen))
         if self.build is None or (folder / MANIFEST).is_file():
             return folder
         return self.build(folder, workers=workers)

@@ -13,9 +13,12 @@ from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.core.forward import Batch
 from commit_tuning.core.partition import ModulePartition
+from commit_tuning.core.shards import refuse_unsupported
 from commit_tuning.errors import UserError
 from commit_tuning.integrations.steps import StepHooks
 from commit_tuning.models.partition import partition_model
+
+_STARTED = "started"
 
 
 def _attribute_model(module: LightningModule) -> nn.Module:
@@ -31,9 +34,6 @@ def _attribute_model(module: LightningModule) -> nn.Module:
 class CoMMITCallback(Callback):  # type: ignore[misc]
     """Measures, and coordinates the learning rates of, a model inside a `LightningModule` (automatic optimization).
 
-    `configure_optimizers` has to build its groups with `partition_model(model).param_groups(lr=...)` where it makes a
-    scheduler as well.
-
     Args:
         commit: Method and settings; `CoMMITConfig()` by default.
         model: Finds the model in the `LightningModule`; its attribute `model` by default.
@@ -42,8 +42,8 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
 
     Raises:
         UserError: When training begins: there are several optimizers, optimization is manual, the model is not found,
-            a scheduler already uses a group that mixes modules, or a checkpoint to resume from was made without CoMMIT
-            or with another method.
+            the optimizer's rates cannot be controlled, or a checkpoint to resume from was made without CoMMIT or with
+            another method.
 
     Example:
         One line of a script changes::
@@ -66,15 +66,21 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         """What measures and coordinates, from the beginning of training on."""
         return self._step_hooks.coordinator
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget a training before this one, whose state a checkpoint of Lightning's tuners would hold."""
+        del trainer, pl_module
+        if stage == TrainerFn.FITTING:
+            self._step_hooks.forget()
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The optimizer is there, and the state that a checkpoint has of it is not yet loaded."""
+        """Refuse what cannot be measured, before a checkpoint is loaded."""
         found = f"{len(trainer.optimizers)} optimizers" if pl_module.automatic_optimization else "manual optimization"
         if found != "1 optimizers":
             raise UserError(
                 f"CoMMITCallback needs automatic optimization with one optimizer, and {type(pl_module).__name__} has "
                 f"{found}; call Coordinator.step in training_step instead"
             )
-        self._step_hooks.split(self._model(pl_module), trainer.optimizers[0])
+        refuse_unsupported(self._model(pl_module), trainer.optimizers[0])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Everything is prepared: watch the optimizer."""
@@ -101,8 +107,11 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         self._step_hooks.end()
 
     def state_dict(self) -> dict[str, Any]:
-        """What an exact resume needs; Lightning keeps it in its checkpoints."""
-        return {} if self.coordinator is None else self.coordinator.state_dict()
+        """What an exact resume needs; Lightning keeps it in its checkpoints.
+
+        A checkpoint from before training, as Lightning's tuners make one, says that there is nothing to take over.
+        """
+        return {_STARTED: False} if self.coordinator is None else {_STARTED: True, **self.coordinator.state_dict()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take over a `state_dict()`, once training starts; validation, too, loads checkpoints."""
@@ -115,4 +124,4 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
                 f"{trainer.ckpt_path} has no state of CoMMIT, so a trainer without it made this checkpoint: resume "
                 "with that one, or begin a new training from the checkpoint's weights"
             )
-        self._step_hooks.resume(state)
+        self._step_hooks.resume(state if state[_STARTED] else None)

@@ -7,13 +7,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import nn
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.core.forward import Batch
-from commit_tuning.core.groups import split_mixed_groups
 from commit_tuning.core.hooks import inner_optimizer
 from commit_tuning.core.partition import ModulePartition
 from commit_tuning.core.samples import Collector
@@ -39,6 +37,7 @@ class StepHooks:
         self._resumed: dict[str, Any] | None = None
         self._handles: list[Any] = []
         self._collected: Collector[tuple[Batch, dict[str, Any]]] = Collector(config.probe_samples)
+        self._depth = 0  # of calls to the optimizer's step, which may call that of the class that it derives from
 
     @property
     def resumes(self) -> bool:
@@ -48,16 +47,6 @@ class StepHooks:
     def resume(self, state: dict[str, Any] | None) -> None:
         """Take over a coordinator's `state_dict()`, once training begins."""
         self._resumed = state
-
-    def split(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Split groups that mix modules, in place, before the optimizer's state of a checkpoint is loaded.
-
-        Raises:
-            PartitionError: A scheduler already knows the groups.
-            ShardingError: Parameters are sharded in a way that cannot be measured.
-        """
-        refuse_unsupported(model, optimizer)
-        split_mixed_groups(optimizer, self._partition(model))
 
     def begin(self, model: nn.Module, optimizer: Any, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         """Model, optimizer and scheduler are what they will be: from here on the optimizer's steps are measured.
@@ -69,7 +58,6 @@ class StepHooks:
         """
         self.end()  # of a training that was broken off
         self.clear()
-        self._depth = 0
         resumed, self._resumed = self._resumed, None
         refuse_unsupported(model, optimizer)
         self.coordinator = Coordinator(model, optimizer, self._config, self._partition(model))
@@ -82,6 +70,12 @@ class StepHooks:
         inner = inner_optimizer(optimizer)
         self._handles = [inner.register_step_pre_hook(self._before), inner.register_step_post_hook(self._after)]
 
+    def forget(self) -> None:
+        """Leave the optimizer alone, and keep nothing of the training that was."""
+        self.end()
+        self.clear()
+        self.coordinator = self._resumed = None
+
     def end(self) -> None:
         """Leave the optimizer alone."""
         for handle in self._handles:
@@ -89,26 +83,32 @@ class StepHooks:
         self._handles = []
 
     def clear(self) -> None:
-        """A new step begins; forget what a skipped one left."""
+        """A new step begins; forget what one left that was skipped, or whose optimizer raised an error."""
         self._collected.take()
+        self._depth = 0
 
     def add(self, batch: Batch) -> None:
         """Keep a micro-batch, and what it holds now, unless there are enough samples."""
         self._collected.add(batch, (batch, dict(batch)))
 
     def _before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The optimizer is called, with the gradients there or with a closure that makes, and clips, them."""
+        """The optimizer is called, with the gradients there or with a closure that makes, and clips, them.
+
+        An optimizer may call its closure several times, as SAM and LBFGS do. The step starts where the first call is.
+        """
         self._depth += 1
         closure = kwargs.get("closure") or next(iter(args[1:]), None)
-        if self._depth > 1:  # the optimizer's step calls the one that it is derived from
+        if self._depth > 1:
             return None
         if closure is None:
             self._prepare()
             return None
+        first = iter([True])
 
         def and_prepare() -> Any:
             loss = closure()
-            self._prepare()
+            if next(first, False):
+                self._prepare()
             return loss
 
         return (optimizer,), {**kwargs, "closure": and_prepare}

@@ -6,6 +6,7 @@ one skipped under loss scaling is not measured), its log for a place to write, a
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from commit_tuning.errors import ConfigError, UserError
 from commit_tuning.integrations.steps import StepHooks
 from commit_tuning.models.partition import partition_model, unwrap
 from commit_tuning.models.rates import set_base_rates
+from commit_tuning.storage import replacing
 
 STATE = "commit.pt"
 
@@ -39,6 +41,7 @@ class CoMMITTrainerMixin:
         **kwargs: The trainer's own.
 
     Raises:
+        UserError: The trainer is one of TRL's that has no labels, such as DPO's and GRPO's.
         UserError: When training begins: the model cannot be partitioned, DeepSpeed owns the optimizer's step, or a
             checkpoint to resume from was made without CoMMIT or with another method, or holds only a part of what is
             trained.
@@ -58,6 +61,7 @@ class CoMMITTrainerMixin:
         partition: Any = partition_model,
         **kwargs: Any,
     ) -> None:
+        _refuse_without_labels(type(self))
         self._learning_rates = dict(learning_rates or {})
         self._make_partition = partition
         self._step_hooks = StepHooks(commit or CoMMITConfig(), partition)
@@ -71,13 +75,15 @@ class CoMMITTrainerMixin:
         return self._step_hooks.coordinator
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The trainer's own optimizer, with a group for every module and base learning rate."""
+        """The trainer's own optimizer, its groups split where `learning_rates` asks for it."""
         if self._given_optimizer and self._learning_rates:
             raise ConfigError("learning_rates has no effect on an optimizer of your own; set the rates in its groups")
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)  # type: ignore[misc]
         owner: nn.Module = self.model if model is None else model  # type: ignore[attr-defined]
         refuse_unsupported(owner, optimizer)
-        set_base_rates(optimizer, owner, self._make_partition(owner), self._learning_rates)
+        partition = self._make_partition(owner)
+        if self._learning_rates:
+            set_base_rates(optimizer, owner, partition, self._learning_rates)
         return optimizer
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +124,7 @@ class CoMMITTrainerMixin:
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
         if self.coordinator is not None and self.args.should_save:  # type: ignore[attr-defined]
-            torch.save(self.coordinator.state_dict(), Path(output_dir, STATE))
+            _save_state(self.coordinator.state_dict(), Path(output_dir, STATE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -147,16 +153,39 @@ class _Start(TrainerCallback):  # type: ignore[misc]
         self._trainer._step_hooks.end()
 
 
+def _refuse_without_labels(trainer: type) -> None:
+    """Refuse a trainer of TRL's whose loss is not that of the labels in a batch: only SFT's is.
+
+    Raises:
+        UserError: Names the trainer.
+    """
+    of_trl = [cls.__name__ for cls in trainer.__mro__ if cls.__module__.partition(".")[0] == "trl"]
+    if of_trl and "SFTTrainer" not in of_trl:
+        raise UserError(
+            f"{of_trl[0]} trains on preferences or on answers that it samples, and drift is measured at the labels of "
+            "a batch, which it does not have; use CoMMIT with SFTTrainer"
+        )
+
+
+def _save_state(state: dict[str, Any], path: Path) -> None:
+    """Write a state, whole or not at all.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
 def _saved_state(checkpoint: Path) -> dict[str, Any] | None:
     """The coordinator's state; None, as Trainer leaves its optimizer, where only the model was saved.
 
     Raises:
-        UserError: The optimizer's state is there and the coordinator's is not.
+        UserError: The optimizer's state is there and the coordinator's is not, or is damaged.
     """
     path = checkpoint / STATE
     if path.is_file():
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return state
+        return _load_state(path)
     if any(checkpoint.glob("optimizer*")):
         raise UserError(
             f"{path} does not exist, so a trainer without CoMMIT made this checkpoint: resume with that one, "
@@ -166,6 +195,20 @@ def _saved_state(checkpoint: Path) -> dict[str, Any] | None:
         f"{checkpoint} holds the model only (save_only_model=True): optimizer and CoMMIT begin anew", stacklevel=2
     )
     return None
+
+
+def _load_state(path: Path) -> dict[str, Any]:
+    """What `_save_state` wrote; nothing in it is run."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}): resume from an earlier checkpoint, or begin a new training "
+            "from this one's weights"
+        ) from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds no state of CoMMIT: resume from an earlier checkpoint")
+    return state
 
 
 def _look_for_unsaved(model: nn.Module, resumes: bool) -> None:

@@ -9,6 +9,7 @@ made them.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from commit_tuning.models.nano_build import (
     known,
 )
 from commit_tuning.models.small import SMALL_FOLDER, SMALL_MODELS
+from commit_tuning.storage import sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -36,6 +38,7 @@ __all__ = [
     "load_model",
     "load_nano",
     "load_processor",
+    "model_checksum",
 ]
 
 
@@ -98,6 +101,33 @@ def load_processor(name_or_path: str | Path) -> ProcessorMixin:
     with _explained(name_or_path):
         processor: ProcessorMixin = AutoProcessor.from_pretrained(name_or_path)
     return processor
+
+
+def model_checksum(name_or_path: str | Path) -> str:
+    """What tells a model's weights and files from others, by the names that :func:`load_model` takes.
+
+    Returns:
+        The SHA-256 over the files of a folder, or `commit:` and the hub's commit.
+
+    Raises:
+        UserError: There is no such model.
+    """
+    nano = str(name_or_path) in NANO_MODELS
+    folder = WEIGHTS_FOLDER / str(name_or_path) if nano else Path(name_or_path)
+    if folder.is_dir():
+        return _folder_checksum(folder)
+    from transformers import AutoConfig
+
+    _prepare(name_or_path)
+    with _explained(name_or_path):
+        return f"commit:{AutoConfig.from_pretrained(name_or_path)._commit_hash}"
+
+
+def _folder_checksum(folder: Path) -> str:
+    """The SHA-256 of every file below a folder that is not hidden and no Markdown, with its name."""
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"}
+    seen = sorted((name.as_posix(), path) for name, path in files.items() if not name.as_posix().startswith("."))
+    return hashlib.sha256("".join(f"{name} {sha256(path)}\n" for name, path in seen).encode()).hexdigest()
 
 
 def _prepare(name_or_path: str | Path) -> None:

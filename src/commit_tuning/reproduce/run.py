@@ -10,13 +10,14 @@ from pathlib import Path
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.compare import Comparison
-from commit_tuning.experiments.record import writable_folder, write_text
+from commit_tuning.experiments.record import writable_folder
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.reproduce import paper_scale
 from commit_tuning.reproduce.figures import ON_DYNAMICS, ON_LOSSES, draw_dynamics, draw_losses
 from commit_tuning.reproduce.plan import DYNAMICS, ROWS, Grid, Row, of_model
 from commit_tuning.reproduce.tables import floors_of, line_of, table1, table2, tasks_table
 from commit_tuning.reproduce.two_parameters import figure1
+from commit_tuning.storage import write_text
 
 TARGETS = ("table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7")
 Start = Callable[[Recipe, Path], Comparison]

@@ -18,8 +18,8 @@ from commit_tuning.experiments.compare import Comparison
 from commit_tuning.experiments.dataset import decoded, ensure_data
 from commit_tuning.experiments.evaluate import ask
 from commit_tuning.experiments.evaluation import score
-from commit_tuning.experiments.record import write_text
 from commit_tuning.experiments.schema import Recipe
+from commit_tuning.experiments.shown import Markdown, strong
 from commit_tuning.experiments.table import (
     NOTHING,
     Difference,
@@ -31,6 +31,7 @@ from commit_tuning.experiments.table import (
 from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.reproduce.plan import METHODS, OURS, Row
 from commit_tuning.reproduce.published import TABLE1, TABLE2
+from commit_tuning.storage import write_text
 
 FLOORS = "floors.json"
 WANTED = 0.02  # half of the interval's width that a row's seeds should reach, as a share
@@ -275,9 +276,9 @@ def _cell(line: Line, method: str) -> str:
     cell, published = line.cells[method], TABLE1[line.row].get(method)
     text = _mean(cell)
     if percent(cell.mean) == percent(line.cells[line.best].mean):
-        text = f"**{text}**"
+        text = strong(text)
     marks = [f" {mark}{runs}" for mark, runs in (("†", cell.collapsed), ("‡", cell.failed)) if runs]
-    return "".join([text, "" if published is None else f" ({published:.1f})", *marks])
+    return Markdown("".join([text, "" if published is None else f" ({published:.1f})", *marks]))
 
 
 def _mean(cell: Cell) -> str:

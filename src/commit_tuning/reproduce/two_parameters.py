@@ -25,7 +25,6 @@ from torch import Tensor
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.experiments.figure_style import COLOURS, STYLE
-from commit_tuning.experiments.record import write_text
 from commit_tuning.reproduce.two_parameter_model import (
     BEST,
     CLOSE,
@@ -37,6 +36,7 @@ from commit_tuning.reproduce.two_parameter_model import (
     kappa_field,
     trajectory,
 )
+from commit_tuning.storage import write_text
 
 
 @dataclass(frozen=True)

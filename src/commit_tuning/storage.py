@@ -1,0 +1,99 @@
+"""Files that are there whole or not at all, on disk and not only in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from commit_tuning.errors import UserError
+
+_TEMPORARY = ".commit-tuning.tmp"
+_PART = 1 << 20  # bytes
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as UTF-8, whole or not at all; replaces what is there.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all; replaces what is there.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; at the end it takes the place of `path`, synced to the disk.
+
+    An exception removes the temporary file and leaves `path` as it was.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    temporary = temporary_path(path)
+    try:
+        with explained(path):
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the system says about a path that cannot be written into one line.
+
+    Raises:
+        UserError: An OSError was raised inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"cannot write {path}: {reason}; make room or choose another place") from None
+
+
+def temporary_path(path: Path) -> Path:
+    """The path beside `path` that this process writes to first."""
+    return path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a path is one of `temporary_path`: a killed process may leave it."""
+    return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
+
+
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, read in parts; 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(_PART):
+            digest.update(part)
+    return digest.hexdigest()
