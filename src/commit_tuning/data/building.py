@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, TypeVar
 
-from commit_tuning.errors import UserError
+from commit_tuning.errors import UserError, one_line
 
 MANIFEST = "MANIFEST.json"
 _CHUNK = 100
@@ -190,4 +190,16 @@ def cache_dir() -> Path:
     import platformdirs
 
     chosen = os.environ.get("COMMIT_TUNING_CACHE")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("commit-tuning", appauthor=False)
+    return at_home(chosen) if chosen else platformdirs.user_cache_path("commit-tuning", appauthor=False)
+
+
+def at_home(path: str) -> Path:
+    """A path whose `~` is the home folder.
+
+    Raises:
+        UserError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{one_line(path)}: no home folder of that user; write the path out") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from commit_tuning.data.aokvqa import AOKVQA
-from commit_tuning.data.building import MANIFEST
+from commit_tuning.data.building import MANIFEST, at_home
 from commit_tuning.data.clothoaqa import ClothoAQA
 from commit_tuning.data.iconqa import IconQA
 from commit_tuning.data.macs import MACS
@@ -86,8 +86,8 @@ class Task:
         """
         if chosen is None and self.default is not None:
             return self.default(workers=workers)
-        folder = Path(os.path.expanduser(str(chosen)))  # noqa: PTH111 (it never raises)
-        if self.build is None or os.path.isfile(folder / MANIFEST):  # noqa: PTH113
+        folder = at_home(str(chosen))
+        if self.build is None or os.path.isfile(folder / MANIFEST):  # noqa: PTH113 (it never raises)
             return folder
         return self.build(folder, workers=workers)
 
