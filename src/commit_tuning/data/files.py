@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from commit_tuning.errors import UserError, one_line
+
 Source = Path | bytes
 """A file, or its content."""
 
@@ -121,8 +123,15 @@ def _spellings(name: str) -> dict[str, None]:
 
 
 def user_path(path: str | Path) -> Path:
-    """A path as a user writes it: `~` is the home folder."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 (it never raises)
+    """Read a path as a user writes it: `~` is the home folder.
+
+    Raises:
+        UserError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{one_line(str(path))}: no home folder of that user; write the path out") from None
 
 
 def words(value: object, what: str) -> str:
