@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -18,6 +19,7 @@ from commit_tuning.cli.report import report
 from commit_tuning.cli.reproduce import reproduce
 from commit_tuning.cli.train import train
 from commit_tuning.errors import UserError, one_line
+from commit_tuning.processes import StoppedError, terminable
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 _USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # click's UsageError, of the click that typer has
@@ -67,7 +69,7 @@ def commit_tuning(
 
     Start with [bold]commit-tuning demo[/bold]: it tunes a small model twice in a few minutes and writes a report.
 
-    Exit codes: 0 all went well, 1 a run failed, 2 the input is at fault, 130 interrupted.
+    Exit codes: 0 all went well, 1 a run failed, 2 the input is at fault, 130 interrupted, 143 stopped by SIGTERM.
     """
 
 
@@ -84,13 +86,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     spell_out()
     try:
-        code = app(
-            args=None if arguments is None else list(arguments), prog_name="commit-tuning", standalone_mode=False
-        )
+        with terminable():
+            code = app(
+                args=None if arguments is None else list(arguments), prog_name="commit-tuning", standalone_mode=False
+            )
     except UserError as error:
         _fail(f"error: {error}", MISUSED)
     except RunFailedError as error:
         _fail(f"run failed: {error}", FAILED)
+    except StoppedError as stopped:
+        _fail(str(stopped), stopped.exit_code)
     except _USAGE as error:
         _explain(error)
     except OSError as error:
@@ -102,8 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not _lacks_memory(error):
             raise
         _fail("run failed: out of memory; lower train.micro_batch_size or eval.batch_size", FAILED)
-    if code == INTERRUPTED:
-        _fail("interrupted; the same command starts again with what is missing", INTERRUPTED)
+    if code == INTERRUPTED:  # typer's, after Ctrl-C
+        _fail(str(StoppedError(signal.SIGINT)), INTERRUPTED)
     sys.exit(code or 0)
 
 

@@ -43,6 +43,8 @@ def evaluate(  # noqa: PLR0917 - typer calls it, by name
     with Display(every=10) as display:
         found = ask(target, settings or [], split, progress=display)
     scores = found.scores
+    if found.unfinished:
+        say(found.unfinished)
     say(f"{found.dataset}, {split}: {scores['metric']} {100 * scores['accuracy']:.1f} % of {scores['questions']}")
     for kind, share in scores["by_kind"].items():
         say(f"  {kind}: {100 * share:.1f} %")

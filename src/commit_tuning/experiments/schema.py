@@ -130,6 +130,9 @@ class Train(Section):
     papers' rate; DoG and `schedule-free` (AdamW, with a rate of AdamW's size) evaluate an average of the iterates. All
     three come with `pip install 'commit-tuning[optimizers]'`. `gradient_checkpointing` keeps one activation of each
     layer and computes the others anew in the backward pass: less memory, and about a third more time.
+    `checkpoint_interval` is the number of steps between two checkpoints, from which the same command goes on; one is
+    also made ten minutes after the last. `null` makes one only when the run is told to stop. It changes no number, so
+    a run may go on with another interval.
     """
 
     steps: Count = 400
@@ -146,6 +149,7 @@ class Train(Section):
     device: str = "cpu"
     gradient_checkpointing: bool = False
     save_weights: bool = True
+    checkpoint_interval: int | None = Field(default=100, ge=1)
 
     @model_validator(mode="after")
     def _holds_numbers(self) -> Self:
@@ -246,8 +250,8 @@ class Recipe(Section):
         return self.eval.model_copy(update={"max_new_tokens": tokens})
 
     def for_record(self) -> dict[str, Any]:
-        """The recipe of a single run as plain JSON values, with what the method and the dataset decide resolved."""
-        plain = self.model_dump(mode="json", exclude={"compare"})
+        """What decides a single run, as plain JSON values, with what the method and the dataset decide resolved."""
+        plain = self.model_dump(mode="json", exclude={"compare": True, "train": {"checkpoint_interval"}})
         return plain | {"commit": self.commit_config().to_dict(), "eval": self.generation().model_dump(mode="json")}
 
 
