@@ -98,7 +98,8 @@ class Data(Section):
     `root: null` is, of a dataset that is built here, its folder in the cache; limits of `null` take everything.
     `strict` stops at the first entry that cannot be read, where others are skipped, counted and listed.
     `in_memory` keeps the encoded questions of all splits in memory, for small media and many runs. `prompt` is how
-    questions are asked: a name of `data.prompts.PROMPTS`.
+    questions are asked: a name of `data.prompts.PROMPTS`. `max_tokens` bounds question and answer together; `null` is
+    the positions of the model. `too_long` says what becomes of a longer question: `skip`, or `cut` it.
     """
 
     dataset: str = "nano-iconqa"
@@ -109,6 +110,8 @@ class Data(Section):
     strict: bool = False
     in_memory: bool = False
     prompt: str = "nano"
+    max_tokens: int | None = Field(default=None, ge=1)
+    too_long: Literal["skip", "cut"] = "skip"
 
     @model_validator(mode="after")
     def _known(self) -> Self:

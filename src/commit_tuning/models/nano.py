@@ -118,6 +118,21 @@ def load_processor(name_or_path: str | Path, *, trust_remote_code: bool = False)
     return processor
 
 
+def max_positions(name_or_path: str | Path, trust_remote_code: bool = False) -> int | None:
+    """The longest text that a model reads, in tokens, by the names that :func:`load_model` takes; None for no limit.
+
+    Raises:
+        UserError: Neither a nano name nor something that transformers can load.
+    """
+    from transformers import AutoConfig
+
+    place = _prepare(name_or_path)
+    with _explained(place):
+        folder = WEIGHTS_FOLDER / place if place in NANO_MODELS else place
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def model_checksum(name_or_path: str | Path) -> str:
     """What tells a model's weights and files from others, by the names that :func:`load_model` takes.
 
