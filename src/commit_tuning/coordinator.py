@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,16 +12,18 @@ from torch import nn
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.core.controllers import make_controller
 from commit_tuning.core.forward import Batch
-from commit_tuning.core.groups import split_mixed_groups
 from commit_tuning.core.partition import ModulePartition
 from commit_tuning.core.probe import DriftProbe, Snapshot
 from commit_tuning.core.regularizer import Gradients, previous_step_gradients
 from commit_tuning.core.shards import is_sharded, refuse_unsupported
 from commit_tuning.core.stability import instability
+from commit_tuning.core.trial import check_control
 from commit_tuning.core.unlabelled import sample_answers
 from commit_tuning.errors import ConfigError, NoAnswerError, ShardingError
 from commit_tuning.models.partition import partition_model
 from commit_tuning.monitor import BalanceMonitor
+
+LARGEST_MULTIPLIER = 1e12  # a base rate of 1e-15 is raised to that of an ordinary training by it
 
 
 class Coordinator(BalanceMonitor):
@@ -29,7 +32,12 @@ class Coordinator(BalanceMonitor):
     The learning rates are multipliers on what the optimizer's groups hold, set just for the optimizer's step and taken
     back after it: any learning-rate scheduler works, and nothing compounds. The default's budget is that of a group's
     `max_lr` or `initial_lr`: a schedule that goes above it (CyclicLR) goes above the budget by the square. A parameter
-    group that mixes modules is split, which has to happen before a scheduler is made.
+    group that mixes modules is split for the length of a step, so that schedulers, wrappers and checkpoints find the
+    groups as they were made.
+
+    Control needs an optimizer whose step is its learning rate times something that no rate changes, such as AdamW, SGD
+    or Lion; what it does is tried out on a copy with small parameters. `method="constant"` needs nothing and changes
+    nothing of the optimizer.
 
     Args:
         model: As for `BalanceMonitor`.
@@ -38,7 +46,9 @@ class Coordinator(BalanceMonitor):
         partition: As for `BalanceMonitor`.
 
     Raises:
-        PartitionError: As for `BalanceMonitor`, or a mixed parameter group under a scheduler.
+        ConfigError: The optimizer's learning rates cannot be controlled: it finds its own rate (Prodigy, DoG), its
+            step depends on earlier rates (ASGD, Rprop, schedule-free), or it needs a closure (LBFGS).
+        PartitionError: As for `BalanceMonitor`.
         ShardingError: As for `BalanceMonitor`.
     """
 
@@ -58,8 +68,11 @@ class Coordinator(BalanceMonitor):
             )
         if config is not None and config.method == "hypergradient" and is_sharded(model):
             raise ShardingError("method='hypergradient' does not know FSDP2's parameters; use DDP, or another method")
-        split_mixed_groups(optimizer, partition)
         super().__init__(model, optimizer, config, partition)
+        if self.config.sets_rates or self.config.regularizer is not None:
+            self._groups.check_rates()
+        if self.config.sets_rates:
+            check_control(optimizer, partition, scales=self.config.scales_rates)
         self._controller = make_controller(self.config, self.partition)
         self._previous: Snapshot | None = None
         self._lookahead: DriftProbe | None = None
@@ -84,16 +97,24 @@ class Coordinator(BalanceMonitor):
         if self._measured_now:
             schedule = self._groups.schedule()
             self._factors = {name: factor * schedule[name] for name, factor in self._multipliers.items()}
-        self._groups.scale(self._multipliers)
+        self._groups.step.scale(self._multipliers)
 
     def _after(self, skipped: bool) -> None:
-        if skipped:
+        lookahead, self._lookahead = self._lookahead, None
+        try:
+            if skipped:
+                self._ascent = {}
+            elif lookahead is not None:
+                self._ascent = {name: lookahead.gradients(name) for name in self.partition}
+            self._ascend()
+        finally:
             self._ascent = {}
-        elif self._lookahead is not None:
-            self._ascent = {name: self._lookahead.gradients(name) for name in self.partition}
-        self._lookahead = None
-        self._ascend()
-        self._groups.restore()
+            self._groups.step.restore()
+
+    def _abandon(self, late: bool = False) -> None:
+        super()._abandon(late)
+        self._lookahead, self._ascent = None, {}
+        self._groups.step.restore(gradients=not late)
 
     def _counted(self) -> None:
         """Take the next rates from what was measured: every `lr_update_interval` steps, at first whenever it was."""
@@ -114,16 +135,19 @@ class Coordinator(BalanceMonitor):
             "previous": previous,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a `state_dict()`.
-
-        Raises:
-            ConfigError: It is of another method or controller.
-        """
+    def _load(self, state: Mapping[str, Any]) -> None:
         saved, own = list(state["method"]), [self.config.method, self.config.controller]
         if saved != own:
             raise ConfigError(f"the state is of method and controller {saved}, not {own}: resume with those settings")
-        super().load_state_dict(state)
+        groups, found = len(state["full_rates"]), len(self._groups.full_rates)
+        if groups != found:
+            raise ConfigError(
+                f"the state is of an optimizer with {groups} parameter groups, and this one has {found}: make them as "
+                "they were when the state was saved"
+            )
+        for multipliers in (state["multipliers"], *_multipliers_in(state["controller"])):
+            _check_multipliers(multipliers, self.partition)
+        super()._load(state)
         self._multipliers = dict(state["multipliers"])
         self._controller.load_state_dict(state["controller"])
         self._groups.full_rates = list(state["full_rates"])
@@ -134,7 +158,7 @@ class Coordinator(BalanceMonitor):
         return self._controller.starting
 
     def _update_multipliers(self) -> None:
-        measurements = min(len(window) for window in self._windows.values())
+        measurements = {name: len(window) for name, window in self._windows.items()}
         self._multipliers = self._controller.multipliers(self._steps, self.smoothed_kappas, measurements)
 
     @property
@@ -182,3 +206,18 @@ class Coordinator(BalanceMonitor):
                 rate = rates.get(id(parameter), 0.0)
                 parameter.add_(gradient, alpha=rate * self._drift_weight)
         self._ascent = {}
+
+
+def _multipliers_in(controller: Mapping[str, Any]) -> list[Any]:
+    return [controller[key] for key in ("first", "multipliers") if key in controller]
+
+
+def _check_multipliers(multipliers: Mapping[str, float], partition: ModulePartition) -> None:
+    """Refuse multipliers that no training can have led to.
+
+    Raises:
+        ValueError: Names the first of them.
+    """
+    for name, value in multipliers.items():
+        if name not in partition.names or isinstance(value, bool) or not 0 <= value <= LARGEST_MULTIPLIER:
+            raise ValueError(f"the multiplier of module {name!r} is {value!r}")

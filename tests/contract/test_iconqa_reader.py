@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from commit_tuning.data.files import FaultError
 from commit_tuning.data.iconqa import IconQA
 from commit_tuning.data.pictures import choice_names, collage
 from commit_tuning.data.sample import Sample
@@ -126,6 +127,11 @@ def climb(folder: Path) -> None:
     edit(choices=["choice_0.png", "../" * 5 + "secret.png"])(folder)
 
 
+def wide(folder: Path) -> None:
+    for choice in ("choice_0.png", "choice_1.png"):
+        Image.new("1", (5000, 4000)).save(folder / choice)
+
+
 def text(content: str | bytes) -> Callable[[Path], None]:
     raw = content.encode() if isinstance(content, str) else content
     return lambda folder: (folder / "data.json").write_bytes(raw) and None
@@ -139,11 +145,12 @@ BREAKAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {  # a new bre
     "missing choice": ("choose_img", lambda f: (f / "choice_1.png").unlink(), "choice_1.png is missing"),
     "bomb": ("choose_txt", bomb, "image.png"),
     "large picture": ("choose_txt", large, "too large: 8000 x 5000"),
+    "choices that are large together": ("choose_img", wide, "are too large together: 40001200 pixels"),
     "link out of the folder": ("choose_txt", link, "outside the dataset folder"),
     "path out of the folder": ("choose_img", climb, "outside the dataset folder"),
     "absolute path": ("choose_img", edit(choices=["/etc/hostname", "choice_0.png"]), "outside the dataset folder"),
     "zero byte in a path": ("choose_img", edit(choices=["a\0b", "choice_0.png"]), "outside the dataset folder"),
-    "long path": ("choose_img", edit(choices=["a" * 5000, "choice_0.png"]), "a whole picture"),
+    "long path": ("choose_img", edit(choices=["a" * 5000, "choice_0.png"]), "is missing"),
     "line break in a path": ("choose_img", edit(choices=["a\nb", "choice_0.png"]), "missing"),
     "missing json": ("choose_txt", lambda f: (f / "data.json").unlink(), "data.json is missing"),
     "invalid json": ("choose_txt", text("{"), "not valid JSON"),
@@ -210,6 +217,12 @@ def test_collage_of_choices_alone_is_a_grid_in_reading_order() -> None:
     assert three.getpixel((37, 37)) == WHITE
     assert choice_names(Image.new("RGB", (64, 64), WHITE), 3) == ("top left", "top right", "bottom left")
     assert choice_names(Image.new("RGB", (64, 64), WHITE), 5) == ("A", "B", "C", "D", "E")
+
+
+def test_a_collage_of_crossed_strips_is_refused() -> None:
+    strips = [Image.new("RGB", size) for size in ((20_000, 100), (100, 20_000))]
+    with pytest.raises(FaultError, match="too large: 40000 x 40000 pixels"):
+        collage(Image.new("RGB", (64, 64), WHITE), [*strips, *strips])
 
 
 def test_collage_with_a_question_picture_keeps_every_picture_whole(root: Path) -> None:

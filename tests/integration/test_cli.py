@@ -169,6 +169,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         (["train", "RECIPE", "model.freeze=[none.*]"], "fits no parameter"),
         (["train", "RECIPE", "train.device=tpu"], "train.device 'tpu'"),
         (["train", "RECIPE", "data.dataset=iconqa", "data.root=nowhere"], "nowhere"),
+        (["train", "RECIPE", "data.root=~no-such-user/x"], "no home folder of that user"),
+        (["train", "RECIPE", "--nope"], "No such option: --nope; see commit-tuning train --help"),
         (["compare", "RECIPE", "--methods", "comit"], "'comit' is not one of constant"),
         (["compare", "RECIPE", "--axis", "commit.kapa=1,2"], "commit.kapa"),
         (["compare", "RECIPE", "--axis", "commit.kappa_window"], "write it as key=v1,v2"),
@@ -257,6 +259,10 @@ def test_a_finished_run_answers_again_as_it_did(
     ("words", "message"),
     [
         (["--split", "dev"], "no split 'dev'"),
+        (["--predictions", "."], "is no file: name one"),
+        (["--predictions", os.devnull], "is no file: name one"),
+        (["--predictions", "x" * 260], "choose a shorter name"),
+        (["--predictions", "both.jsonl", "--skipped", "both.jsonl"], "name the same file"),
         (["data.dataset=textvqa", "data.root=null"], "data.root is missing"),
         (["data.dataset=vqa"], "is not one of iconqa"),
         (["model.name=nano-blip2"], "is of another model"),
@@ -342,9 +348,9 @@ def test_a_metric_that_cannot_be_computed_stops_a_run_before_it_starts(
 
 
 def test_a_run_without_weights_cannot_be_evaluated(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["train", recipe, "-o", tmp_path, "--no-save-weights", "train.steps=1"]) == 0
-    capsys.readouterr()
+    record = json.loads((finished / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(record | {"files": {}, "status": "running"}))
     assert run(["evaluate", tmp_path]) == 2
     assert "train.save_weights=true" in error_line(capsys)

@@ -121,9 +121,14 @@ def test_the_report_of_a_comparison(compared: Path) -> None:
     assert page.count('class="card"') == 3
 
 
-def test_a_comparison_that_is_not_finished_has_no_report(
+def test_an_unfinished_comparison_reports_its_runs_so_far(
     compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(compared / "compare.json", tmp_path)
     assert run(["report", tmp_path]) == 2
-    assert "not finished" in capsys.readouterr().err
+    assert "no run below" in capsys.readouterr().err
+    shutil.copytree(compared / "runs" / ARMS[1], tmp_path / "runs" / ARMS[1])
+    assert run(["report", tmp_path]) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "runs so far: 2 complete" in page
+    assert "CoMMIT-CLR" in page

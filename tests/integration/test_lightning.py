@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from commit_tuning import UserError
-from commit_tuning.errors import PartitionError
 from commit_tuning.integrations.lightning import CoMMITCallback
 
 lightning: Any = pytest.importorskip("lightning.pytorch")
@@ -65,14 +64,17 @@ def test_a_group_that_mixes_modules_is_split_before_a_checkpoint_is_loaded(tmp_p
     assert all(torch.equal(a, b) for a, b in zip(values(whole), values(resumed), strict=True))
 
 
-def test_a_mixed_group_under_a_scheduler_is_refused(tmp_path: Path) -> None:
+def test_mixed_group_under_a_scheduler_is_served(tmp_path: Path) -> None:
     class Scheduled(Module):
         def configure_optimizers(self) -> Any:
             optimizer = super().configure_optimizers()
             return [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer)]
 
-    with pytest.raises(PartitionError, match=r"build .*param_groups\(lr="):
-        fit(Scheduled(), CoMMITCallback(CONFIG), tmp_path)
+    module, callback = Scheduled(), CoMMITCallback(CONFIG)
+    trainer = fit(module, callback, tmp_path)
+    assert callback.coordinator is not None
+    assert callback.coordinator.kappa > 0
+    assert len(trainer.optimizers[0].param_groups) == 1
 
 
 def test_manual_optimization_is_named(tmp_path: Path) -> None:

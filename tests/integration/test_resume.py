@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from loops import LOOPS, METHODS, Task, plain_loop
+from modalities import start, train
 
 from commit_tuning import CoMMITConfig, Coordinator
 
@@ -48,3 +49,23 @@ def test_a_schedule_by_hand_goes_on_from_the_rates_of_the_beginning(tmp_path: Pa
     resumed = Coordinator(model, optimizer, None, partition)
     resumed.load_state_dict(saved)
     assert set(resumed.state_dict()["full_rates"]) == {1e-2}
+
+
+ONE_MODALITY = "TIITTAIATTIIA"
+
+
+@pytest.mark.parametrize("stop", range(1, len(ONE_MODALITY)))
+def test_a_resume_knows_which_encoders_are_still_owed(stop: int, tmp_path: Path) -> None:
+    settings = {"probe_interval": 4, "lr_update_interval": 2, "starvation_patience": 4}
+    whole = train(start(**settings), ONE_MODALITY)
+    first = start(**settings)
+    seen = train(first, ONE_MODALITY[:stop])
+    torch.save([part.state_dict() for part in (first._forward.model, first._optimizer, first)], tmp_path / "state.pt")
+    second = start(**settings)
+    for part, state in zip(
+        (second._forward.model, second._optimizer, second),
+        torch.load(tmp_path / "state.pt", weights_only=True),
+        strict=True,
+    ):
+        part.load_state_dict(state)
+    assert repr(seen + train(second, ONE_MODALITY[stop:], first=stop)) == repr(whole)

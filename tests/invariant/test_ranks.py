@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import modalities
 import pytest
 import torch
 import torch.distributed as dist
@@ -68,6 +69,12 @@ def without_answers(rank: int, wrap) -> list[dict[str, Any]]:
         optimizer.zero_grad()
         seen.append({"measured": coordinator._measured_now, **coordinator.summary()})
     return seen
+
+
+def one_modality(rank: int) -> list[dict[str, Any]]:
+    """Ranks with batches of different modalities: a module is idle where it is so on both."""
+    coordinator = modalities.start(wrap=ddp, probe_interval=4, lr_update_interval=2)
+    return modalities.train(coordinator, [*("TIITTAIATT", "TTATTTTATT")[rank]])
 
 
 def lonely_drift(rank: int) -> dict[str, float]:
@@ -157,7 +164,7 @@ def spread(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     os.chdir(folder)
     with mock.patch("commit_tuning.integrations.transformers._save_state", wraps=_save_state) as save:
-        for name, way in {**WAYS, **UNANSWERED, "lopsided": lopsided}.items():
+        for name, way in {**WAYS, **UNANSWERED, "lopsided": lopsided, "one-modality": one_modality}.items():
             Path(f"{name}-{rank}.json").write_text(json.dumps(way(rank)))
     saved = [str(call.args[1]) for call in save.call_args_list]
     Path(f"saved-{rank}.json").write_text(json.dumps(saved))
@@ -182,6 +189,22 @@ def test_every_rank_has_the_same_kappa_and_the_same_rates(spread_out: Path) -> N
     for module, drift in first[0]["drift"].items():
         weighted = sum(count * own[module] for count, own in zip(SAMPLES, alone, strict=True)) / sum(SAMPLES)
         assert drift == pytest.approx(weighted, rel=1e-6)
+
+
+def test_every_rank_knows_which_modules_are_idle(spread_out: Path) -> None:
+    first, second = (json.loads((spread_out / f"one-modality-{rank}.json").read_text()) for rank in (0, 1))
+    assert repr(first) == repr(second)
+    language, vision, audio = "language_model", "vision", "audio"
+    measured = {row["step"]: row["modules"] for row in first if row["modules"]}
+    assert measured == {
+        0: [language],
+        1: [language, vision],
+        2: [audio, language, vision],
+        4: [language],
+        5: [audio, language],
+        6: [language, vision],
+        8: [language],
+    }
 
 
 @pytest.mark.parametrize("way", list(UNANSWERED))

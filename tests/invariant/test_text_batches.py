@@ -77,14 +77,26 @@ def test_a_run_that_sees_only_text_is_told_once() -> None:
     assert coordinator.learning_rates["language_model"] > 1e-4  # which goes on, at a rate of its own
 
 
-def test_samples_of_text_in_front_of_images_are_no_alarm() -> None:
-    """The encoder has its gradient from a sample that the measurement does not look at."""
+def accumulated(batches: list[dict[str, Tensor]]) -> Coordinator:
+    """One step on several micro-batches, of which a measurement looks at four samples."""
     model, partition = build("llava")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))
     coordinator = Coordinator(model, optimizer, CoMMITConfig(probe_samples=4), partition)
-    batches = [text_batch(0), make_batch("llava", 4, torch.float32)]
     for batch in batches:
         model(**batch).loss.backward()
     coordinator.step(batches)
+    return coordinator
+
+
+def test_text_in_front_of_images_hides_none() -> None:
+    coordinator = accumulated([text_batch(0), make_batch("llava", 4, torch.float32)])
+    assert coordinator.drift["vision"] > 0
+
+
+def test_masked_images_in_front_are_no_alarm() -> None:
+    """The encoder has its gradient from a sample that the measurement does not look at."""
+    masked = make_batch("llava", 4, torch.float32)
+    masked["attention_mask"][:, :4] = 0
+    coordinator = accumulated([masked, make_batch("llava", 4, torch.float32, seed=1)])
     assert coordinator.drift["vision"] == 0
     assert coordinator.metrics()["step_norm/vision"] > 0

@@ -133,14 +133,29 @@ def test_the_first_step_of_a_trust_region_is_one_that_weights_can_hold(dtype, fi
     assert coordinator.multipliers == dict.fromkeys(partition, first)
 
 
-def test_names_of_parameters_go_with_them_when_a_group_is_split():
+def during_a_step(coordinator, batch):
+    """The groups that the optimizer steps: (modules, rate, names) of each."""
+    coordinator.before_step(batch)
+    seen = [
+        ({coordinator.partition.module_of(p) for p in group["params"]}, group["lr"], group.get("param_names"))
+        for group in coordinator._optimizer.param_groups
+    ]
+    coordinator._optimizer.step()
+    coordinator.after_step()
+    return seen
+
+
+def test_names_go_with_parameters_of_a_split_group():
     model, partition = build("plain")
     optimizer = torch.optim.AdamW(model.named_parameters(), lr=1e-3)
-    Coordinator(model, optimizer, QUIET, partition)
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(method="language-lr-up", probe_interval=None), partition)
+    backward(model, batch := make_batch("plain", 3, torch.float32))
     named = dict(model.named_parameters())
-    assert len(optimizer.param_groups) == 2
-    for group in optimizer.param_groups:
-        assert [id(named[name]) for name in group["param_names"]] == [id(p) for p in group["params"]]
+    seen = during_a_step(coordinator, batch)
+    assert len(seen) == 2
+    for modules, rate, names in seen:
+        assert {partition.module_of(named[name]) for name in names} == modules
+        assert rate == (1e-2 if modules == {"language_model"} else 1e-3)
 
 
 @pytest.mark.parametrize("rate", [1e-7, 1e-5, 1e-3, 1e-2])
@@ -212,30 +227,51 @@ def test_the_loss_that_a_measurement_reports():
     assert monitor._measurement.loss == pytest.approx(sum(expected) / 6)
 
 
-def test_a_mixed_group_is_split_and_trains_the_same():
+def test_mixed_group_is_split_during_steps_only():
+    """The same weights as with a group for each module, and between steps the user's own groups."""
     states = []
-    for split in (False, True):
+    for mixed in (False, True):
         model, partition = build("plain")
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        if split:
-            coordinator = Coordinator(model, optimizer, CoMMITConfig(method="constant"), partition)
-            owners = [{partition.module_of(p) for p in group["params"]} for group in optimizer.param_groups]
-            assert owners == [{"vision"}, {"language_model"}]
-        torch.manual_seed(1)
-        for step in range(3):
+        optimizer = torch.optim.AdamW(model.parameters() if mixed else partition.param_groups(lr=1e-3), lr=1e-3)
+        for group in optimizer.param_groups:
+            group["weight_decay"] = 0.01
+        group, own = optimizer.param_groups[0], dict(optimizer.param_groups[0])
+        config = CoMMITConfig(probe_interval=1, lr_update_interval=1, probe_samples=None)
+        coordinator = Coordinator(model, optimizer, config, partition)
+        for step in range(4):
             batch = make_batch("plain", 3, torch.float32, seed=step)
             backward(model, batch)
-            coordinator.step(batch) if split else optimizer.step()
+            coordinator.step(batch)
+            assert optimizer.param_groups[0] is group
+            assert group == own
+        assert len(set(coordinator.learning_rates.values())) == 2
         states.append(parameters_of(model))
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
 
 
-def test_a_mixed_group_under_a_scheduler_is_refused():
-    model, partition = build("plain")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    torch.optim.lr_scheduler.StepLR(optimizer, 1)
-    with pytest.raises(PartitionError, match="before the scheduler"):
-        Coordinator(model, optimizer, CoMMITConfig(), partition)
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("name", [*SCHEDULERS, "plateau with a list"])
+def test_schedulers_serve_a_mixed_group(name, before):
+    """Made before the coordinator or after it, a scheduler finds its own group."""
+    lists = {"plateau with a list": lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=0, min_lr=[1e-6])}
+    make = {**SCHEDULERS, **lists}[name]
+    rates = []
+    for method in ("constant", "language-lr-up"):
+        model, partition = build("plain")
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        scheduler = make(optimizer) if before else None
+        config = CoMMITConfig(method=method, probe_interval=None)
+        coordinator = Coordinator(model, optimizer, config, partition)
+        scheduler, seen = scheduler or make(optimizer), []
+        for step in range(5):
+            backward(model, batch := make_batch("plain", 3, torch.float32, seed=step))
+            coordinator.step(batch)
+            seen.append(coordinator.learning_rates)
+            scheduler.step(*([1.0] if "plateau" in name else []))
+        rates.append(seen)
+    for constant, raised in zip(*rates, strict=True):
+        assert raised["vision"] == constant["vision"]
+        assert raised["language_model"] == pytest.approx(10 * constant["language_model"], rel=1e-12)
 
 
 def test_a_module_that_is_not_in_the_optimizer_is_named():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from commit_tuning.cli.display import Display, say, show_table
 from commit_tuning.cli.options import (
     ClusterOption,
     ClusterOptionOption,
@@ -77,7 +78,7 @@ def compare(  # noqa: PLR0917 - typer calls it, by name
     loaded = load_recipe(recipe, changes)
     where = open_cluster(cluster, cluster_option or [], output)
     comparison = run_comparison(loaded, output, jobs, axes, save_weights, cluster=where, force=force)
-    typer.echo(f"table in {output / 'table.md'}; for figures: commit-tuning report {output}")
+    say(f"table in {output / 'table.md'}; for figures: commit-tuning report {output}")
     finish(comparison)
 
 
@@ -92,7 +93,6 @@ def run_comparison(
     force: bool = False,
 ) -> Comparison:
     """Run a comparison with its progress shown, and print the table."""
-    from commit_tuning.cli.display import Display, show_table
     from commit_tuning.experiments.compare import Comparison
     from commit_tuning.experiments.pool import default_workers
     from commit_tuning.experiments.table import markdown
@@ -112,6 +112,6 @@ def finish(*comparisons: Comparison) -> None:
     """Exit with code 1 if a run failed, after naming each."""
     failures = [line for comparison in comparisons for line in comparison.failures]
     for line in failures:
-        typer.echo(f"commit-tuning: run failed: {line}", err=True)
+        say(f"commit-tuning: run failed: {line}", error=True)
     if failures:
         raise typer.Exit(1)

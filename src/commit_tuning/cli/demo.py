@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from commit_tuning.cli.compare import finish, run_comparison
+from commit_tuning.cli.display import say
 from commit_tuning.cli.options import JobsOption
 
 SETTINGS = (
@@ -36,5 +37,5 @@ def demo(
     best = min(recipe.compare.rates, key=lambda rate: abs(rate - recipe.train.learning_rate))
     recipe = load_recipe("iconqa-nano-blip2", [*SETTINGS, f"compare.rates=[{best}]"])
     comparison = run_comparison(recipe, output, jobs)
-    typer.echo(f"report in {write_report(output)}")
+    say(f"report in {write_report(output)}")
     finish(comparison)

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from types import TracebackType
 from typing import Any
 
 import typer
 from typing_extensions import Self
+
+from commit_tuning.experiments.shown import one_line, visible
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """Print a line on standard output, or on standard error; characters that act on a terminal are shown as escapes."""
+    typer.echo(one_line(text), err=error)
+
+
+def spell_out() -> None:
+    """Let standard output write escapes for characters that its encoding lacks, as standard error does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class Display:
@@ -23,8 +38,8 @@ class Display:
         self._every = every
         self._console = Console()
         self._shown: dict[str, int] = {}
-        columns = (TextColumn("{task.description:22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bars = Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console)
+        name, note = (TextColumn(text, markup=False) for text in ("{task.description:22}", "{task.fields[note]}"))
+        self._bars = Progress(name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), note, console=self._console)
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -40,6 +55,7 @@ class Display:
 
     def __call__(self, task: str, done: int, total: int, note: str = "") -> None:
         """Show that `done` of `total` of a task are behind us."""
+        note = one_line(note)
         if not self._console.is_terminal:
             self._line(task, done, total, note)
             return
@@ -47,13 +63,13 @@ class Display:
             self._tasks[task] = self._bars.add_task(task, total=total, note=note)
         self._bars.update(self._tasks[task], completed=done, total=total, note=note)
         if self._every == 0:
-            self._bars.console.print(note, highlight=False)
+            self._bars.console.print(note, markup=False, emoji=False, highlight=False)
 
     def _line(self, task: str, done: int, total: int, note: str) -> None:
         part = done if self._every == 0 else 100 * done // (self._every * total)
         if self._shown.get(task) != part or done == total:
             self._shown[task] = part
-            typer.echo(f"{task} {done}/{total}" + (f"  {note}" if note else ""))
+            say(f"{task} {done}/{total}" + (f"  {note}" if note else ""))
 
 
 def show_table(markdown: str) -> None:
@@ -65,4 +81,4 @@ def show_table(markdown: str) -> None:
     if console.is_terminal:
         console.print(Markdown(markdown))
     else:
-        typer.echo(markdown)
+        typer.echo(visible(markdown))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from commit_tuning.cli.options import SettingsArgument
+from commit_tuning.experiments.shown import one_line
 
 
 def inspect(
@@ -45,6 +46,7 @@ def _print_table(found: Any) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     with_optimizer = any(module.without_optimizer is not None for module in found.modules)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
@@ -59,13 +61,13 @@ def _print_table(found: Any) -> None:
         if with_optimizer:
             rates = (", ".join(f"{v:g}" for v in values) for values in (module.learning_rates, module.weight_decays))
             cells += [_shown(module.without_optimizer), *rates]
-        table.add_row(module.name, *cells)
+        table.add_row(Text(one_line(module.name)), *cells)
     console = Console()
     console.print(table)
     for fault in found.faults:
-        console.print(f"cannot learn: {fault}", style="red", highlight=False)
+        console.print(Text(f"cannot learn: {one_line(fault)}", style="red"))
     for note in found.notes:
-        console.print(f"note: {note}", style="yellow", highlight=False)
+        console.print(Text(f"note: {one_line(note)}", style="yellow"))
     if not found.faults:
         console.print("everything that is trainable can learn", style="green")
 

@@ -7,15 +7,19 @@ from typing import Annotated
 
 import typer
 
+from commit_tuning.cli.display import say
+
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of 'train' or of 'compare'.")],
 ) -> None:
     """Write DIR/report.html: table, curves and answers, in one file that needs nothing else.
 
+    Of what is not finished, the page has what there is so far, and says so.
+
     Example:
       commit-tuning report runs/table
     """
     from commit_tuning.experiments.report import write_report
 
-    typer.echo(f"report in {write_report(folder)}")
+    say(f"report in {write_report(folder)}")

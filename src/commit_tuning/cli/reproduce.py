@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commit_tuning.cli.compare import finish, run_comparison
+from commit_tuning.cli.display import say, show_table
 from commit_tuning.cli.options import (
     ClusterOption,
     ClusterOptionOption,
@@ -48,7 +49,6 @@ def reproduce(  # noqa: PLR0917 - typer calls it, by name
 
       commit-tuning reproduce all --scale nano --output runs/all
     """
-    from commit_tuning.cli.display import show_table
     from commit_tuning.errors import UserError
     from commit_tuning.reproduce.plan import SCALES, Grid, rows_named
     from commit_tuning.reproduce.run import Reproduction, targets_of
@@ -60,7 +60,7 @@ def reproduce(  # noqa: PLR0917 - typer calls it, by name
     where = open_cluster(cluster, cluster_option or [], output)
 
     def start(recipe: Recipe, folder: Path) -> Comparison:
-        typer.echo(f"{folder}: {recipe.model.name} on {recipe.data.dataset}")
+        say(f"{folder}: {recipe.model.name} on {recipe.data.dataset}")
         return run_comparison(recipe, folder, jobs, cluster=where)
 
     made = Reproduction(Grid(scale, output, tuple(settings or ()), data), start, wanted)
@@ -69,7 +69,7 @@ def reproduce(  # noqa: PLR0917 - typer calls it, by name
             show_table(made.needs(name))
             continue
         show_table(made.make(name))
-        typer.echo(f"{name} in {output / f'{name}.md'}")
+        say(f"{name} in {output / f'{name}.md'}")
     finish(*made.done.values())
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from commit_tuning.cli.display import Display, say
 from commit_tuning.cli.options import ForceOption, OutputOption, RecipeArgument, SettingsArgument
 
 
@@ -26,7 +27,6 @@ def train(
 
       commit-tuning train my.yaml commit.controller=literal train.learning_rate=1e-4 -o runs/paper
     """
-    from commit_tuning.cli.display import Display
     from commit_tuning.experiments.recipe import load_recipe
 
     changes = [
@@ -46,4 +46,4 @@ def train(
             "this run is of an older version, which noted no checksums: nothing of it could be checked", err=True
         )
     validation, test = (100 * record.accuracy(split) for split in ("val", "test"))
-    typer.echo(f"validation {validation:.1f} %, test {test:.1f} %; everything is in {output}")
+    say(f"validation {validation:.1f} %, test {test:.1f} %; everything is in {output}")

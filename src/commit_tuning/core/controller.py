@@ -28,19 +28,19 @@ class Controller:
         """Take note of a measurement.
 
         Args:
-            drift: Module to its drift in nats.
+            drift: Module to its drift in nats; a module without a gradient is left out.
             factors: Module to what its learning rate was over its initial base rate.
             loss: Of the samples measured, in nats.
             answers: Answer tokens in the step's batch, on all processes; 0 where that is not known.
         """
 
-    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
+    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: Mapping[str, int]) -> dict[str, float]:
         """One multiplier per module; zero leaves the module untouched by the optimizer.
 
         Args:
             step: Finished optimizer steps.
             kappas: Encoder to its smoothed kappa; NaN before the first measurement.
-            measurements: How many of them the moving average is over.
+            measurements: Encoder to how many of them its moving average is over.
         """
         raise NotImplementedError
 

@@ -53,7 +53,7 @@ class FixedController(Controller):
     def __init__(self, fixed: Mapping[str, float]) -> None:
         self._fixed = dict(fixed)
 
-    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
+    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: Mapping[str, int]) -> dict[str, float]:
         """The fixed multipliers."""
         del step, kappas, measurements
         return dict(self._fixed)
@@ -62,10 +62,11 @@ class FixedController(Controller):
 class LiteralController(Controller):
     """Eq. 8 as printed, unbounded, from the first measurement on. It can drive a module's learning rate to zero."""
 
-    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
-        """Eq. 8; ones before the first measurement."""
-        del step
-        return learning_rate_multipliers(kappas if measurements else dict.fromkeys(kappas, 1.0))
+    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: Mapping[str, int]) -> dict[str, float]:
+        """Eq. 8 for the encoders that have a kappa; one for the others, which are not in its sum."""
+        del step, measurements
+        known = {name: kappa for name, kappa in kappas.items() if not math.isnan(kappa)}
+        return {**dict.fromkeys(kappas, 1.0), **learning_rate_multipliers(known)}
 
 
 class BoundedController(Controller):
@@ -73,6 +74,8 @@ class BoundedController(Controller):
 
     Eq. 8 closes a loop: kappa grows with the square of lr_X/lr_S = 1/kappa, so its loop gain is -2. The loop settles
     only when the moving average spans several updates; the warm-up keeps a filling window, which spans too few, out.
+    Every encoder has a warm-up of its own. Until it ends, the encoder keeps its base rate and is not in the sum of
+    Eq. 8: the other modules share out their own base rates, so an encoder whose batches come late holds up no other.
 
     Args:
         config: Gives target, bound, normalisation and warm-up.
@@ -84,18 +87,18 @@ class BoundedController(Controller):
         warmup = config.warmup_measurements
         self._warmup = math.ceil(config.kappa_window / 2) if warmup is None else warmup
 
-    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
-        """Ones during the warm-up, then Eq. 8 within the bounds."""
+    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: Mapping[str, int]) -> dict[str, float]:
+        """Eq. 8 within the bounds for the encoders past their warm-up; one for the others."""
         del step
-        if measurements < max(self._warmup, 1):
-            return dict.fromkeys((LANGUAGE_MODEL, *self._encoders), 1.0)
         bound = self._config.kappa_bound
-        shares = {name: min(max(share, 1 / bound), bound) for name, share in self._shares(kappas).items()}
-        return learning_rate_multipliers(shares, self._config.rate_normalization)
+        shares = {n: min(max(share, 1 / bound), bound) for n, share in self._shares(kappas, measurements).items()}
+        ones = dict.fromkeys((LANGUAGE_MODEL, *self._encoders), 1.0)
+        return {**ones, **learning_rate_multipliers(shares, self._config.rate_normalization)}
 
-    def _shares(self, kappas: Mapping[str, float]) -> dict[str, float]:
-        """Encoder to the wanted ratio of its multiplier to the language model's."""
-        return {name: kappa / self._config.kappa_target for name, kappa in kappas.items()}
+    def _shares(self, kappas: Mapping[str, float], measurements: Mapping[str, int]) -> dict[str, float]:
+        """Encoder past its warm-up to the wanted ratio of its multiplier to the language model's."""
+        ready = [name for name, count in measurements.items() if count >= self._warmup]
+        return {name: kappas[name] / self._config.kappa_target for name in ready}
 
 
 class CompensatedController(BoundedController):
@@ -118,11 +121,12 @@ class CompensatedController(BoundedController):
         del loss, answers
         at_base_rate = _at_base_rate(drift, factors)
         for name, window in self._windows.items():
-            window.push(at_base_rate[LANGUAGE_MODEL], at_base_rate[name])
+            window.push(at_base_rate.get(LANGUAGE_MODEL, math.nan), at_base_rate.get(name, math.nan))
 
-    def _shares(self, kappas: Mapping[str, float]) -> dict[str, float]:
-        del kappas
-        return {name: math.sqrt(w.value / self._config.kappa_target) for name, w in self._windows.items()}
+    def _shares(self, kappas: Mapping[str, float], measurements: Mapping[str, int]) -> dict[str, float]:
+        del kappas, measurements
+        ready = {name: window for name, window in self._windows.items() if len(window) >= self._warmup}
+        return {name: math.sqrt(window.value / self._config.kappa_target) for name, window in ready.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The compensated measurements."""
@@ -148,6 +152,9 @@ class TrustRegionController(Controller):
     there is, and every measurement sets the rates at once. A module whose drift was never measured keeps its first
     rate. One with little effect on the outputs would be driven up for
     ever, so no multiplier exceeds `kappa_bound` times the smallest that was measured, nor times its own first.
+
+    A measurement counts once for every module in it. Where batches are of one modality each, the language model is in
+    the measurements of all encoders, so its average is over all modalities and not over the one that is always due.
 
     Args:
         config: Gives drift target, kappa target, window, estimator and bound.
@@ -181,7 +188,7 @@ class TrustRegionController(Controller):
         for name, value in _at_base_rate(drift, factors).items():
             self._windows[name].push(value, self._portions[name] * target)
 
-    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
+    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: Mapping[str, int]) -> dict[str, float]:
         """The first step's before the first measurement, then what is on budget."""
         del step, kappas, measurements
         wanted = {name: window.value**-0.5 for name, window in self._windows.items() if len(window)}

@@ -29,7 +29,7 @@ class CoordinateDescent(Controller):
         self._initial_movement: float | None = None
         self._looked_at = 0
 
-    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
+    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: Mapping[str, int]) -> dict[str, float]:
         """One for the modules of the current phase, zero for the others."""
         del kappas, measurements
         latest = self._config.switch_latest

@@ -30,7 +30,8 @@ class Reading:
     """A module's drift as it was measured.
 
     Attributes:
-        drift: In nats, of the whole step; NaN where it drowns in the floor at every displacement tried.
+        drift: In nats, of the whole step; NaN where it drowns in the floor at every displacement tried, or where the
+            model's outputs are not finite.
         floor: What rounding alone adds to a drift of this model on these samples, in nats; NaN if never measured.
         scale: s, the displacement at which the drift was taken, in optimizer steps; 0 is forward mode.
     """
@@ -44,7 +45,7 @@ class Reading:
         """Why no kappa can be taken from this drift, as the end of a sentence; None where one can."""
         if math.isfinite(self.drift) and self.drift > 0:
             return None
-        if math.isnan(self.drift) and self.floor > 0:
+        if math.isnan(self.drift) and self.floor > 0 and self.scale >= LEAST:
             return f"drowns in the rounding noise of {self.floor:.1e} nats even at {self.scale:g} times its step"
         return f"is {self.drift:g}"
 
@@ -121,17 +122,18 @@ class Displacement:
 def _displaced(state: _State, drift_at: Callable[[float], float]) -> Reading:
     """Move the module to and fro until its drift is near the aim; the next reading begins where this one ends."""
     low, high = min(CLEAR / 2 * state.floor, AIM_LIMIT / 2), TOO_FAR * _aim(state.floor)
-    overflow = math.inf
+    overflow, finite = math.inf, False
     for _ in range(TRIES):
         scale = state.scale
         drift = (drift_at(scale) + drift_at(-scale)) / 2
         if not math.isfinite(drift):
             overflow, state.scale = scale, max(LEAST, scale / math.sqrt(GROWTH))
             continue
+        finite = True
         state.scale = min(_next_scale(scale, drift, state.floor), math.sqrt(scale * overflow))
         if low <= drift and (drift <= high or scale <= LEAST):
             return Reading((drift - state.floor) / scale**2, state.floor, scale)
-    return Reading(math.nan, state.floor, scale)
+    return Reading(math.nan if finite else math.inf, state.floor, scale)
 
 
 def _clear(floor: float) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class AnswerPositions:
     Attributes:
         mask: Bool [batch, length]; True where the logits predict a label that is not -100.
         targets: Int [answers]; the labels that are predicted there, in the row-major order of `mask`.
-        tokens: Int [answers]; K of the token's sample, in the same order.
+        tokens: Int [answers]; K of the token's sample, in the same order. A packed row holds several samples.
         samples: How many samples have at least one answer token.
     """
 
@@ -32,27 +33,55 @@ class AnswerPositions:
     samples: int
 
     @classmethod
-    def from_labels(cls, labels: Tensor, shift: bool = True) -> AnswerPositions:
+    def from_labels(cls, labels: Tensor, shift: bool = True, samples: Tensor | None = None) -> AnswerPositions:
         """Read the positions off the labels.
 
         Args:
             labels: Int [batch, length], -100 where nothing is predicted.
             shift: True when the logits at position j predict the label at j + 1.
+            samples: Int [batch, length], the number of a token's sample in a packed row, below `length`; None where a
+                row is one sample.
 
         Raises:
             BatchError: The labels are not two-dimensional.
         """
         if labels.ndim != 2:
             raise BatchError(f"labels have shape {tuple(labels.shape)}; [batch, length] is needed")
+        samples = torch.zeros_like(labels) if samples is None else samples
         if shift:
             labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+            samples = torch.nn.functional.pad(samples[:, 1:], (0, 1))
         answers = labels != IGNORE_INDEX
-        counts = answers.sum(dim=1)
-        return cls(answers, labels[answers], counts.repeat_interleave(counts), int((counts > 0).sum()))
+        rows = torch.arange(len(labels), device=labels.device)[:, None]
+        numbers = (rows * labels.shape[1] + samples)[answers]
+        _, sample, counts = torch.unique(numbers, return_inverse=True, return_counts=True)
+        return cls(answers, labels[answers], counts[sample], len(counts))
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Any], shift: bool) -> AnswerPositions:
+        """Read the positions off a batch with `labels`, whose rows may be packed; as `from_labels`."""
+        return cls.from_labels(batch["labels"], shift, _packed_samples(batch))
 
     def total(self, values: Tensor) -> Tensor:
         """Sum over samples of each sample's mean over its answer tokens; `values` is [answers]."""
         return (values / self.tokens).sum()
+
+
+def _packed_samples(batch: Mapping[str, Any]) -> Tensor | None:
+    """The number of each token's sample in its row, int [batch, length]; None where nothing says that rows are packed.
+
+    A sample begins where the positions fall back, or as `seq_idx` or `cu_seq_lens_q` of transformers' collators say.
+    """
+    positions, numbers, bounds = (batch.get(key) for key in ("position_ids", "seq_idx", "cu_seq_lens_q"))
+    shape = batch["labels"].shape
+    if isinstance(positions, Tensor) and positions.shape == shape:
+        return (positions.diff(dim=1, prepend=positions[:, :1]) < 0).cumsum(1)
+    if isinstance(numbers, Tensor) and numbers.shape == shape:
+        return numbers
+    if isinstance(bounds, Tensor) and shape[0] == 1:
+        place = torch.arange(shape[1], dtype=bounds.dtype, device=bounds.device)
+        return torch.searchsorted(bounds[1:], place, right=True)[None]
+    return None
 
 
 def token_kl(old_logits: Tensor, new_logits: Tensor) -> Tensor:

@@ -99,7 +99,8 @@ class PlainForward:
             BatchError: The output has no `logits` of [batch, length, vocabulary].
         """
         del features
-        logits = getattr(self.model(**batch), "logits", None)
+        named = {"return_dict": True} if "return_dict" in batch else {}
+        logits = getattr(self.model(**{**batch, **named}), "logits", None)
         if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != mask.shape:
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise BatchError(

@@ -49,7 +49,7 @@ class HypergradientController(Controller):
             else:
                 self._last[name] = [parameter.clone() for parameter in parameters]
 
-    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
+    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: Mapping[str, int]) -> dict[str, float]:
         """The multipliers after the signs since the last call, which are used up."""
         del step, kappas, measurements
         for name, signs in self._signs.items():

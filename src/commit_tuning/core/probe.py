@@ -21,7 +21,7 @@ from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.ranks import least_over_ranks, sum_over_ranks, sum_tensors_over_ranks
 from commit_tuning.core.shards import forget_old_values, is_sharded, local, whole
 from commit_tuning.core.tangent import moving, quadratic_drift
-from commit_tuning.errors import NoAnswerError
+from commit_tuning.errors import BatchError, NoAnswerError
 
 
 class Snapshot:
@@ -56,13 +56,13 @@ class Snapshot:
         live = [p for name in names for p in self._live[name]]
         kept = [v for name in names for v in self._kept[name]]
         own = [p.detach().clone() for p in live]
-        with torch.no_grad():
-            _copy(live, kept)
-            if moved in names:
-                start = len(live) - len(self._live[moved])
-                torch._foreach_lerp_([*map(local, live[start:])], [*map(local, own[start:])], scale)
-        torch.clear_autocast_cache()
         try:
+            with torch.no_grad():
+                _copy(live, kept)
+                if moved in names:
+                    start = len(live) - len(self._live[moved])
+                    torch._foreach_lerp_([*map(local, live[start:])], [*map(local, own[start:])], scale)
+            torch.clear_autocast_cache()
             yield
         finally:
             with torch.no_grad():
@@ -90,8 +90,8 @@ class Measurement:
     """What one optimizer step did.
 
     Attributes:
-        readings: Module to its drift, the mean over samples of the mean KL over their answer tokens (Eq. 2-3), with the
-            noise floor and the displacement of its measurement.
+        readings: Measured module to its drift, the mean over samples of the mean KL over their answer tokens (Eq. 2-3),
+            with the noise floor and the displacement of its measurement.
         h: Module to the individual learning step H of Eq. 6; empty where the model does not show its inputs. The paper
             leaves the norms open; ours are L2 norms over all answer logits, embeddings, features and raw inputs of the
             samples measured. A module measured at a displacement has the logits of that.
@@ -146,7 +146,7 @@ class DriftProbe:
         self._parts = {name: forward.parts(partition[name]) for name in partition}
         if is_sharded(forward.model):  # every forward pass gathers, so all ranks need as many
             batches = batches[: least_over_ranks(len(batches), next(forward.model.parameters()).device)]
-        positions = [AnswerPositions.from_labels(batch["labels"], shift) for batch in batches]
+        positions = [AnswerPositions.of(batch, shift) for batch in batches]
         self.samples, self._answers = self._over_ranks(sum(where.samples for where in positions), float(answers))
         if self.samples == 0:
             raise NoAnswerError("every label is -100: no answer token to measure; see how the labels are masked")
@@ -157,8 +157,14 @@ class DriftProbe:
         self._squared_logits: dict[str, float] = {}
 
     def _observe(self, batch: Batch, positions: AnswerPositions) -> _Observation:
-        features = self._forward.features(batch)
-        return _Observation(batch, positions, features, self._forward.logits(batch, positions.mask, features))
+        try:
+            features = self._forward.features(batch)
+            logits = self._forward.logits(batch, positions.mask, features)
+        except TypeError as error:  # whose message may hold the model, layer by layer
+            lines = str(error).splitlines() or [""]
+            what = lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
+            raise BatchError(f"the model takes no such batch (its keys: {', '.join(batch)}): {what[:300]}") from error
+        return _Observation(batch, positions, features, logits)
 
     @contextlib.contextmanager
     def _only(self, module: str, scale: float = 1.0) -> Iterator[None]:
@@ -180,18 +186,19 @@ class DriftProbe:
             features = {**features, **{name: now[name] for name in shaped}}
         return self._forward.logits(item.batch, item.positions.mask, features)
 
-    def measure(self, displacement: Displacement | None = None) -> Measurement:
-        """Drift and H of every module, on all samples; changes nothing in the model.
+    def measure(self, displacement: Displacement | None = None, modules: Iterable[str] | None = None) -> Measurement:
+        """Drift and H of modules, on all samples; changes nothing in the model.
 
         Args:
             displacement: How far each module is moved; None measures the step itself.
+            modules: The modules to measure, the same on every rank; None for all.
         """
         displacement = displacement or Displacement(1.0)
         with torch.no_grad(), undisturbed(self._forward.model):
             rounding = self._rounding()
             readings = {
                 name: displacement.read(name, partial(self.drift_at, name), rounding, partial(self.limit, name))
-                for name in self._partition
+                for name in (self._partition if modules is None else modules)
             }
             norms = [self._forward.input_norms(item.batch, item.features) for item in self._seen]
         return Measurement(readings, learning_steps(self._squared_logits, norms), self._loss(), self._answers)

@@ -41,7 +41,7 @@ def previous_step_gradients(
         Module to gradients in the order of the partition's parameters.
     """
     total: Gradients = {name: [torch.zeros_like(p) for p in partition[name]] for name in partition}
-    positions = [AnswerPositions.from_labels(batch["labels"], shift) for batch in batches]
+    positions = [AnswerPositions.of(batch, shift) for batch in batches]
     device = next(forward.model.parameters()).device
     samples = max(1, *sum_over_ranks([sum(p.samples for p in positions)], device))
     for batch, where in zip(batches, positions, strict=True):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from commit_tuning.core.forward import Batch
 from commit_tuning.errors import BatchError
 
 Kept = TypeVar("Kept")
+Kind = frozenset[str]
 
 
 def check_batches(batches: Batch | Sequence[Batch]) -> list[Batch]:
@@ -44,8 +46,19 @@ def answer_tokens(batch: Batch) -> int | Tensor:
     return (labels != IGNORE_INDEX).sum() if isinstance(labels, Tensor) else 0
 
 
+def kind_of(batch: Batch) -> Kind:
+    """Which inputs a batch has, by name: those of an image batch are others than those of a text batch."""
+    return frozenset(key for key, value in batch.items() if _holds_something(value))
+
+
+def _holds_something(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() > 0
+    return isinstance(value, list | tuple | Mapping) and len(value) > 0
+
+
 class Collector(Generic[Kept]):
-    """The micro-batches of a step, no more of them than a measurement looks at, and none copied.
+    """The micro-batches of a step, no more of each kind than a measurement looks at, and none copied.
 
     Samples are counted with or without an answer: to look for one would wait for the device at every micro-batch.
 
@@ -56,21 +69,23 @@ class Collector(Generic[Kept]):
     def __init__(self, samples: int | None) -> None:
         self._samples = samples
         self._batches: list[Kept] = []
-        self._count = 0
+        self._counts: Counter[Kind] = Counter()
         self._answers: int | Tensor = 0
 
     def add(self, batch: Batch, kept: Kept) -> None:
-        """Keep something of a micro-batch, such as itself, unless there are enough."""
+        """Keep something of a micro-batch, such as itself, unless there are enough of its kind."""
         self._answers += answer_tokens(batch)
-        if self._samples is None or self._count < self._samples:
+        kind = kind_of(batch)
+        if self._samples is None or self._counts[kind] < self._samples:
             self._batches.append(kept)
             labels = batch.get("labels")
-            self._count += labels.shape[0] if isinstance(labels, Tensor) else 0
+            self._counts[kind] += labels.shape[0] if isinstance(labels, Tensor) else 0
 
     def take(self) -> tuple[list[Kept], int | Tensor]:
         """What was kept, and how many answer tokens there were in all; forgets both."""
         kept, answers = self._batches, self._answers
-        self._batches, self._count, self._answers = [], 0, 0
+        self._batches, self._answers = [], 0
+        self._counts.clear()
         return kept, answers
 
 
@@ -79,8 +94,9 @@ def take_samples(
 ) -> list[Batch]:
     """The first `samples` samples with an answer of a list of micro-batches; the first of all if none has one.
 
-    A micro-batch is cut only where it is sure which rows of its tensors and lists are whose; otherwise it is taken
-    whole.
+    Micro-batches with different inputs, such as text and images, have the same share of the samples, as far as they
+    have so many, and at least one each: no encoder is hidden by what comes first. A micro-batch is cut only where it is
+    sure which rows of its tensors and lists are whose; otherwise it is taken whole.
 
     Args:
         batches: Micro-batches.
@@ -96,16 +112,33 @@ def take_samples(
     answered = [AnswerPositions.from_labels(batch["labels"], shift).mask.any(1).tolist() for batch in batches]
     if not any(map(any, answered)):  # so that this rank runs the model as the others do
         answered = [[True] * len(rows) for rows in answered]
+    kinds = [*map(kind_of, batches)]
+    left = _shares(samples, kinds, map(sum, answered))
     taken: list[Batch] = []
-    for batch, has_answer in zip(batches, answered, strict=True):
-        rows = [row for row, answers in enumerate(has_answer) if answers][:samples]
+    for batch, kind, has_answer in zip(batches, kinds, answered, strict=True):
+        rows = [row for row, answers in enumerate(has_answer) if answers][: max(left[kind], 0)]
         if rows:
-            cut = len(has_answer) > samples and _has_a_row_per_sample(batch, placeholders)
+            cut = len(has_answer) > left[kind] and _has_a_row_per_sample(batch, placeholders)
             taken.append({key: _pick(value, rows) for key, value in batch.items()} if cut else batch)
-        samples -= sum(has_answer)
-        if samples <= 0:
-            break
+        left[kind] -= sum(has_answer)
     return taken
+
+
+def _shares(samples: int, kinds: Sequence[Kind], counts: Iterable[int]) -> Counter[Kind]:
+    """Kind to how many samples are taken of it: dealt out in turn to those that have more, one to each in any case.
+
+    Args:
+        samples: How many are dealt out.
+        kinds: Of the micro-batches.
+        counts: How many samples each micro-batch has.
+    """
+    available: Counter[Kind] = Counter()
+    for kind, count in zip(kinds, counts, strict=True):
+        available[kind] += count
+    if available.total() <= samples:
+        return Counter(dict.fromkeys(kinds, samples))  # every one, and no micro-batch has to be cut
+    turns = [kind for turn in range(samples) for kind, count in available.items() if count > turn]
+    return Counter(turns[: max(samples, sum(count > 0 for count in available.values()))])
 
 
 def _pick(value: Any, rows: list[int]) -> Any:

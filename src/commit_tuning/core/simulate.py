@@ -102,7 +102,7 @@ def simulate(
     plant, noise, run = plant or Plant(), random.Random(seed), Trajectory([], [], [], [], [])
     controller = controller or coordinating_controller(config, (_ENCODER,))
     window = KappaWindow(config.kappa_window, config.kappa_estimator)
-    multipliers = controller.multipliers(0, {_ENCODER: math.nan}, 0)
+    multipliers = controller.multipliers(0, {_ENCODER: math.nan}, {_ENCODER: 0})
     for step in range(1, steps + 1):
         log_rho = math.log(plant.rho) + plant.change * step / steps
         if (step - 1) % (config.probe_interval or 1) == 0:
@@ -114,7 +114,7 @@ def simulate(
             run.steps.append(step)
             run.smoothed_kappas.append(window.value)
             run.log_kappas.append(log_rho + plant.exponent * _log_ratio(multipliers))
-            multipliers = controller.multipliers(step, {_ENCODER: window.value}, len(window))
+            multipliers = controller.multipliers(step, {_ENCODER: window.value}, {_ENCODER: len(window)})
             run.log_ratios.append(_log_ratio(multipliers))
             run.lowest.append(min(multipliers.values()))
     return run

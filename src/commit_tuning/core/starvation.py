@@ -15,7 +15,9 @@ class StarvationDetector:
 
     A module is held back when its multiplier is below the lowest, when its rate against the language model's (for the
     language model: against an encoder's) is at the controller's bound, or when its drift is below 1/2500 of another
-    module's. It starves once that holds for `patience` measurements in a row.
+    module's. It starves once that holds for `patience` measurements in a row. A measurement without a module's drift
+    is not one of its row: no batch came for it. Only until its first drift such measurements are a row of their own,
+    because a module whose batches never come learns nothing.
 
     Args:
         patience: Measurements in a row.
@@ -35,6 +37,7 @@ class StarvationDetector:
         self._patience, self._bound, self._lowest = patience, bound, lowest
         self._streaks: dict[str, tuple[int, int]] = {}  # module: first step, measurements
         self._named: set[str] = set()
+        self._seen: set[str] = set()
 
     @property
     def starving(self) -> dict[str, int]:
@@ -46,15 +49,19 @@ class StarvationDetector:
 
         Args:
             step: The optimizer step, counted from 1.
-            drift: Module to its drift.
+            drift: Module to its drift; a module without a gradient is left out.
             multipliers: Module to its multiplier; modules at rest are left out and never starve.
 
         Returns:
             The modules that are found starving for the first time.
         """
-        held = [name for name in multipliers if self._held_back(name, drift, multipliers)]
-        since = {name: self._streaks.get(name, (step, 0)) for name in held}
-        self._streaks = {name: (first, count + 1) for name, (first, count) in since.items()}
+        old = {name: streak for name, streak in self._streaks.items() if name in self._seen or name not in drift}
+        self._seen |= drift.keys()
+        judged = [name for name in multipliers if name in drift or name not in self._seen]
+        held = [name for name in judged if self._held_back(name, drift, multipliers)]
+        since = {name: old.get(name, (step, 0)) for name in held}
+        waiting = {name: streak for name, streak in old.items() if name in multipliers and name not in judged}
+        self._streaks = {**waiting, **{name: (first, count + 1) for name, (first, count) in since.items()}}
         fresh = [name for name in self.starving if name not in self._named]
         self._named.update(fresh)
         return fresh
@@ -66,13 +73,14 @@ class StarvationDetector:
         return (
             multipliers[name] < self._lowest
             or any(multipliers[rival] >= limit for rival in rivals)
-            or any(drift[name] < STARVED**2 * drift[other] for other in others)
+            or any(drift.get(name, 0.0) < STARVED**2 * drift.get(other, 0.0) for other in others)
         )
 
     def state_dict(self) -> dict[str, Any]:
         """The streaks so far."""
-        return {"streaks": dict(self._streaks), "named": sorted(self._named)}
+        return {"streaks": dict(self._streaks), "named": sorted(self._named), "seen": sorted(self._seen)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
         self._streaks, self._named = {n: (s, c) for n, (s, c) in state["streaks"].items()}, set(state["named"])
+        self._seen = set(state["seen"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from commit_tuning.data.files import FaultError, number, texts, words
-from commit_tuning.data.pictures import LETTERS
+from commit_tuning.data.files import FaultError, file_name, identity, number, texts, words
+from commit_tuning.data.pictures import LETTERS, picture_names
 from commit_tuning.data.reading import Place, Reader, Record, check_option, fields, find, json_entries
 from commit_tuning.data.sample import DIRECT
 
@@ -56,14 +56,21 @@ class AOKVQA(Reader[object]):
         choices, answers = self._choices_and_answers(item)
         if self._leaves_out and item.get("difficult_direct_answer") is True:
             return
-        name, question = words(item.get("question_id"), "question_id"), words(item.get("question"), "question")
-        picture = self._picture(self._images, f"{number(item.get('image_id'), 'image_id'):012d}.jpg")
+        name, question = identity(item.get("question_id"), "question_id"), words(item.get("question"), "question")
+        picture = self._picture(self._images, *_pictures(item.get("image_id")))
         yield Record(place, name, self._setting, question, choices, answers, (picture,))
 
     def _choices_and_answers(self, item: dict[str, object]) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
         if self._setting == DIRECT:
             return None, texts(item.get("direct_answers"), "direct_answers (those of the test split are not public)")
         return choice_of(item.get("choices"), item.get("correct_choice_idx"))
+
+
+def _pictures(image_id: object) -> tuple[str, ...]:
+    """The names of a picture whose id is a number of COCO's, or a text."""
+    if isinstance(image_id, str):
+        return (*picture_names(file_name(image_id, "image_id")), *picture_names(image_id.strip().zfill(12)))
+    return picture_names(f"{number(image_id, 'image_id'):012d}")
 
 
 def choice_of(choices: object, index: object) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, TypeVar
 
+from commit_tuning.data.files import user_path
 from commit_tuning.errors import UserError
 from commit_tuning.processes import end_with_parent
 
@@ -192,4 +193,4 @@ def cache_dir() -> Path:
     import platformdirs
 
     chosen = os.environ.get("COMMIT_TUNING_CACHE")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("commit-tuning", appauthor=False)
+    return user_path(chosen) if chosen else platformdirs.user_cache_path("commit-tuning", appauthor=False)

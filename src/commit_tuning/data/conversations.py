@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from commit_tuning.data.files import FaultError, json_lines, words
+from commit_tuning.data.files import FaultError, file_name, json_lines, user_path, words
 from commit_tuning.data.reading import Place, Reader, Record, check_option, fields, json_entries
 from commit_tuning.data.sample import CONVERSATION
 from commit_tuning.errors import UserError
@@ -66,8 +66,8 @@ class Conversations(Reader[object]):
         max_seconds: float | None = None,
     ) -> None:
         check_option(turns, "value of turns", ("all", "first"))
-        path = Path(path)
-        self._media = (path.parent if media is None else Path(media)).resolve()
+        path = user_path(path)
+        self._media = (path.parent if media is None else user_path(media)).resolve()
         self._turns = None if turns == "all" else 1
         if not path.is_file() or not self._media.is_dir():
             raise UserError(f"no {path} or no folder {self._media}: expected {self.layout}")
@@ -140,7 +140,7 @@ def _local(value: object) -> str:
     """A local file's name, given as such or as an object's path or url."""
     if isinstance(value, dict):
         value = value.get("path") or value.get("url")
-    name = words(value, "name of a picture or sound").removeprefix("file://")
+    name = file_name(value, "name of a picture or sound").removeprefix("file://")
     if re.match(r"(?i)(https?|data|s3|gs|hf):", name):
         raise FaultError("a picture or sound that is no local file: download it first")
     return name

@@ -8,9 +8,12 @@ import json
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from commit_tuning.errors import UserError, one_line
 
 Source = Path | bytes
 """A file, or its content."""
@@ -93,6 +96,44 @@ def member(base: Path, folder: Path, name: str) -> Path:
     return path
 
 
+def located(base: Path, folder: Path, *names: str) -> Path:
+    """The first of some names that is a file; `folder` is known to lie inside the resolved folder `base`.
+
+    A name that is no file as it stands is looked for in other spellings: without the white space around it, with
+    slashes for Windows' backslashes, and with accents composed (NFC) or apart (NFD, as macOS has them).
+
+    Raises:
+        FaultError: None is a file; or as :func:`check_inside`.
+    """
+    for name in names:
+        for spelling in _spellings(name):
+            path = member(base, folder, spelling)
+            if os.path.isfile(path):  # noqa: PTH113 (it never raises)
+                return path
+    stem, ending = os.path.splitext(names[0])  # noqa: PTH122 (a name may be no path)
+    others = (f"{stem}{it}" for it in (ending.lower(), ending.upper()))
+    there = [f"; there is {shown(it)}" for it in others if os.path.isfile(folder / it)]  # noqa: PTH113
+    raise FaultError(f"{shown(names[0])} is missing in {folder}{there[0] if there else ''}")
+
+
+def _spellings(name: str) -> dict[str, None]:
+    bare = (name, name.strip())
+    local = (*bare, *(it.replace("\\", "/") for it in bare))
+    return dict.fromkeys((*local, *(unicodedata.normalize(form, it) for form in ("NFC", "NFD") for it in local)))
+
+
+def user_path(path: str | Path) -> Path:
+    """Read a path as a user writes it: `~` is the home folder.
+
+    Raises:
+        UserError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{one_line(str(path))}: no home folder of that user; write the path out") from None
+
+
 def words(value: object, what: str) -> str:
     """A text without the white space around it.
 
@@ -104,6 +145,25 @@ def words(value: object, what: str) -> str:
     if _SURROGATE.search(value):
         raise FaultError(f"the {what} is not UTF-8")
     return value.strip()
+
+
+def file_name(value: object, what: str) -> str:
+    """A file's name as it stands, whose white space counts.
+
+    Raises:
+        FaultError: As :func:`words`.
+    """
+    words(value, what)
+    return str(value)
+
+
+def identity(value: object, what: str) -> str:
+    """An id: a text, or a number from 0.
+
+    Raises:
+        FaultError: As :func:`words` or :func:`number`.
+    """
+    return words(value, what) if isinstance(value, str) else str(number(value, what))
 
 
 def latin(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from commit_tuning.data.aokvqa import choice_of
 from commit_tuning.data.clothoaqa import answer_kind
-from commit_tuning.data.files import FaultError, Source, texts, words
+from commit_tuning.data.files import FaultError, Source, file_name, texts, words
 from commit_tuning.data.pictures import check_picture, load_picture
 from commit_tuning.data.prompts import DESCRIBE_MUSIC
 from commit_tuning.data.reading import Place, Reader, Record
@@ -143,7 +143,7 @@ class HubReader(Reader[int]):
         value = row[name] or {}
         if isinstance(value.get("bytes"), bytes):
             return bytes(value["bytes"])
-        return Path(words(value.get("path"), name))
+        return Path(file_name(value.get("path"), name))
 
 
 def open_hub(

@@ -11,8 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from commit_tuning.data.files import FaultError, check_inside, member, read_json, shown, words
-from commit_tuning.data.pictures import LETTERS, check_picture, choice_names, collage, load_picture
+from commit_tuning.data.files import FaultError, check_inside, located, member, read_json, shown, user_path, words
+from commit_tuning.data.pictures import (
+    LETTERS,
+    MAX_PIXELS,
+    check_picture,
+    choice_names,
+    collage,
+    load_picture,
+    picture_names,
+)
 from commit_tuning.data.reading import Place, Reader, Record
 from commit_tuning.data.sample import Sample
 from commit_tuning.errors import UserError
@@ -41,7 +49,7 @@ class IconQA(Reader[str]):
         limit: int | None = None,
         strict: bool = False,
     ) -> None:
-        self._base = self._find_base(Path(root), split)
+        self._base = self._find_base(user_path(root), split)
         folder = self._base / split
         super().__init__(folder, self._question_folders(folder, kinds), limit=limit, strict=strict)
 
@@ -77,10 +85,12 @@ class IconQA(Reader[str]):
             names = _check_choices(data.get("choices"))
             texts = names if kind == "choose_txt" else LETTERS[: len(names)]
             answer = texts[_answer_index(answer, len(texts))]
-        files = ("image.png", *(names if kind == "choose_img" else ()))
-        pictures = tuple(member(self._base, folder, name) for name in files)
-        for picture in pictures:
-            check_picture(picture)
+        own = [("image.png", *picture_names("image"))]
+        own += [(str(name),) for name in data["choices"]] if kind == "choose_img" else []
+        pictures = tuple(located(self._base, folder, *spellings) for spellings in own)
+        pixels = sum(check_picture(picture) for picture in pictures)
+        if pixels > MAX_PIXELS:
+            raise FaultError(f"the {len(pictures)} pictures are too large together: {pixels} pixels")
         yield Record(place, folder.name, kind, question, texts, (answer,), pictures)
 
     def _sample(self, record: Record) -> Sample:

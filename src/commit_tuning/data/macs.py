@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from commit_tuning.data.files import FaultError, read_yaml, shown, words
+from commit_tuning.data.files import FaultError, file_name, read_yaml, shown, words
 from commit_tuning.data.prompts import DESCRIBE_SOUND
 from commit_tuning.data.reading import Place, Reader, Record, check_option, fields, find
 from commit_tuning.data.sample import CAPTION
@@ -57,7 +57,7 @@ class MACS(Reader[object]):
 
     def _read(self, place: Place, entry: object) -> Iterator[Record]:
         item = fields(entry)
-        name = words(item.get("filename"), "filename")
+        name = file_name(item.get("filename"), "filename")
         if self._split not in (_split_of(name), "all"):
             return
         notes = item.get("annotations")

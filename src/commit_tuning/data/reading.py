@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
-from commit_tuning.data.files import FaultError, json_list, member, read_json, shown
+from commit_tuning.data.files import FaultError, json_list, located, read_json, shown, user_path
 from commit_tuning.data.pictures import check_picture, load_picture
 from commit_tuning.data.sample import Sample
 from commit_tuning.data.sounds import check_sound, load_sound
@@ -183,16 +183,15 @@ class Reader(Generic[Entry]):
     def _first_skip(self) -> str:
         return f" ({len(self.skipped)} broken, first: {self.skipped[0].reason})" if self.skipped else ""
 
-    def _picture(self, folder: Path, name: str) -> Path:
-        """A picture of a resolved media folder, checked once."""
-        return self._checked(folder, name, check_picture)
+    def _picture(self, folder: Path, *names: str) -> Path:
+        """The picture of a resolved media folder that has the first of some names, checked once."""
+        return self._checked(located(folder, folder, *names), check_picture)
 
     def _sound(self, folder: Path, name: str) -> Path:
         """A sound of a resolved media folder, checked once."""
-        return self._checked(folder, name, lambda path: check_sound(path, self._max_seconds))
+        return self._checked(located(folder, folder, name), lambda path: check_sound(path, self._max_seconds))
 
-    def _checked(self, folder: Path, name: str, check: Callable[[Path], None]) -> Path:
-        path = member(folder, folder, name)
+    def _checked(self, path: Path, check: Callable[[Path], object]) -> Path:
         if path not in self._known:
             try:
                 check(path)
@@ -206,14 +205,15 @@ class Reader(Generic[Entry]):
 
 
 def find(root: str | Path, names: Sequence[str], layout: str) -> Path:
-    """The first of some files or folders that exists.
+    """The first of some files or folders under a root, which may begin with `~`, that exists.
 
     Raises:
         UserError: None does.
     """
-    for name in names:
-        if (Path(root) / name).exists():
-            return Path(root) / name
+    paths = [user_path(root) / name for name in names]
+    for path in paths:
+        if path.exists():
+            return path
     raise UserError(f"no {names[0]} in {root}: expected {layout}")
 
 

@@ -43,7 +43,7 @@ class Sample:
         question: The instruction, as the dataset has it.
         choices: Option texts (for IconQA's choose_img places or letters); None if the answer is free.
         answers: Every accepted or reference answer, at least one, in the dataset's order.
-        image: RGB, or None.
+        image: RGB of 8 bits, upright, on white; or None.
         audio: The sound, or None.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from commit_tuning.data.files import FaultError, csv_rows, words
+from commit_tuning.data.files import FaultError, csv_rows, file_name, words
 from commit_tuning.data.prompts import DESCRIBE_MUSIC
 from commit_tuning.data.reading import SPLITS, Place, Reader, Record, check_option, find, tenth
 from commit_tuning.data.sample import CAPTION
@@ -54,7 +54,7 @@ class SongDescriber(Reader[list[dict[str, str]]]):
 
     def _read(self, place: Place, entry: list[dict[str, str]]) -> Iterator[Record]:
         name, captions = entry[0]["path"], tuple(row["caption"] for row in entry)
-        sound = self._sound(self._sounds, name.removesuffix(".mp3").removesuffix(".2min") + ".2min.mp3")
+        sound = self._sound(self._sounds, name.rstrip().removesuffix(".mp3").removesuffix(".2min") + ".2min.mp3")
         record = Record(place, entry[0]["track_id"], CAPTION, DESCRIBE_MUSIC, None, captions, sound=sound)
         yield from record.per_caption() if self._all else (record,)
 
@@ -75,6 +75,7 @@ def _tracks(path: Path, split: str, valid_only: bool) -> Iterator[tuple[Place, l
             if isinstance(row, FaultError):
                 raise row
             clean = {name: words(row[name] or "", name) for name in _COLUMNS if name != "is_valid_subset"}
+            clean["path"] = file_name(row["path"], "path")
             if clean["caption_id"] in seen:
                 raise FaultError("the caption_id is there already")
         except FaultError as fault:

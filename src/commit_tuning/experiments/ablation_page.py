@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.figure_style import COLOURS, DASHES, STYLE
+from commit_tuning.experiments.figure_style import COLOURS, DASHES, STYLE, drawn
+from commit_tuning.experiments.shown import markdown_text
 from commit_tuning.experiments.table import (
     NOTHING,
     Difference,
@@ -110,7 +111,7 @@ def section(name: str, records: Sequence[Record], finding: str | None) -> str:
     blocks.append("```\n" + "\n".join(record["command"] for record in records) + "\n```")
     for model, rows in _by_model(records).items():
         table = markdown_table(_HEAD, [_cells(row) for row in rows])
-        blocks.append(f"{MODEL_TITLES.get(model, model)}:\n\n{table.strip()}")
+        blocks.append(f"{markdown_text(MODEL_TITLES.get(model, model))}:\n\n{table.strip()}")
     blocks.append(f"![{title}: test accuracy of each arm](images/{image_name(name)})")
     return "\n\n".join([*blocks, *([finding] if finding else [])]) + "\n"
 
@@ -153,7 +154,7 @@ def draw(records: Sequence[Record]) -> Figure:
         every = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (model, rows) in zip(every, panels.items(), strict=True):
             (_draw_sweep if _swept(rows) else _draw_arms)(axes, rows)
-            axes.set_title(MODEL_TITLES.get(model, model))
+            axes.set_title(MODEL_TITLES.get(model, drawn(model)))
     return figure
 
 
@@ -168,7 +169,7 @@ def _draw_arms(axes: Axes, rows: Sequence[Record]) -> None:
         axes.plot(percents, [place] * len(percents), "o", color=colour, alpha=0.55, markersize=6, markeredgewidth=0)
         if percents:
             axes.plot(sum(percents) / len(percents), place, "|", color=colour, markersize=15, markeredgewidth=2.4)
-    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    axes.set_yticks(range(len(rows)), [drawn(row["label"]) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("test accuracy, %; a dot is a seed, the bar their mean")
@@ -192,7 +193,7 @@ def _draw_sweep(axes: Axes, rows: Sequence[Record]) -> None:
             marker="o",
             markersize=5,
             capsize=2,
-            label=label,
+            label=drawn(label),
         )
     axes.set(xscale="log", xlabel="base learning rate", ylabel="test accuracy, %")
     axes.legend(frameon=False, fontsize=8.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,8 +24,12 @@ class AveragedDoG(DoG):  # type: ignore[misc]
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(groups)
         self._parameters = nn.ParameterList(p for group in self.param_groups for p in group["params"])
-        self._averager = PolynomialDecayAverager(self._parameters)
         self._trained: list[Tensor] | None = None
+
+    @cached_property
+    def _averager(self) -> Any:
+        """The averages, from the first step on."""
+        return PolynomialDecayAverager(self._parameters)
 
     def step(self, closure: None = None) -> None:
         """One step and its share in the average; a parameter that got no gradient counts as one with a zero."""

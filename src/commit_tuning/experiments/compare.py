@@ -36,6 +36,7 @@ from commit_tuning.experiments.record import (
     writable_folder,
 )
 from commit_tuning.experiments.schema import Recipe
+from commit_tuning.experiments.shown import markdown_text
 from commit_tuning.experiments.table import Row, build_rows, markdown, mean
 from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.metrics.score import METRICS
@@ -239,9 +240,9 @@ class Comparison:
         """The table with what is needed to read it, as Markdown."""
         plan, data = self.recipe.compare, self.recipe.data
         metric = METRICS[TASKS[data.dataset].metric].name
-        failures = "".join(f"- {line}\n" for line in self.failures)
+        failures = "".join(f"- {markdown_text(line)}\n" for line in self.failures)
         return (
-            f"# {self.recipe.model.name} on {data.dataset}\n\n{markdown(self.rows)}\n"
+            f"# {markdown_text(self.recipe.model.name)} on {data.dataset}\n\n{markdown(self.rows)}\n"
             f"Accuracy is the dataset's metric ({metric}) on the test questions, in percent: mean ± standard deviation "
             "over seeds. Base rate is one number for both modules or language model / encoder. The difference is to "
             "Constant LR at its chosen rate, seed by seed, in percentage points, with the 95 % confidence interval of "

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from commit_tuning.experiments.record import RunRecord
 
 Array = NDArray[np.float64]
+_TINY, _HUGE = 1e-100, 1e100  # what a logarithmic scale shows lies between
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,20 @@ def curve(group: Group, key: str, *, window: int = 1, log: bool = False, over: s
     centre = values.mean(axis=0)
     spread = values.std(axis=0, ddof=1) if len(series) > 1 else np.zeros_like(centre)
     bands = (centre, centre - spread, centre + spread)
-    return Curve(places, *(np.exp(band) if log else band for band in bands))
+    # rounded, so that the noise of a running mean over a constant is no range of values
+    return Curve(places, *(np.exp(band.round(12)) if log else band for band in bands))
 
 
 def _series(history: Sequence[dict[str, Any]], key: str, over: str | None, log: bool) -> dict[int, float]:
-    """Step to value, without what was not measured and, on a log scale, without what is not positive."""
+    """Step to value, without what was not measured and, on a log scale, without what it cannot show."""
     found = {}
     for row in history:
         value, divisor = row.get(key), 1.0 if over is None else row.get(over)
-        if value is None or not divisor or (log and value <= 0):
+        if value is None or not divisor:
             continue
-        found[int(row["step"])] = math.log(value / divisor) if log else value / divisor
+        quotient = value / divisor
+        if _TINY < quotient < _HUGE or not log:
+            found[int(row["step"])] = math.log(quotient) if log else quotient
     return found
 
 

@@ -143,31 +143,38 @@ class StoredQuestions:
         return {name: values[indices] for name, values in self._media.items()}
 
 
-def open_splits(root: Path, settings: Data, model_name: str, device: str) -> dict[str, Questions]:
+def open_splits(
+    root: Path, settings: Data, model_name: str, device: str, trust_remote_code: bool = False
+) -> dict[str, Questions]:
     """Train, val and test questions, cut to the recipe's limits and encoded for a model, which need not be loaded."""
     if settings.in_memory:
-        return stored_splits(root, settings, model_name, device)
-    return {split: open_split(root, settings, split, model_name, device) for split in SPLITS}
+        return stored_splits(root, settings, model_name, device, trust_remote_code)
+    return {split: open_split(root, settings, split, model_name, device, trust_remote_code) for split in SPLITS}
 
 
-def open_split(root: Path, settings: Data, split: str, model_name: str, device: str) -> StreamedQuestions:
+def open_split(  # noqa: PLR0917 - as open_splits, and the split
+    root: Path, settings: Data, split: str, model_name: str, device: str, trust_remote_code: bool = False
+) -> StreamedQuestions:
     """One split, read as it is asked for."""
     check_option(split, "split")
-    collator = _collator(settings, model_name, device)
+    collator = _collator(settings, model_name, device, trust_remote_code)
     return StreamedQuestions(_read(root, split, settings), collator, settings.strict)
 
 
 @cache
-def stored_splits(root: Path, settings: Data, model_name: str, device: str) -> dict[str, Questions]:
+def stored_splits(
+    root: Path, settings: Data, model_name: str, device: str, trust_remote_code: bool = False
+) -> dict[str, Questions]:
     """All splits in memory; made once per process, and before a worker is forked from it."""
-    collator = _collator(settings, model_name, device)
+    collator = _collator(settings, model_name, device, trust_remote_code)
     return {split: StoredQuestions(_read(root, split, settings), collator, settings.strict) for split in SPLITS}
 
 
-def _collator(settings: Data, model_name: str, device: str) -> VisionCollator:
+def _collator(settings: Data, model_name: str, device: str, trust_remote_code: bool) -> VisionCollator:
     from commit_tuning.models.nano import load_processor
 
-    return VisionCollator(load_processor(model_name), device, settings.prompt)
+    processor = load_processor(model_name, trust_remote_code=trust_remote_code)
+    return VisionCollator(processor, device, settings.prompt)
 
 
 def _read(root: Path, split: str, settings: Data) -> Samples:

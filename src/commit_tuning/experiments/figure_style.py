@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 from commit_tuning.experiments.curves import Group
+from commit_tuning.experiments.shown import one_line
 
 COLOURS = {  # Okabe and Ito's colour-blind safe palette; the yellow is darkened to be legible on white
     "constant": "#4d4d4d",
@@ -26,6 +29,7 @@ COLOURS = {  # Okabe and Ito's colour-blind safe palette; the yellow is darkened
     "language-lr-up": "#56b4e9",
     "encoder-lr-up": "#a89200",
 }
+LONGEST_LABEL = 50  # characters; of the widest letters, a figure holds as many
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 TWINS = {"commit": "commit-clr", "literal": "literal-clr"}  # with and without the regulariser: often one line
 STYLE: Any = {
@@ -72,12 +76,24 @@ def line_style(groups: Sequence[Group], index: int) -> dict[str, Any]:
     return {"color": COLOURS.get(method, "#4d4d4d"), "linestyle": DASHES[earlier % len(DASHES)]}
 
 
+def drawn(text: str) -> str:
+    """A text from outside as a label: short, no formula, and with escapes for what the figures' font cannot draw."""
+    line = "".join(sign if ord(sign) in _drawable() else ascii(sign)[1:-1] for sign in one_line(text))
+    short = line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 20]}…{line[-19:]}"
+    return short.replace("$", r"\$")
+
+
+@cache
+def _drawable() -> frozenset[int]:
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
 def to_svg(figure: Figure, title: str) -> str:
     """The figure as an `<svg>` element that fills its container; ids carry the title, so that figures share a page."""
     buffer, canvas = io.StringIO(), FigureCanvasSVG(figure)
     canvas.print_figure(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]
+    text = re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)  # matplotlib's copies of labels
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     prefix = re.sub(r"\W+", "-", title.lower())

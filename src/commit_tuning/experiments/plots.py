@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from commit_tuning.experiments.curves import Curve, Group, curve
-from commit_tuning.experiments.figure_style import COLOURS, STYLE, line_style, to_svg
+from commit_tuning.experiments.figure_style import COLOURS, STYLE, drawn, line_style, to_svg
 
 MODULE_NAMES = {
     "language_model": "Language model (X)",
@@ -63,7 +63,7 @@ class Sheet:
 
 def sheets(modules: Sequence[str]) -> list[Sheet]:
     """The figures of a report on runs with these modules."""
-    names = {module: MODULE_NAMES.get(module, module) for module in modules}
+    names = {module: MODULE_NAMES.get(module, drawn(module)) for module in modules}
     unit = "d_X / d_S"
     return [
         Sheet(
@@ -109,7 +109,7 @@ def sheets(modules: Sequence[str]) -> list[Sheet]:
 
 def draw_curves(groups: Sequence[Group]) -> list[Plot]:
     """Every figure that the histories of the groups have values for."""
-    drawn = [_draw(sheet, groups) for sheet in sheets(_modules(groups))]
+    drawn = [_draw(sheet, groups) for sheet in sheets(_modules(groups)) if sheet.panels]
     return [plot for plot in drawn if plot is not None]
 
 
@@ -127,7 +127,7 @@ def draw_accuracy(arms: Sequence[tuple[str, str, Sequence[float]]]) -> Plot:
             axes.plot(percents, [row] * len(percents), "o", color=colour, alpha=0.55, markersize=6.5, markeredgewidth=0)
             if percents:
                 axes.plot(sum(percents) / len(percents), row, "|", color=colour, markersize=17, markeredgewidth=2.6)
-        axes.set_yticks(range(len(arms)), [label for label, _, _ in arms])
+        axes.set_yticks(range(len(arms)), [drawn(label) for label, _, _ in arms])
         axes.set_ylim(len(arms) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("test accuracy, percent")
@@ -186,6 +186,7 @@ def _dress(axes: Axes, panel: Panel, level: float | None) -> None:
     axes.set_title(panel.title)
     axes.set_xlabel("optimizer step")
     axes.margins(x=0.01)
+    axes.locator_params(axis="x", integer=True)
     if panel.log:
         axes.set_yscale("log")
     if level is not None:
@@ -195,6 +196,7 @@ def _dress(axes: Axes, panel: Panel, level: float | None) -> None:
 def _log_ticks(axes: Axes) -> None:
     """Label powers of ten; on a short scale what lies between too, so that no axis is without numbers."""
     low, high = axes.get_ylim()
+    axes.set_ylim(low, high)  # a constant has a range around it with this locator, not with those below
     if high < 8 * low:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     else:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.figure_style import COLOURS, DASHES, STYLE
+from commit_tuning.experiments.figure_style import COLOURS, DASHES, STYLE, drawn
 from commit_tuning.experiments.regularizer_study import NONE, Arm, Regularizer, Setting, known_median
 from commit_tuning.experiments.table import NOTHING, difference_text, fixed, markdown_table, percent
 
@@ -133,7 +133,7 @@ def draw(arms: Sequence[Arm]) -> Figure:
             for axes, reading in zip(row, READINGS, strict=True):
                 _panel(axes, [a for a in shown if (a.setting.model, a.regularizer.reading) == (model, reading)])
                 axes.set_xscale("symlog", linthresh=smallest)
-                axes.set_title(f"{model}, {reading}")
+                axes.set_title(drawn(f"{model}, {reading}"))
             row[0].set_ylabel("test accuracy, points above none")
         for axes in grid[-1]:
             axes.set_xlabel("weight: below 0 a penalty, above 0 the paper's reward")

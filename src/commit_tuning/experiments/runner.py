@@ -133,7 +133,7 @@ def _note_failure(record: RunRecord, error: Exception) -> None:
 def _run(recipe: Recipe, record: RunRecord, before: RunRecord | None, progress: Progress, force: bool) -> None:
     settings, device, started = recipe.train, recipe.train.device, time.perf_counter()
     root = _find_data(recipe, progress)
-    questions = open_splits(root, recipe.data, recipe.model.name, device)
+    questions = open_splits(root, recipe.data, recipe.model.name, device, recipe.model.trust_remote_code)
     Origin({split: asked.checksum for split, asked in questions.items()}, model_checksum(recipe.model.name)).note(
         record
     )

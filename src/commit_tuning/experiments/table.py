@@ -10,6 +10,7 @@ from typing import Any
 
 from commit_tuning.experiments.arms import Arm, reference_of
 from commit_tuning.experiments.record import RunRecord
+from commit_tuning.experiments.shown import markdown_text, strong
 
 COLLAPSED_BELOW = 0.01
 NOTHING = "\N{EN DASH}"
@@ -127,7 +128,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells as a Markdown table.
+    """Cells as a Markdown table; text that is no `Markdown` stands there as it is.
 
     Example:
         >>> print(markdown_table(["a", "b"], [["1", "2"]]), end="")
@@ -135,14 +136,15 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         | --- | --- |
         | 1 | 2 |
     """
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows))
+    lines = (head, ["---"] * len(head), *rows)
+    return "".join(f"| {' | '.join(map(markdown_text, line))} |\n" for line in lines)
 
 
 def _cells(row: Row) -> list[str]:
     spread = f" ± {percent(row.test_sd)}" if row.test_sd is not None else ""
     numbers = [percent(row.test) + spread, str(row.seeds), difference_text(row.difference), percent(row.validation)]
     rest = [fixed(row.train_loss, 3), fixed(row.seconds, 0), str(row.collapsed), str(row.failed)]
-    return [f"**{row.label}**" if row.chosen else row.label, row.rates, *numbers, *rest]
+    return [strong(row.label) if row.chosen else row.label, row.rates, *numbers, *rest]
 
 
 def percent(share: float | None) -> str:

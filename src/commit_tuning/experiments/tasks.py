@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 from commit_tuning.data.aokvqa import AOKVQA
 from commit_tuning.data.building import MANIFEST
 from commit_tuning.data.clothoaqa import ClothoAQA
+from commit_tuning.data.files import user_path
 from commit_tuning.data.iconqa import IconQA
 from commit_tuning.data.macs import MACS
 from commit_tuning.data.nano_aokvqa import build_nano_aokvqa, default_nano_aokvqa_root
@@ -93,8 +95,8 @@ class Task:
         """
         if chosen is None and self.default is not None:
             return self.default(workers=workers)
-        folder = Path(str(chosen)).expanduser()
-        if self.build is None or (folder / MANIFEST).is_file():
+        folder = user_path(str(chosen))
+        if self.build is None or os.path.isfile(folder / MANIFEST):  # noqa: PTH113 (it never raises)
             return folder
         return self.build(folder, workers=workers)
 

@@ -13,6 +13,7 @@ from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.core.forward import Batch
 from commit_tuning.core.partition import ModulePartition
+from commit_tuning.core.shards import refuse_unsupported
 from commit_tuning.errors import UserError
 from commit_tuning.integrations.steps import StepHooks
 from commit_tuning.models.partition import partition_model
@@ -33,9 +34,6 @@ def _attribute_model(module: LightningModule) -> nn.Module:
 class CoMMITCallback(Callback):  # type: ignore[misc]
     """Measures, and coordinates the learning rates of, a model inside a `LightningModule` (automatic optimization).
 
-    `configure_optimizers` has to build its groups with `partition_model(model).param_groups(lr=...)` where it makes a
-    scheduler as well.
-
     Args:
         commit: Method and settings; `CoMMITConfig()` by default.
         model: Finds the model in the `LightningModule`; its attribute `model` by default.
@@ -44,8 +42,8 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
 
     Raises:
         UserError: When training begins: there are several optimizers, optimization is manual, the model is not found,
-            a scheduler already uses a group that mixes modules, or a checkpoint to resume from was made without CoMMIT
-            or with another method.
+            the optimizer's rates cannot be controlled, or a checkpoint to resume from was made without CoMMIT or with
+            another method.
 
     Example:
         One line of a script changes::
@@ -75,14 +73,14 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
             self._step_hooks.forget()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The optimizer is there, and the state that a checkpoint has of it is not yet loaded."""
+        """Refuse what cannot be measured, before a checkpoint is loaded."""
         found = f"{len(trainer.optimizers)} optimizers" if pl_module.automatic_optimization else "manual optimization"
         if found != "1 optimizers":
             raise UserError(
                 f"CoMMITCallback needs automatic optimization with one optimizer, and {type(pl_module).__name__} has "
                 f"{found}; call Coordinator.step in training_step instead"
             )
-        self._step_hooks.split(self._model(pl_module), trainer.optimizers[0])
+        refuse_unsupported(self._model(pl_module), trainer.optimizers[0])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Everything is prepared: watch the optimizer."""

@@ -7,13 +7,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import nn
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.core.forward import Batch
-from commit_tuning.core.groups import split_mixed_groups
 from commit_tuning.core.hooks import inner_optimizer
 from commit_tuning.core.partition import ModulePartition
 from commit_tuning.core.samples import Collector
@@ -49,16 +47,6 @@ class StepHooks:
     def resume(self, state: dict[str, Any] | None) -> None:
         """Take over a coordinator's `state_dict()`, once training begins."""
         self._resumed = state
-
-    def split(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Split groups that mix modules, in place, before the optimizer's state of a checkpoint is loaded.
-
-        Raises:
-            PartitionError: A scheduler already knows the groups.
-            ShardingError: Parameters are sharded in a way that cannot be measured.
-        """
-        refuse_unsupported(model, optimizer)
-        split_mixed_groups(optimizer, self._partition(model))
 
     def begin(self, model: nn.Module, optimizer: Any, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         """Model, optimizer and scheduler are what they will be: from here on the optimizer's steps are measured.

@@ -75,13 +75,15 @@ class CoMMITTrainerMixin:
         return self._step_hooks.coordinator
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The trainer's own optimizer, with a group for every module and base learning rate."""
+        """The trainer's own optimizer, its groups split where `learning_rates` asks for it."""
         if self._given_optimizer and self._learning_rates:
             raise ConfigError("learning_rates has no effect on an optimizer of your own; set the rates in its groups")
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)  # type: ignore[misc]
         owner: nn.Module = self.model if model is None else model  # type: ignore[attr-defined]
         refuse_unsupported(owner, optimizer)
-        set_base_rates(optimizer, owner, self._make_partition(owner), self._learning_rates)
+        partition = self._make_partition(owner)
+        if self._learning_rates:
+            set_base_rates(optimizer, owner, partition, self._learning_rates)
         return optimizer
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -14,12 +14,25 @@ from torch import Tensor, nn
 from commit_tuning.core.forward import Batch, ForwardPass, InputNorms, PlainForward
 from commit_tuning.core.partition import LANGUAGE_MODEL
 from commit_tuning.core.shards import is_sharded
+from commit_tuning.errors import BatchError
 from commit_tuning.models.partition import ENCODER_OF_MODALITY, part_of_parameter, unwrap
 
 # Transformers takes encoder outputs of images and videos; a model that takes others says so.
 _REUSED = ("image", "video")
 _RAW_PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches")
 _RAW_SOUNDS = ("input_features", "input_values", "audio_input_ids", "audio_input_features", "fbank_features")
+# What of a batch shapes the loss or the form of the output and not the logits; the probe has its own.
+_NOT_LOGITS = {
+    "labels",
+    "logits_to_keep",
+    "num_items_in_batch",
+    "num_logits_to_keep",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "return_dict",
+    "use_cache",
+}
 
 
 def forward_pass(model: nn.Module) -> ForwardPass:
@@ -77,7 +90,7 @@ class TransformersForward:
         pixels = {name for name in self._raw if batch.get(name) is not None}
         for modality, (encode, wanted) in self._encoders.items() if self._reuses_features else ():
             if pixels & wanted:
-                arguments = {key: value for key, value in batch.items() if key in wanted}
+                arguments = {key: value for key, value in batch.items() if key in wanted - _NOT_LOGITS}
                 output = encode(**arguments, return_dict=True)
                 if getattr(output, "pooler_output", None) is None:  # a projector comes after it, in the model's forward
                     self._reuses_features = False
@@ -104,16 +117,36 @@ class TransformersForward:
         return {self._part_of.get(id(parameter), LANGUAGE_MODEL) for parameter in parameters}
 
     def logits(self, batch: Batch, mask: Tensor, features: dict[str, Any]) -> Tensor:
-        """Logits [answers, vocabulary] at the True positions of `mask` [batch, length], in row-major order."""
-        arguments = {key: value for key, value in batch.items() if key != "labels"}
+        """Logits [answers, vocabulary] at the True positions of `mask` [batch, length], in row-major order.
+
+        Raises:
+            BatchError: The batch holds a cache, to which the training pass has added its own keys and values.
+        """
+        if batch.get("past_key_values") is not None:
+            raise BatchError(
+                "the batch holds 'past_key_values', which every forward pass lengthens, so it cannot be measured; "
+                "give the model the whole sequence instead"
+            )
+        arguments = {key: value for key, value in batch.items() if key not in _NOT_LOGITS}
         outputs = {modality: output for module in features.values() for modality, output in module.items()}
         if outputs:
             arguments.update({name: None for name in self._raw if name in batch}, mm_encoder_outputs=outputs)
         if not self.shifts_labels and batch.get("decoder_input_ids") is None:
             arguments["decoder_input_ids"] = self._before(batch["labels"])
         with self._answers_only(mask):
-            logits: Tensor = self._run(**arguments, use_cache=False, return_dict=True).logits
+            logits: Tensor = self._run(**arguments, use_cache=self._uses_cache(batch), return_dict=True).logits
         return logits.squeeze(0)
+
+    def _uses_cache(self, batch: Batch) -> bool | None:
+        """Whether the probe runs with a cache; None leaves it to the model's configuration.
+
+        Without a mask, models tell packed samples apart by their positions, but only in a pass without a cache. Where
+        that matters the probe does as the training pass did, which has no cache under gradient checkpointing.
+        """
+        by_positions = batch.get("position_ids") is not None and batch.get("attention_mask") is None
+        if not by_positions or any(getattr(m, "gradient_checkpointing", False) for m in self._base.modules()):
+            return False
+        return batch.get("use_cache")
 
     def _before(self, labels: Tensor) -> Tensor:
         """What a decoder reads before each label, which models make of the labels when they are given them."""
@@ -153,9 +186,9 @@ class TransformersForward:
     def _text_norm(self, batch: Batch) -> float:
         """Squared norm of the embeddings of real text tokens: neither padding nor image or audio placeholders."""
         ids = batch["input_ids"]
-        keep = torch.ones_like(ids, dtype=torch.bool)
-        if batch.get("attention_mask") is not None:
-            keep &= batch["attention_mask"].bool()
+        keep, mask = torch.ones_like(ids, dtype=torch.bool), batch.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.shape == ids.shape:  # and not of pairs of tokens
+            keep &= mask.bool()
         for placeholder in self.placeholder_tokens:
             keep &= ids != placeholder
         return _squared_norm(self._base.get_input_embeddings()(ids[keep]))

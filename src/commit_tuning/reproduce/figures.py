@@ -14,6 +14,7 @@ from commit_tuning.experiments.arms import METHOD_LABELS, Arm
 from commit_tuning.experiments.compare import Comparison
 from commit_tuning.experiments.curves import Group
 from commit_tuning.experiments.plots import Panel, draw_panels, explanation, smoothing
+from commit_tuning.experiments.shown import markdown_text
 from commit_tuning.experiments.table import NOTHING, markdown_table
 from commit_tuning.reproduce.plan import DYNAMICS_METHODS
 from commit_tuning.reproduce.published import FIGURES
@@ -77,7 +78,7 @@ def draw_dynamics(name: str, plan: CurveFigure, comparison: Comparison, folder: 
     level = 1.0 if plan.panels == (_KAPPA,) else None
     figure = draw_panels([(panel, groups) for panel in plan.panels], window, level=level)
     note = explanation(groups, plan.panels[0], window)
-    caption = f"{plan.words} {comparison.recipe.model.name} on {comparison.recipe.data.dataset}. {note}"
+    caption = f"{plan.words} {markdown_text(comparison.recipe.model.name)} on {comparison.recipe.data.dataset}. {note}"
     page = _page(name, figure, folder, caption)
     return page + (f"\n{kappa_table(groups)}" if plan.panels == (_KAPPA,) else "")
 

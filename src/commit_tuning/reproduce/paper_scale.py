@@ -23,6 +23,7 @@ from commit_tuning.experiments.model_setup import checkpoint_gradients, count_pa
 from commit_tuning.experiments.optimizers import build_optimizer
 from commit_tuning.experiments.recipe import load_recipe
 from commit_tuning.experiments.schema import Recipe
+from commit_tuning.experiments.shown import Markdown
 from commit_tuning.experiments.table import markdown_table
 from commit_tuning.experiments.training import accumulate_gradients
 from commit_tuning.models.partition import part_of_parameter, partition_model
@@ -187,16 +188,16 @@ def markdown(found: Iterable[Needs]) -> str:
     rows = list(found)
     counts = [["recipe", "parameters", "trained: language model", "trained: encoder", "weights on disk", "a run takes"]]
     memory = [["recipe", "weights", "gradients", "AdamW", "CoMMIT", "activations", "sum", "GPUs of 80 GB"]]
-    memory[0].append("more for `commit`")
+    memory[0].append(Markdown("more for `commit`"))
     for row in rows:
         language = row.trainable["language_model"]
         encoder = sum(row.trainable.values()) - language
         total = f"{sum(row.parameters.values()) / 1e9:.2f} billion"
         trained = [f"{language / 1e6:.1f} million", f"{encoder / 1e6:.1f} million"]
-        counts.append([f"`{row.recipe}`", total, *trained, f"{row.disk / 1e9:.1f} GB", row.hours])
+        counts.append([Markdown(f"`{row.recipe}`"), total, *trained, f"{row.disk / 1e9:.1f} GB", row.hours])
         parts = (row.weights, row.gradients, row.optimizer, row.commit, row.activations, row.memory)
         more = f"{row.regularizer / 1e9:.1f}"
-        memory.append([f"`{row.recipe}`", *(f"{part / 1e9:.1f}" for part in parts), str(row.gpus), more])
+        memory.append([Markdown(f"`{row.recipe}`"), *(f"{part / 1e9:.1f}" for part in parts), str(row.gpus), more])
     return f"{markdown_table(counts[0], counts[1:])}\n{markdown_table(memory[0], memory[1:])}"
 
 

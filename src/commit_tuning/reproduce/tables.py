@@ -19,6 +19,7 @@ from commit_tuning.experiments.dataset import decoded, ensure_data
 from commit_tuning.experiments.evaluate import ask
 from commit_tuning.experiments.evaluation import score
 from commit_tuning.experiments.schema import Recipe
+from commit_tuning.experiments.shown import Markdown, strong
 from commit_tuning.experiments.table import (
     NOTHING,
     Difference,
@@ -275,9 +276,9 @@ def _cell(line: Line, method: str) -> str:
     cell, published = line.cells[method], TABLE1[line.row].get(method)
     text = _mean(cell)
     if percent(cell.mean) == percent(line.cells[line.best].mean):
-        text = f"**{text}**"
+        text = strong(text)
     marks = [f" {mark}{runs}" for mark, runs in (("†", cell.collapsed), ("‡", cell.failed)) if runs]
-    return "".join([text, "" if published is None else f" ({published:.1f})", *marks])
+    return Markdown("".join([text, "" if published is None else f" ({published:.1f})", *marks]))
 
 
 def _mean(cell: Cell) -> str:

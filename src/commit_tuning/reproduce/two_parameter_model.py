@@ -168,7 +168,7 @@ def trajectory(config: CoMMITConfig, setting: Setting) -> Trajectory:
     """
     samples, window = dataset(), KappaWindow(config.kappa_window, config.kappa_estimator)
     controller = make_controller(config, _partition())
-    multipliers = controller.multipliers(0, {ENCODER: math.nan}, 0)
+    multipliers = controller.multipliers(0, {ENCODER: math.nan}, {ENCODER: 0})
     x, s = point(*setting.start)
     run = Trajectory([setting.start], [], [], [])
     for step, batch in enumerate(_batches(samples, setting), start=1):
@@ -182,7 +182,7 @@ def trajectory(config: CoMMITConfig, setting: Setting) -> Trajectory:
             window.push(drift[LANGUAGE_MODEL], drift[ENCODER])
             controller.observe(drift, multipliers, float(batch.loss(x, s)), len(batch))
         if controller.settling or step % config.lr_update_interval == 0:
-            multipliers = controller.multipliers(step, {ENCODER: window.value}, len(window))
+            multipliers = controller.multipliers(step, {ENCODER: window.value}, {ENCODER: len(window)})
         x, s = new_x, new_s
         run.points.append((float(x), float(s)))
     run.losses.extend(expected().loss(*torch.tensor(run.points, dtype=torch.float64).T).tolist())

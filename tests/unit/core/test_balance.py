@@ -49,7 +49,7 @@ def test_two_modules_are_equation_8(kappa):
     found = learning_rate_multipliers({"vision": kappa})
     assert found["language_model"] == pytest.approx(language, rel=1e-12)
     assert found["vision"] == pytest.approx(encoder, rel=1e-12)
-    assert LiteralController().multipliers(0, {"vision": kappa}, 1) == found
+    assert LiteralController().multipliers(0, {"vision": kappa}, {}) == found
 
 
 def test_three_modules():

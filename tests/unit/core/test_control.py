@@ -23,10 +23,14 @@ PAPER = {"controller": "literal", "kappa_estimator": "arithmetic", "kappa_window
 def test_the_bounded_controller_waits_and_clamps():
     config = CoMMITConfig(kappa_target=2.0, kappa_bound=4.0, warmup_measurements=3)
     controller = BoundedController(config, ("vision",))
-    assert controller.multipliers(0, {"vision": 1e9}, 2) == ONES
-    assert controller.multipliers(0, {"vision": 1e9}, 3) == pytest.approx({"language_model": 0.4, "vision": 1.6})
-    assert controller.multipliers(0, {"vision": 1e-9}, 3) == pytest.approx({"language_model": 1.6, "vision": 0.4})
-    assert controller.multipliers(0, {"vision": 2.0}, 3) == pytest.approx(ONES)
+    assert controller.multipliers(0, {"vision": 1e9}, {"vision": 2}) == ONES
+    assert controller.multipliers(0, {"vision": 1e9}, {"vision": 3}) == pytest.approx(
+        {"language_model": 0.4, "vision": 1.6}
+    )
+    assert controller.multipliers(0, {"vision": 1e-9}, {"vision": 3}) == pytest.approx(
+        {"language_model": 1.6, "vision": 0.4}
+    )
+    assert controller.multipliers(0, {"vision": 2.0}, {"vision": 3}) == pytest.approx(ONES)
 
 
 @pytest.mark.parametrize("estimator", ["arithmetic", "geometric", "ratio"])
@@ -37,9 +41,9 @@ def test_the_compensated_controller_by_hand(estimator):
     )
     controller = CompensatedController(config, ("vision",))
     controller.observe({"language_model": 8.0, "vision": 1.0}, ONES, 1.0)
-    assert controller.multipliers(0, {"vision": 8.0}, 1) == ONES
+    assert controller.multipliers(0, {"vision": 8.0}, {}) == ONES
     controller.observe({"language_model": 2.0, "vision": 4.0}, {"language_model": 0.5, "vision": 2.0}, 1.0)
-    found = controller.multipliers(0, {"vision": math.nan}, 2)
+    found = controller.multipliers(0, {"vision": math.nan}, {})
     assert found["vision"] / found["language_model"] == pytest.approx(math.sqrt(8.0))
     assert found["vision"] * found["language_model"] == pytest.approx(1.0)
 
@@ -48,21 +52,21 @@ def test_the_compensated_controller_by_hand(estimator):
 def test_a_drift_that_says_nothing_leaves_the_compensated_controller_as_it_was(drift):
     controller = CompensatedController(CoMMITConfig(warmup_measurements=1), ("vision",))
     controller.observe({"language_model": 4.0, "vision": 1.0}, ONES, 1.0)
-    before = controller.multipliers(0, {}, 1)
+    before = controller.multipliers(0, {}, {})
     controller.observe({"language_model": 4.0, "vision": drift}, ONES, 1.0)
-    assert controller.multipliers(0, {}, 1) == before == pytest.approx({"language_model": 2 / 3, "vision": 4 / 3})
+    assert controller.multipliers(0, {}, {}) == before == pytest.approx({"language_model": 2 / 3, "vision": 4 / 3})
 
 
 def test_the_trust_region_by_hand():
     """Budgets 2e-4 and 5e-5: of a nat, the drifts at the base rates are 8 times and a quarter of them, twice."""
     controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_target=4.0), ("vision",))
     assert controller.starting
-    assert controller.multipliers(0, {}, 0) == {"language_model": FIRST_STEP, "vision": FIRST_STEP}
+    assert controller.multipliers(0, {}, {}) == {"language_model": FIRST_STEP, "vision": FIRST_STEP}
     controller.observe({"language_model": 1.6e-3, "vision": 1.25e-5}, ONES, 1.0)
     controller.observe({"language_model": 1.2e-3, "vision": 1.5e-4}, {"language_model": 0.5, "vision": 2.0}, 3.0)
     assert not controller.starting
     expected = {"language_model": 8**-0.5, "vision": 2.0}
-    assert controller.multipliers(0, {}, 2) == pytest.approx(expected)
+    assert controller.multipliers(0, {}, {}) == pytest.approx(expected)
 
 
 def test_the_trust_region_forgets_how_training_began():
@@ -71,7 +75,7 @@ def test_the_trust_region_forgets_how_training_began():
     for drift, wanted in [(1.0, 0.01), (1e-4, 1.0), (1e-4, 1.0), (1e-4, 1.0), (64e-4, 0.5)]:
         assert controller.settling
         controller.observe(dict.fromkeys(ONES, drift), ONES, 1.0)
-        assert controller.multipliers(0, {}, 0) == pytest.approx(dict.fromkeys(ONES, wanted))
+        assert controller.multipliers(0, {}, {}) == pytest.approx(dict.fromkeys(ONES, wanted))
     assert not controller.settling  # of five, three are kept, which is all that the window holds
 
 
@@ -88,9 +92,9 @@ def test_a_module_that_says_nothing_is_not_driven_up_by_the_trust_region():
     ones = {**ONES, "audio": 1.0}
     controller.observe({"language_model": 1e-4, "vision": 1e-30, "audio": 0.0}, ones, 1.0)
     expected = {"language_model": 1.0, "vision": 50.0, "audio": FIRST_STEP}
-    assert controller.multipliers(0, {}, 0) == pytest.approx(expected)
+    assert controller.multipliers(0, {}, {}) == pytest.approx(expected)
     controller.observe({"language_model": 1e-4, "vision": 1e-30, "audio": 1e-4}, {**ones, "audio": 0.0}, 1.0)  # at rest
-    assert controller.multipliers(0, {}, 0) == pytest.approx(expected)
+    assert controller.multipliers(0, {}, {}) == pytest.approx(expected)
 
 
 def test_the_trust_region_lets_no_rate_run_away():
@@ -98,11 +102,11 @@ def test_the_trust_region_lets_no_rate_run_away():
     controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_bound=50.0, kappa_window=1), ("vision",))
     for drift in (1e-4, 1e-6, 1e-12):
         controller.observe({"language_model": drift, "vision": 4 * drift}, ONES, 1.0)
-        found = controller.multipliers(0, {}, 0)
+        found = controller.multipliers(0, {}, {})
     assert found == pytest.approx({"language_model": 50.0, "vision": 25.0})
     for loss in (0.0, math.nan):
         controller.observe({"language_model": 1.0, "vision": 1.0}, ONES, loss)
-        assert controller.multipliers(0, {}, 0) == found
+        assert controller.multipliers(0, {}, {}) == found
 
 
 @pytest.mark.parametrize("rate", [1e-4, 1.0, 1e4])
@@ -118,19 +122,19 @@ def test_the_budget_rises_with_the_answer_tokens_of_a_step(answers: int, times: 
     given, auto = (TrustRegionController(CoMMITConfig(drift_target=t), ("vision",)) for t in (5e-4 * times, "auto"))
     for controller in (given, auto):
         controller.observe({"language_model": 1e-3, "vision": 1e-2}, ONES, 2.0, answers)
-    assert auto.multipliers(0, {}, 1) == pytest.approx(given.multipliers(0, {}, 1))
+    assert auto.multipliers(0, {}, {}) == pytest.approx(given.multipliers(0, {}, {}))
 
 
 @pytest.mark.parametrize("drop", [1.0, 1e-4])
 def test_the_trust_region_is_on_budget_soon_after_the_sensitivity_drops(drop):
     """Whatever the first step said; after seven steps a mean of all would still be at a third of the rate."""
     controller = TrustRegionController(CoMMITConfig(drift_target=5e-4), ("vision",))
-    multipliers = controller.multipliers(0, {}, 0)
+    multipliers = controller.multipliers(0, {}, {})
     for step in range(7):
         sensitivity = 1.0 if step == 0 else drop
         drift = {name: sensitivity * value**2 for name, value in multipliers.items()}
         controller.observe(drift, multipliers, 1.0)
-        multipliers = controller.multipliers(step, {}, 0)
+        multipliers = controller.multipliers(step, {}, {})
     assert multipliers == pytest.approx(dict.fromkeys(ONES, math.sqrt(5e-4 / drop)))
 
 
@@ -153,7 +157,7 @@ def test_two_encoders_are_two_loops(controller, normalization):
             window.push(drift["language_model"], drift[name])
         loop.observe(drift, multipliers, 1.0)
         kappas = {name: window.value for name, window in windows.items()}
-        multipliers = loop.multipliers(step, kappas, len(windows["vision"]))
+        multipliers = loop.multipliers(step, kappas, {name: len(window) for name, window in windows.items()})
     expected = {name: 2.0 if controller == "compensated" else 2 * (rho[name] / 2) ** (1 / 3) for name in rho}
     assert kappas == pytest.approx(expected, rel=1e-6)
     together = sum(multipliers.values()) / 3 if normalization == "sum" else math.prod(multipliers.values())
@@ -168,7 +172,7 @@ def test_resuming_a_controller_with_a_memory(name):
     for scale in (1.0, 0.3, 7.0, 2.0):
         first.observe({"language_model": scale, "vision": 0.1, "audio": 0.7 * scale**2}, multipliers, 1.0)
     second.load_state_dict(first.state_dict())
-    assert second.multipliers(0, {}, 3) == first.multipliers(0, {}, 3) != {}
+    assert second.multipliers(0, {}, {}) == first.multipliers(0, {}, {}) != {}
 
 
 @pytest.mark.parametrize(

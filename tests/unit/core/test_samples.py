@@ -31,7 +31,7 @@ def test_samples_and_micro_batches_without_an_answer_are_passed_over() -> None:
     batches[0]["labels"][:] = -100
     batches[1]["labels"][1] = -100
     pictures = [object() for _ in range(4)]
-    [cut] = take_samples([batches[0], {**batches[1], "pictures": pictures}, batches[2]], 2)
+    [cut] = take_samples([{**batch, "pictures": pictures} for batch in batches], 2)
     assert torch.equal(cut["pixels"], batches[1]["pixels"][[0, 2]])
     assert cut["pictures"] == [pictures[0], pictures[2]]
     assert sizes(take_samples(batches, 5)) == [4, 2]
@@ -107,6 +107,53 @@ def test_a_collector_keeps_what_a_measurement_looks_at_and_forgets_it() -> None:
     for batch in batches[2:]:
         few.add(batch, batch)
     assert few.take()[0] == batches[2:]
+
+
+def of_kind(kind: str, size: int = 4, **others: Any) -> dict[str, Any]:
+    """A batch of text (T), with images (I), or with images and sounds (B)."""
+    batch = make_batch("plain", size, torch.float32)
+    pixels = batch.pop("pixels")
+    return {**batch, **{"I": {"pixels": pixels}, "B": {"pixels": pixels, "sound": pixels}}.get(kind, {}), **others}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "samples", "sizes_taken"),
+    [
+        ("TI", 4, [2, 2]),
+        ("IT", 4, [2, 2]),
+        ("TTTI", 4, [2, 2]),
+        ("TIB", 4, [2, 1, 1]),
+        ("TI", 5, [3, 2]),
+        ("TITI", 7, [4, 3]),
+        ("TITI", 12, [4, 4, 2, 2]),
+        ("TTI", 11, [4, 3, 4]),  # all of the images there are, and text for the rest
+        ("TIB", 1, [1, 1, 1]),  # each kind is seen in any case
+        ("TI", 8, [4, 4]),
+        ("TI", 99, [4, 4]),
+        ("TTT", 6, [4, 2]),
+    ],
+)
+def test_every_kind_has_its_share(kinds: str, samples: int, sizes_taken: list[int]) -> None:
+    assert sizes(take_samples([of_kind(kind) for kind in kinds], samples)) == sizes_taken
+
+
+def test_a_kind_without_answers_has_no_share() -> None:
+    text = of_kind("T")
+    text["labels"] = torch.full_like(text["labels"], -100)
+    assert sizes(take_samples([text, of_kind("I")], 3)) == [3]
+
+
+@pytest.mark.parametrize("nothing", [None, torch.empty(0, 6), [], 3, "left", False])
+def test_an_empty_input_makes_no_kind(nothing: Any) -> None:
+    assert sizes(take_samples([of_kind("T"), of_kind("T", pixels=nothing)], 4)) == [4]
+
+
+def test_a_collector_keeps_every_kind_and_few_of_each() -> None:
+    collector = Collector(6)
+    for _ in range(50):
+        for kind in "TTTI":
+            collector.add(of_kind(kind), kind)
+    assert "".join(collector.take()[0]) == "TTII"
 
 
 @pytest.mark.parametrize("regularizer", [None, "lookahead"])

@@ -50,6 +50,34 @@ def test_a_module_at_rest_does_not_starve():
     assert detector.starving == {}
 
 
+IDLE = ({"language_model": 1.0}, {"language_model": 1.0, "vision": 1.0})
+LOW = ({"language_model": 1.0, "vision": 1e-9}, IDLE[1])
+
+
+@pytest.mark.parametrize(
+    ("measurements", "starving"),
+    [
+        ([IDLE, IDLE, IDLE], {"vision": 1}),  # nothing ever came
+        ([IDLE, IDLE, IDLE, (EVEN, IDLE[1])], {}),  # until it did
+        ([IDLE, IDLE, LOW], {}),  # a first drift begins a row
+        ([(EVEN, IDLE[1]), IDLE, IDLE, IDLE, IDLE], {}),
+        ([LOW, IDLE, LOW, IDLE], {}),
+        ([LOW, IDLE, LOW, IDLE, LOW], {"vision": 1}),  # which idle steps neither end nor lengthen
+        ([LOW, IDLE, LOW, IDLE, LOW, IDLE], {"vision": 1}),
+    ],
+)
+def test_measurements_without_a_module_are_not_of_its_row(measurements, starving):
+    detector, _ = observed([*enumerate(measurements, start=1)])
+    assert detector.starving == starving
+
+
+def test_resuming_knows_who_was_seen():
+    first, _ = observed([(1, (EVEN, IDLE[1])), (2, IDLE)])
+    second = StarvationDetector(1)
+    second.load_state_dict(first.state_dict())
+    assert second.observe(3, *IDLE) == []
+
+
 def test_resuming():
     starved = (EVEN, {"language_model": 1.9, "vision": 0.01})
     first, _ = observed([(1, starved), (2, starved)])

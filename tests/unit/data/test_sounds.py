@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from pathlib import Path
 
+import media_zoo as zoo
 import numpy as np
 import pytest
 import soundfile
@@ -54,13 +56,56 @@ def test_a_long_sound_is_refused_unless_it_is_cut(tmp_path: Path, monkeypatch: p
     check_sound(path, max_seconds=0.5)
 
 
-def test_a_header_that_does_not_know_its_length_is_no_fault(tmp_path: Path) -> None:
-    path = sine(tmp_path / "a.wav", 16_000)
-    content = bytearray(path.read_bytes())
-    place = content.index(b"data")
-    content[4:8] = content[place + 4 : place + 8] = b"\xff" * 4
-    check_sound(bytes(content))
-    assert load_sound(bytes(content)).samples.shape == (8000,)
+@pytest.mark.parametrize("kind", zoo.SOUNDS)
+def test_a_sound_is_read_to_its_end(kind: str) -> None:
+    content = zoo.SOUNDS[kind]()
+    check_sound(content)
+    samples, law = load_sound(content).samples, kind in {"u-law", "A-law"}
+    assert samples.shape == (4000,)
+    assert np.abs(samples - zoo.wave()[:, 0]).max() < (0.02 if law else 1e-4)
+
+
+@pytest.mark.parametrize("kind", zoo.ODD_SOUNDS)
+def test_a_sound_that_cannot_be_heard_has_a_reason(kind: str) -> None:
+    content, reason = zoo.ODD_SOUNDS[kind]
+    for read in (check_sound, load_sound):
+        with pytest.raises(FaultError, match=reason.replace("+", r"\+")):
+            read(content())
+
+
+def test_formats_that_are_heard_are_named() -> None:
+    with pytest.raises(FaultError, match="is not a whole sound of WAV, FLAC, Ogg or MP3"):
+        check_sound(b"\0\0\0\x18ftypM4A " + b"\0" * 99)
+
+
+def test_a_long_header_of_a_short_file_is_cut_off() -> None:
+    with pytest.raises(FaultError, match="is cut off: 8000 of 2000000000 bytes"):
+        check_sound(zoo.streamed(2_000_000_000, 2_000_000_036))
+
+
+def test_ten_hours_are_read_as_far_as_asked(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    head = zoo.streamed(2 * 36_000 * 16_000, 2 * 36_000 * 16_000 + 36)
+    path.write_bytes(head)
+    with path.open("r+b") as file:
+        file.truncate(len(head) - 8000 + 2 * 36_000 * 16_000)  # a sparse file: silence
+    check_sound(path, max_seconds=0.5)
+    tracemalloc.start()
+    assert load_sound(path, max_seconds=0.5).samples.shape == (8000,)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**20
+    with pytest.raises(FaultError, match="is too long"):
+        check_sound(path)
+
+
+def test_many_channels_are_decoded_in_bounded_memory(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros((16_000, 200), np.int16), 16_000)
+    tracemalloc.start()
+    assert load_sound(tmp_path / "a.wav").samples.shape == (16_000,)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**22
 
 
 @pytest.mark.parametrize("missing", ["soundfile", "soxr"])

@@ -17,6 +17,7 @@ import torch
 from commit_tuning.data.nano_iconqa import build_nano_iconqa
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.record import read_lines
+from commit_tuning.experiments.shown import markdown_text
 
 SCRIPTS = Path(__file__).parents[3] / "benchmarks"
 ARMS = ["constant:1e-3", "default:1e-3:probe_interval=1"]
@@ -42,7 +43,8 @@ def main(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Modu
 
 def lines_of(printed: str, arm: str) -> list[list[str]]:
     """The cells of an arm's lines."""
-    return [line.strip("| \n").split(" | ") for line in printed.splitlines() if line.startswith(f"| {arm} |")]
+    start = f"| {markdown_text(arm)} |"
+    return [line.strip("| \n").split(" | ") for line in printed.splitlines() if line.startswith(start)]
 
 
 def plain_subject(evaluate: Any = lambda: {"accuracy": 50.0}) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition
-from commit_tuning.errors import UserError
+from commit_tuning.errors import ConfigError, UserError
 from commit_tuning.experiments.optimizers import build_optimizer, found_rates, show_evaluated
 from commit_tuning.experiments.recipe import load_recipe
 from commit_tuning.experiments.schema import Train
@@ -47,8 +47,20 @@ def follow(partition: ModulePartition, optimizer: Optimizer, steps: int, scale: 
     return [p.detach().clone() for p in partition["vision"]]
 
 
-@pytest.mark.parametrize("name", RATES)
-@pytest.mark.parametrize("method", ["commit-clr", "feature-cd"])
+CONTROLLED = [("commit-clr", name) for name in RATES if name not in FINDING]
+
+
+@pytest.mark.parametrize("name", FINDING)
+def test_optimizers_that_find_their_rate_are_not_controlled(name: str) -> None:
+    model, partition = build("plain")
+    with pytest.raises(
+        ConfigError, match=r"learning rates of \w+ cannot be controlled: .* method='constant'"
+    ) as refused:
+        Coordinator(model, build_optimizer(partition, settings(name)), CoMMITConfig(), partition)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("method", "name"), [*CONTROLLED, *(("feature-cd", name) for name in RATES)])
 def test_every_optimizer_runs_under_control_and_a_schedule(name: str, method: str) -> None:
     model, partition = build("plain")
     before = {module: [p.detach().clone() for p in partition[module]] for module in partition}
