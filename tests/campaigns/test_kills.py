@@ -157,6 +157,15 @@ def test_a_killed_build_leaves_no_dataset(part: float, tmp_path: Path) -> None:
     assert dataset_checksum(tmp_path / "data") == dataset_checksum(tmp_path / "whole")
 
 
+def test_a_complete_run_keeps_no_checkpoint(recipe: Path, compared: tuple[Path, float], tmp_path: Path) -> None:
+    """Where the process was killed between the record and their removal."""
+    folder = shutil.copytree(compared[0], tmp_path / "table")
+    for name in RUNS:
+        (folder / "runs" / name / "checkpoints" / "step-000010").mkdir(parents=True)
+    complete(["compare", recipe, "-o", folder, *COMPARISON], tmp_path / "said")
+    assert not list(folder.rglob("checkpoints"))
+
+
 def test_a_cut_history_is_never_gone_on_from(recipe: Path, whole: tuple[Path, float], tmp_path: Path) -> None:
     """Checkpoints and history go together: where they do not, the run says so and begins anew."""
     run = tmp_path / "run"

@@ -87,9 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     spell_out()
     try:
         with terminable():
-            code = app(
-                args=None if arguments is None else list(arguments), prog_name="commit-tuning", standalone_mode=False
-            )
+            words = None if arguments is None else list(arguments)
+            code = app(args=words, prog_name="commit-tuning", standalone_mode=False)
     except UserError as error:
         _fail(f"error: {error}", MISUSED)
     except RunFailedError as error:

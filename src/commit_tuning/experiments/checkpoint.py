@@ -19,7 +19,7 @@ from torch import Tensor
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.record import CHECKPOINTS, differences
-from commit_tuning.storage import explained, sha256, sync, temporary_path
+from commit_tuning.storage import explained, is_temporary, sha256, sync, temporary_path
 
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 _FORM = 1  # of what a checkpoint holds
@@ -142,10 +142,12 @@ def read(folder: Path) -> State:
 
 
 def remove_checkpoints(run: Path) -> None:
-    """Remove all checkpoints of a run, and their folder if nothing else is in it."""
+    """Remove all checkpoints of a run, what a killed process left of one, and their folder if nothing else is in it."""
     for folder in stored(run):
         _remove(folder)
     with suppress(OSError):
+        for left in filter(is_temporary, (run / CHECKPOINTS).iterdir()):
+            shutil.rmtree(left)
         (run / CHECKPOINTS).rmdir()
 
 
