@@ -271,7 +271,7 @@ def test_evaluate_overwrites_no_file(
     assert "is there already; give another name, or --force" in error_line(capsys)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
     assert run(["evaluate", finished, option, tmp_path / "folder"]) == 2
-    assert "is a folder; give the name of a file" in error_line(capsys)
+    assert "is no file: name one" in error_line(capsys)
     assert run(["evaluate", finished, option, tmp_path / "thesis.txt", "--force"]) == 0
     assert (tmp_path / "thesis.txt").read_text() != "mine"
 
