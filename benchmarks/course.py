@@ -31,7 +31,7 @@ from commit_tuning.experiments.record import (
     without_nan,
     writable_folder,
 )
-from commit_tuning.experiments.runner import accumulate_gradients, clip_gradients
+from commit_tuning.experiments.training import accumulate_gradients, clip_gradients
 from commit_tuning.storage import write_text
 
 RECORD, CHECKPOINT = "course.json", "checkpoint.pt"

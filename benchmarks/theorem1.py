@@ -22,8 +22,8 @@ from commit_tuning.experiments.gradient_bound import BoundCheck, check_bound, gr
 from commit_tuning.experiments.model_setup import build_model
 from commit_tuning.experiments.optimizers import build_optimizer
 from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.runner import accumulate_gradients, step_batches
 from commit_tuning.experiments.schema import Recipe
+from commit_tuning.experiments.training import accumulate_gradients, step_batches
 from commit_tuning.models.forward import forward_pass
 from commit_tuning.models.partition import partition_model
 

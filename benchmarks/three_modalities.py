@@ -119,9 +119,9 @@ class Items:
         parts: list[Batch] = []
         for numbers in chunks(list(range(count)), AT_ONCE):
             samples = [make_item(split, number) for number in numbers]
-            seen, pixels = self._collator.encode([self._silent(sample) for sample in samples])
+            seen, said, pixels = self._collator.encode([self._silent(sample) for sample in samples])
             prompts += [[*ids[:1], *self._hear, *ids[1:]] for ids in seen]
-            answers += map(self._collator.target_ids, samples)
+            answers += said
             sounds = [sample.audio.samples for sample in samples if sample.audio]
             parts.append(pixels | dict(self._extract(sounds, sampling_rate=RATE, return_tensors="pt")))
         return prompts, answers, {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from typing_extensions import Self
 
-from commit_tuning.errors import ConfigError
+from commit_tuning.errors import ConfigError, one_line
 
 Method = Literal[
     "constant",
@@ -41,6 +40,8 @@ REGULARIZER_LABELS: tuple[str, ...] = get_args(RegularizerLabels)
 COORDINATED = ("commit-clr", "commit")
 UNCONTROLLED = ("constant", "synced")
 DESCENTS = ("feature-cd", "language-cd")
+MOST = 10**9
+"""Largest number that a setting may be: far beyond use, and safe to compute with in single precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,21 +215,21 @@ class CoMMITConfig:
             value = getattr(self, name)
             if value not in choices:
                 listed = ", ".join(str(c) for c in choices)
-                faults.append(f"{name}={value!r} is not one of {listed}")
+                faults.append(f"{name}={_shown(value)} is not one of {listed}")
 
         def whole(name: str, *, optional: bool = False) -> None:
             value = getattr(self, name)
             if optional and value is None:
                 return
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                allowed = "a whole number >= 1" + (" or None" if optional else "")
-                faults.append(f"{name}={value!r} must be {allowed}")
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
+                allowed = f"a whole number from 1 to {MOST:g}" + (" or None" if optional else "")
+                faults.append(f"{name}={_shown(value)} must be {allowed}")
 
         def number(name: str, *, above: float) -> None:
             value = getattr(self, name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not math.isfinite(value) or value <= above:
-                faults.append(f"{name}={value!r} must be a finite number > {above:g}")
+            if not is_number or not above < value <= MOST:
+                faults.append(f"{name}={_shown(value)} must be a number above {above:g}, up to {MOST:g}")
 
         accept("method", METHODS)
         accept("controller", CONTROLLERS)
@@ -262,7 +263,7 @@ class CoMMITConfig:
             faults.append("method='commit' needs a regularizer; without one the method is 'commit-clr'")
         if self.method == "commit" and self.regularizer == "drift-penalty":
             faults.append("method='commit' rewards drift (Eq. 9-10); with 'drift-penalty' the method is 'commit-clr'")
-        if self.method == "commit-clr" and self.regularizer not in {None, "drift-penalty"}:
+        if self.method == "commit-clr" and self.regularizer not in (None, "drift-penalty"):
             faults.append("method='commit-clr' has no regularizer; with one the method is 'commit'")
         if self.regularizer is None and self.regularizer_labels == "sampled":
             faults.append(
@@ -282,3 +283,8 @@ class CoMMITConfig:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, for a record."""
         return dataclasses.asdict(self)
+
+
+def _shown(value: object) -> str:
+    """A setting as Python writes it, shortened."""
+    return one_line(repr(value), 60)

@@ -1,4 +1,4 @@
-"""The errors that a user of the package can cause."""
+"""The errors that a user of the package can cause, and foreign texts as one line of them."""
 
 
 class UserError(Exception):
@@ -26,3 +26,22 @@ class NoAnswerError(BatchError):
 
 class ShardingError(UserError, RuntimeError):
     """A way to spread parameters over processes under which drift cannot be measured."""
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    r"""Foreign text as one line that is safe to print: an exception of a library, a value, a name.
+
+    Args:
+        text: Anything; its `str` is taken.
+        limit: The most letters that are kept; what is longer ends in `...`.
+
+    Returns:
+        The text with single spaces, and with an escape for every letter that does not print.
+
+    Example:
+        >>> one_line("a\n  b\x1b[2J"), one_line("abcdefgh", 5)
+        ('a b\\x1b[2J', 'ab...')
+    """
+    words = " ".join(str(text)[: 2 * limit].split())
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."

@@ -539,6 +539,8 @@ FILES: dict[str, Callable[[Path], Any]] = {
     "broken": lambda path: path.write_text('{"data": [{"files": ['),
     "deep": lambda path: path.write_text("[" * 200_000),
     "not UTF-8": lambda path: path.write_bytes(b'[{"question": "\xe9\xff"}]'),
+    "UTF-16": lambda path: path.write_bytes(path.read_text("utf-8").encode("utf-16")),
+    "UTF-16 without a mark": lambda path: path.write_bytes(path.read_text("utf-8").encode("utf-16-be")),
     "of another type": lambda path: path.write_text('"heart"'),
     "nothing in it": lambda path: path.write_text("[]"),
     "zero bytes": lambda path: path.write_bytes(b"\0" * 1000),
@@ -554,6 +556,40 @@ def test_a_broken_file_of_annotations_is_an_error(name: str, damage: str, tmp_pa
     assert case.written.notes is not None
     FILES[damage](case.written.notes)
     case.check_error()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ANNOTATED)
+def test_a_file_in_another_encoding_is_named(name: str, encoding: str, tmp_path: Path) -> None:
+    case = make(name, tmp_path / "root")
+    assert case.written.notes is not None
+    case.written.notes.write_bytes(case.written.notes.read_text("utf-8").encode(encoding))
+    case.check_error("is UTF-16 or UTF-32; save it as UTF-8")
+
+
+@pytest.mark.parametrize("name", ["textvqa", "aokvqa", "macs", "llava"])
+def test_a_code_page_of_windows_is_named(name: str, tmp_path: Path) -> None:
+    case = make(name, tmp_path / "root")
+    assert case.written.notes is not None
+    raw = case.written.notes.read_bytes()
+    case.written.notes.write_bytes(raw[:40] + "café".encode("cp1252") + raw[40:])
+    case.check_error("is not UTF-8 at byte 43 (perhaps cp1252 or another code page); save it as UTF-8")
+
+
+@pytest.mark.parametrize("name", ANNOTATED)
+def test_ends_of_lines_and_separators_lose_nothing(name: str, tmp_path: Path) -> None:
+    case = make(name, tmp_path / "root")
+    notes = case.written.notes
+    assert notes is not None
+    words = notes.read_text("utf-8")
+    for old in ("what brand?", "What is in the water?", 'Is it ""rain""?', "people talk", "Slow, sad piano", "What"):
+        words = words.replace(old, f"{old}\u2028a\u0085b") if notes.suffix != ".yaml" else words
+    notes.write_bytes(b"\xef\xbb\xbf" + words.replace("\n", "\r\n").encode())
+    reader = case(strict=True)
+    assert [sample.id for sample in reader] == case.written.ids
+    if notes.suffix != ".yaml":
+        sample = reader[4]
+        assert "\u2028a\u0085b" in f"{sample.question} {sample.answer}"
 
 
 @pytest.mark.parametrize("change", [lambda text: text[:-2], lambda text: text + " ]", lambda text: text[:-1] + ",]"])
@@ -629,7 +665,11 @@ ENTRIES: dict[str, dict[str, tuple[Callable[[Path], None], str]]] = {  # a new b
         "half a character": (put(question=SURROGATE), "is not UTF-8"),
         "no answers": (put(answers=[]), "no answers"),
         "blank answers": (put(answers=[" ", ""]), "no answers"),
-        "answers of another type": (put(answers=[1, 2]), "no answers"),
+        "answers of another type": (
+            put(answers=[["nokia"], 2]),
+            "no answers (those of TextVQA's test split are not public): one is a list",
+        ),
+        "answers true and false": (put(answers=[True, False]), "is true and no text"),
         "answers of no list": (put(answers="nokia"), "no answers"),
         "an id that is there": (put(question_id=34602), "is there already"),
         "an id of another type": (put(question_id=True), "question_id"),
@@ -685,8 +725,12 @@ ENTRIES: dict[str, dict[str, tuple[Callable[[Path], None], str]]] = {  # a new b
         "a blank answer": (turns(("human", "Hello?"), ("gpt", " ")), "no text in a turn"),
         "an answer first": (turns(("gpt", "Hello!"), ("human", "?")), "an answer before any question"),
         "a question of a mark alone": (turns(("human", "<image>"), ("gpt", "A cat.")), "no text in a turn"),
-        "an unknown role": (turns(("robot", "Hello?"), ("gpt", "Hello!")), "neither the user's"),
-        "a text of another type": (turns(("human", 5), ("gpt", "Hello!")), "no text in a turn"),
+        "an unknown role": (
+            turns(("robot", "Hello?"), ("gpt", "Hello!")),
+            "the role 'robot' is none of human, user, gpt",
+        ),
+        "a text of another type": (turns(("human", {"a": 5}), ("gpt", "Hello!")), "no text in a turn"),
+        "an answer true": (turns(("human", "Is it?"), ("gpt", True)), "is true and no text: write"),
         "no picture": (put(image=None), "0 pictures"),
         "two pictures": (put(image=["images/1.jpg", "images/2.jpg"]), "2 pictures"),
         "a picture of another type": (put(image=5), "no name of a picture"),
@@ -700,11 +744,14 @@ ENTRIES: dict[str, dict[str, tuple[Callable[[Path], None], str]]] = {  # a new b
         "a broken line": (line(2, '{"messages": ['), "not valid JSON"),
         "a deep line": (line(2, "[" * 100_000), "not valid JSON"),
         "a line of another type": (line(2, "[1]"), "not an object"),
-        "a line that is not UTF-8": (line(2, '{"messages": "\udce9"}'), "not valid JSON"),
+        "a line that is not UTF-8": (line(2, '{"messages": "\udce9"}'), "the line is not UTF-8 at byte 14"),
         "no parts": (messages([]), "no text"),
-        "an unknown part": (messages([{"type": "video", "video": "a.mp4"}]), "neither text"),
+        "an unknown part": (
+            messages([{"type": "video", "video": "a.mp4"}]),
+            "a part of type 'video' that is neither text",
+        ),
         "a part of another type": (messages(["hello"]), "not an object"),
-        "a part without a type": (messages([{"text": "hello"}]), "neither text"),
+        "a part without a type": (messages([{"texts": "hello"}]), "neither text"),
         "an embedded sound": (messages([{"type": "input_audio", "input_audio": {"data": "AAAA"}}]), "no name of"),
         "text alone": (messages("Hello?"), "0 pictures and sounds"),
         "no content": (messages(None), "no text"),

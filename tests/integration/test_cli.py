@@ -14,7 +14,7 @@ from small_experiment import make_experiment, run
 
 from commit_tuning import CoMMITConfig
 from commit_tuning.errors import UserError
-from commit_tuning.experiments import runner
+from commit_tuning.experiments import runner, training
 from commit_tuning.experiments.evaluate import recipe_of_run
 from commit_tuning.experiments.recipe import load_recipe
 from commit_tuning.experiments.record import RunRecord, read_lines
@@ -134,7 +134,7 @@ def test_an_interrupted_run_does_not_look_finished(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "accumulate_gradients", interrupt)
+        patched.setattr(training, "accumulate_gradients", interrupt)
         assert run(["train", recipe, "-o", tmp_path / "run"]) == 130
     assert "interrupted" in error_line(capsys)
     assert RunRecord.read(tmp_path / "run").status == "running"
@@ -169,6 +169,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         (["train", "RECIPE", "model.freeze=[none.*]"], "fits no parameter"),
         (["train", "RECIPE", "train.device=tpu"], "train.device 'tpu'"),
         (["train", "RECIPE", "data.dataset=iconqa", "data.root=nowhere"], "nowhere"),
+        (["train", "RECIPE", "data.root=~no-such-user/x"], "no home folder of that user"),
+        (["train", "RECIPE", "--zzz"], "No such option: --zzz; see commit-tuning train --help"),
         (["compare", "RECIPE", "--methods", "comit"], "'comit' is not one of constant"),
         (["compare", "RECIPE", "--axis", "commit.kapa=1,2"], "commit.kapa"),
         (["compare", "RECIPE", "--axis", "commit.kappa_window"], "write it as key=v1,v2"),
@@ -257,6 +259,10 @@ def test_a_finished_run_answers_again_as_it_did(
     ("words", "message"),
     [
         (["--split", "dev"], "no split 'dev'"),
+        (["--predictions", "."], "is no file: name one"),
+        (["--predictions", os.devnull], "is no file: name one"),
+        (["--predictions", "x" * 260], "file name too long"),
+        (["--predictions", "both.jsonl", "--skipped", "both.jsonl"], "name the same file"),
         (["data.dataset=textvqa", "data.root=null"], "data.root is missing"),
         (["data.dataset=vqa"], "is not one of iconqa"),
         (["model.name=nano-blip2"], "is of another model"),
@@ -342,9 +348,9 @@ def test_a_metric_that_cannot_be_computed_stops_a_run_before_it_starts(
 
 
 def test_a_run_without_weights_cannot_be_evaluated(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = json.loads((finished / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps(record | {"files": {}, "status": "running"}))
+    assert run(["train", recipe, "-o", tmp_path, "--no-save-weights", "train.steps=1"]) == 0
+    capsys.readouterr()
     assert run(["evaluate", tmp_path]) == 2
     assert "train.save_weights=true" in error_line(capsys)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from small_experiment import make_experiment, run
 
-from commit_tuning.experiments import runner
+from commit_tuning.experiments import training
 from commit_tuning.experiments.record import RunRecord, alone_in
 
 FAST = ("train.steps=1", "data.val_limit=2", "data.test_limit=2", "eval.images=1")
@@ -192,7 +192,7 @@ def test_unfinished_run_of_another_recipe_is_kept(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "accumulate_gradients", interrupt)
+        patched.setattr(training, "accumulate_gradients", interrupt)
         assert run(["train", recipe, "-o", tmp_path, *FAST]) == 130
     error_line(capsys)
     before = contents(tmp_path)
@@ -271,7 +271,7 @@ def test_evaluate_overwrites_no_file(
     assert "is there already; give another name, or --force" in error_line(capsys)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
     assert run(["evaluate", finished, option, tmp_path / "folder"]) == 2
-    assert "is a folder; give the name of a file" in error_line(capsys)
+    assert "is no file: name one" in error_line(capsys)
     assert run(["evaluate", finished, option, tmp_path / "thesis.txt", "--force"]) == 0
     assert (tmp_path / "thesis.txt").read_text() != "mine"
 

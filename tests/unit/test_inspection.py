@@ -98,7 +98,7 @@ def test_something_that_is_neither_recipe_nor_model_is_refused(capsys):
     with pytest.raises(SystemExit) as exited:
         main(["inspect", "./no/such/folder"])
     assert exited.value.code == 2
-    assert "cannot be loaded" in capsys.readouterr().err
+    assert "is not there: give a folder, or a name of the hub" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model", [torch.nn.Linear(2, 2), build("llava")[0].get_decoder()])

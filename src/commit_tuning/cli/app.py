@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -16,9 +18,27 @@ from commit_tuning.cli.inspect import inspect
 from commit_tuning.cli.report import report
 from commit_tuning.cli.reproduce import reproduce
 from commit_tuning.cli.train import train
-from commit_tuning.errors import UserError
+from commit_tuning.errors import UserError, one_line
+from commit_tuning.processes import StoppedError, terminable
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+_USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # click's UsageError, of the click that typer has
+_OF_THE_MACHINE = {
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+    errno.EROFS: "choose a place that can be written",
+    errno.ENOSPC: "free some space, or choose another place",
+    errno.EDQUOT: "free some space, or choose another place",
+    errno.EFBIG: "choose another place",
+    errno.EIO: "check the disk",
+    errno.EISDIR: "name a file",
+    errno.ENOTDIR: "name a folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "remove the circle of links",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files",
+}
+"""What to do about the errors of the operating system that no program can mend."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,7 +69,7 @@ def commit_tuning(
 
     Start with [bold]commit-tuning demo[/bold]: it tunes a small model twice in a few minutes and writes a report.
 
-    Exit codes: 0 all went well, 1 a run failed, 2 the input is at fault, 130 interrupted.
+    Exit codes: 0 all went well, 1 a run failed, 2 the input is at fault, 130 interrupted, 143 stopped by SIGTERM.
     """
 
 
@@ -66,17 +86,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     spell_out()
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="commit-tuning")
+        with terminable():
+            words = None if arguments is None else list(arguments)
+            code = app(args=words, prog_name="commit-tuning", standalone_mode=False)
     except UserError as error:
         _fail(f"error: {error}", MISUSED)
     except RunFailedError as error:
         _fail(f"run failed: {error}", FAILED)
-    except SystemExit as exited:
-        if exited.code == INTERRUPTED:
-            _fail("interrupted; the same command starts again with what is missing", INTERRUPTED)
-        raise
+    except StoppedError as stopped:
+        _fail(str(stopped), stopped.exit_code)
+    except _USAGE as error:
+        _explain(error)
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        where = "the disk" if error.filename is None else one_line(error.filename)
+        _fail(f"error: {where}: {error.strerror}; {_OF_THE_MACHINE[error.errno]}", MISUSED)
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        _fail("run failed: out of memory; lower train.micro_batch_size or eval.batch_size", FAILED)
+    if code == INTERRUPTED:  # typer's, after Ctrl-C
+        _fail(str(StoppedError(signal.SIGINT)), INTERRUPTED)
+    sys.exit(code or 0)
 
 
-def _fail(message: str, code: int) -> None:
-    say(f"commit-tuning: {' '.join(message.split())}", error=True)
+def _explain(error: Exception) -> NoReturn:
+    """Say in one line what is wrong with the words of a command; show its help if there are none."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(MISUSED)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "commit-tuning"
+    message = error.format_message().removesuffix(".")  # type: ignore[attr-defined]
+    _fail(f"error: {message}; see {command} --help", MISUSED)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether there was too little memory: Python's, the processor's in torch, or an accelerator's."""
+    names = (MemoryError.__name__, "OutOfMemoryError")
+    return type(error).__name__ in names or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    say(f"commit-tuning: {one_line(message, 2000)}", error=True)
     sys.exit(code)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from commit_tuning.cli.display import Display, say
-from commit_tuning.cli.options import SettingsArgument
+from commit_tuning.cli.options import SettingsArgument, check_files
 
 
 def evaluate(  # noqa: PLR0917 - typer calls it, by name
@@ -38,12 +38,13 @@ def evaluate(  # noqa: PLR0917 - typer calls it, by name
     from commit_tuning.experiments.record import json_line
     from commit_tuning.storage import write_text
 
-    for file in filter(None, (predictions, skipped)):
-        _check_free(file, force)
+    check_files({"--predictions": predictions, "--skipped": skipped}, force)
     logging.disable_progress_bar()
     with Display(every=10) as display:
         found = ask(target, settings or [], split, progress=display)
     scores = found.scores
+    if found.unfinished:
+        say(found.unfinished)
     say(f"{found.dataset}, {split}: {scores['metric']} {100 * scores['accuracy']:.1f} % of {scores['questions']}")
     for kind, share in scores["by_kind"].items():
         say(f"  {kind}: {100 * share:.1f} %")
@@ -57,15 +58,3 @@ def evaluate(  # noqa: PLR0917 - typer calls it, by name
         write_text(skipped, "".join(json_line(entry.to_dict()) for entry in found.skipped))
     if predictions is not None:
         write_text(predictions, "".join(map(json_line, found.answers)))
-
-
-def _check_free(file: Path, force: bool) -> None:
-    """Make sure that a file can be written, and that none is lost by it."""
-    from commit_tuning.errors import UserError
-    from commit_tuning.experiments.record import writable_folder
-
-    writable_folder(file.parent)
-    if file.is_dir():
-        raise UserError(f"{file} is a folder; give the name of a file")
-    if file.exists() and not force:
-        raise UserError(f"{file} is there already; give another name, or --force to replace it")

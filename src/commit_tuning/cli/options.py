@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,21 +44,51 @@ def listed(key: str, text: str | None) -> list[str]:
     return [] if text is None else [f"{key}=[{text}]"]
 
 
+def check_files(files: Mapping[str, Path | None], force: bool) -> None:
+    """Make sure, before any work, that the files of some options can be written and are not the same.
+
+    Args:
+        files: Option to its file; None where it was not given.
+        force: Whether a file that is there may be replaced.
+
+    Raises:
+        UserError: A folder, a device or a pipe, a place that cannot be written, a file that two options name, or one
+            that is there already.
+    """
+    from commit_tuning.errors import UserError
+    from commit_tuning.experiments.record import writable_folder
+    from commit_tuning.storage import write_text
+
+    given = {option: Path(os.path.realpath(file)) for option, file in files.items() if file is not None}
+    for option, file in given.items():
+        if os.path.lexists(file) and not os.path.isfile(file):  # noqa: PTH113 (it never raises)
+            raise UserError(f"{option} {file} is no file: name one")
+        if os.path.lexists(file) and not force:
+            raise UserError(f"{file} is there already; give another name, or --force to replace it")
+        probe = writable_folder(file.parent) / f".{file.name}"
+        write_text(probe, "")
+        probe.unlink()
+    if len(set(given.values())) < len(given):
+        raise UserError(f"{' and '.join(given)} name the same file: give each its own")
+
+
 def parse_axes(texts: list[str]) -> tuple[tuple[str, tuple[Any, ...]], ...]:
     """`key=v1,v2` options as keys with values.
 
     Raises:
         UserError: Not of that form.
     """
-    from commit_tuning.errors import UserError
+    from commit_tuning.errors import UserError, one_line
     from commit_tuning.experiments.yaml_text import parse_value
 
     axes = []
     for text in texts:
         key, _, values = text.partition("=")
-        parsed = parse_value(f"[{values}]", source=f"--axis {text!r}")
-        if not key or not parsed or any(isinstance(value, list | dict) for value in parsed):
-            raise UserError(f"cannot read --axis {text!r}: write it as key=v1,v2, e.g. commit.kappa_window=10,50")
+        shown = f"--axis {one_line(repr(text), 100)}"
+        parsed = parse_value(f"[{values}]", source=shown)
+        plain = isinstance(parsed, list) and not any(isinstance(value, list | dict) for value in parsed)
+        if not key or not parsed or not plain:
+            raise UserError(f"cannot read {shown}: write it as key=v1,v2, e.g. commit.kappa_window=10,50")
         axes.append((key.strip(), tuple(parsed)))
     return tuple(axes)
 

@@ -20,7 +20,7 @@ def train(
     ] = None,
     force: ForceOption = False,
 ) -> None:
-    """Tune one model as a recipe says, and evaluate it.
+    """Tune one model as a recipe says, and evaluate it; goes on from its last checkpoint where it stopped.
 
     Examples:
       commit-tuning train iconqa-nano-llava --output runs/clr

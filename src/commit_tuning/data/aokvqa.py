@@ -53,16 +53,19 @@ class AOKVQA(Reader[object]):
 
     def _read(self, place: Place, entry: object) -> Iterator[Record]:
         item = fields(entry)
-        choices, answers = self._choices_and_answers(item)
+        choices, answers = self._choices_and_answers(place, item)
         if self._leaves_out and item.get("difficult_direct_answer") is True:
             return
         name, question = identity(item.get("question_id"), "question_id"), words(item.get("question"), "question")
         picture = self._picture(self._images, *_pictures(item.get("image_id")))
         yield Record(place, name, self._setting, question, choices, answers, (picture,))
 
-    def _choices_and_answers(self, item: dict[str, object]) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    def _choices_and_answers(
+        self, place: Place, item: dict[str, object]
+    ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
         if self._setting == DIRECT:
-            return None, texts(item.get("direct_answers"), "direct_answers (those of the test split are not public)")
+            what = "direct_answers (those of the test split are not public)"
+            return None, self._texts(place, item.get("direct_answers"), what)
         return choice_of(item.get("choices"), item.get("correct_choice_idx"))
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, TypeVar
 
+from commit_tuning.data.files import user_path
 from commit_tuning.errors import UserError
+from commit_tuning.processes import end_with_parent
 
 MANIFEST = "MANIFEST.json"
 _CHUNK = 100
@@ -116,7 +118,8 @@ def in_processes(task: Callable[[Task], Result], tasks: list[Task], workers: int
     """Results in the order of the tasks; with more than one worker, ``task`` has to be importable."""
     if workers == 1 or len(tasks) == 1:
         return map(task, tasks)
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=end_with_parent) as pool:
         return list(pool.map(task, tasks))
 
 
@@ -190,4 +193,4 @@ def cache_dir() -> Path:
     import platformdirs
 
     chosen = os.environ.get("COMMIT_TUNING_CACHE")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("commit-tuning", appauthor=False)
+    return user_path(chosen) if chosen else platformdirs.user_cache_path("commit-tuning", appauthor=False)

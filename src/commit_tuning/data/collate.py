@@ -6,22 +6,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from commit_tuning.data.files import FaultError, shown
 from commit_tuning.data.prompts import find_prompt
-from commit_tuning.data.sample import Sample
+from commit_tuning.data.sample import CONVERSATION, Sample
+from commit_tuning.data.tokens import PlainTokens
 from commit_tuning.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Result = TypeVar("Result")
+
 IGNORED = -100
 _PER_TOKEN = {"input_ids", "attention_mask", "mm_token_type_ids"}  # made again once the answers are there
 _CUE = "Answer:"
+_NO_LIMIT = 10**9  # from here on a tokenizer's longest text is none
 _KEPT_ANSWERS = 10_000  # whose ids are remembered: questions have few answers, captions and conversations no end
+
+
+class RefusedError(UserError):
+    """Samples that cannot be a row of a batch: too long for the model, or with text that its tokenizer cannot write.
+
+    Args:
+        samples: The batch.
+        reasons: Why, by place in the batch; at least one.
+
+    Attributes:
+        reasons: As given.
+    """
+
+    def __init__(self, samples: Sequence[Sample], reasons: Mapping[int, str]) -> None:
+        place, reason = next(iter(reasons.items()))
+        more = f" (and {len(reasons) - 1} more of this batch)" if len(reasons) > 1 else ""
+        super().__init__(f"sample {shown(samples[place].id)!r}: {reason}{more}; leave it out or shorten it")
+        self.reasons = dict(reasons)
 
 
 def question_text(sample: Sample, prompt: str = "nano") -> str:
@@ -33,9 +58,13 @@ def build_prompt(processor: Any, sample: Sample, prompt: str = "nano") -> str:
     """The text that goes to the processor, with the placeholder of picture or sound where the processor wants one.
 
     A processor with a chat template gets one user turn; without, the plain words. LLaVA's processor expands an image
-    token in the text; BLIP-2's puts its query tokens in front by itself.
+    token in the text; BLIP-2's puts its query tokens in front by itself. A placeholder or another special token that is
+    spelt in the question stays text; see :class:`~commit_tuning.data.tokens.PlainTokens`.
     """
-    text = question_text(sample, prompt)
+    return _framed(processor, sample, PlainTokens(processor).question(question_text(sample, prompt)))
+
+
+def _framed(processor: Any, sample: Sample, text: str) -> str:
     medium = "image" if sample.audio is None else "audio"
     if getattr(processor, "chat_template", None):
         content = [{"type": medium}, {"type": "text", "text": text}]
@@ -56,13 +85,26 @@ class VisionCollator:
             sound per text (such as Qwen2AudioProcessor, with Whisper's log-mel features).
         device: Where the tensors go; None leaves them on the CPU.
         prompt: How a question is asked: a name of :data:`commit_tuning.data.prompts.PROMPTS`.
+        max_tokens: Most tokens of prompt and answer together; None for what the tokenizer says of its model.
+        cut: Whether a question that is too long is cut, and not refused: its end, of a conversation its beginning.
+            Choices and answers are never cut.
+        room: Tokens that are kept free for an answer at least.
 
     Raises:
         UserError: The processor has no tokenizer, image processor (or feature extractor) or end-of-sequence token, or
             there is no such prompt.
     """
 
-    def __init__(self, processor: Any, device: torch.device | str | None = None, prompt: str = "nano") -> None:
+    def __init__(
+        self,
+        processor: Any,
+        device: torch.device | str | None = None,
+        prompt: str = "nano",
+        *,
+        max_tokens: int | None = None,
+        cut: bool = False,
+        room: int = 1,
+    ) -> None:
         tokenizer = getattr(processor, "tokenizer", None)
         media = [getattr(processor, name, None) for name in ("image_processor", "feature_extractor")]
         if tokenizer is None or media == [None, None]:
@@ -76,6 +118,9 @@ class VisionCollator:
         self._eos: int = tokenizer.eos_token_id
         self._bos: int | None = tokenizer.bos_token_id
         self._pad: int = self._eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self._most: int = min(max_tokens or tokenizer.model_max_length, _NO_LIMIT)
+        self._cuts, self._room = cut, room
+        self._plain = PlainTokens(processor)
         self._answers: dict[str, list[int]] = {}
         self._cue: list[int] = tokenizer(_CUE, add_special_tokens=False)["input_ids"]
 
@@ -89,9 +134,11 @@ class VisionCollator:
             input_ids, attention_mask, labels, and mm_token_type_ids where the processor gives them: int64 (B, L);
             labels are -100 on prompt and padding. pixel_values: float (B, 3, H, W), or for sounds input_features:
             float (B, mel bins, frames) and its mask.
+
+        Raises:
+            UserError: As :meth:`encode`.
         """
-        prompts, media = self.encode(samples)
-        return self.training_batch(prompts, [self.target_ids(sample) for sample in samples], media)
+        return self.training_batch(*self.encode(samples))
 
     def prompts(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Batch for generation: the prompts alone, padded on the left.
@@ -101,8 +148,12 @@ class VisionCollator:
 
         Returns:
             input_ids, attention_mask: int64 (B, L); pixel_values or input_features as in training.
+
+        Raises:
+            UserError: As :meth:`encode`.
         """
-        return self.prompt_batch(*self.encode(samples))
+        prompts, _, media = self.encode(samples, answered=False)
+        return self.prompt_batch(prompts, media)
 
     def training_batch(
         self, prompts: list[list[int]], answers: list[list[int]], images: dict[str, Tensor]
@@ -124,15 +175,59 @@ class VisionCollator:
             tokens["mm_token_type_ids"] = torch.as_tensor(self.processor.create_mm_token_type_ids(ids.tolist()))
         return tokens
 
-    def encode(self, samples: Sequence[Sample]) -> tuple[list[list[int]], dict[str, Tensor]]:
-        """Token ids of the prompts, not padded, and the tensors of the images or sounds."""
+    def encode(
+        self, samples: Sequence[Sample], answered: bool = True
+    ) -> tuple[list[list[int]], list[list[int]], dict[str, Tensor]]:
+        """Token ids of the prompts and of the answers, not padded, and the tensors of the images or sounds.
+
+        Args:
+            samples: B questions.
+            answered: Whether the answers are encoded as well; else each of them is empty.
+
+        Raises:
+            UserError: There is no sample, or their media are not the processor's.
+            RefusedError: A sample is too long, or the tokenizer cannot write its text.
+        """
         if not samples:
             raise UserError("a batch needs at least one sample")
         given = self._media(samples)
-        texts = [build_prompt(self.processor, sample, self._prompt) for sample in samples]
-        encoded = self.processor(**given, text=texts)
-        media = {name: _stack(value) for name, value in encoded.items() if name not in _PER_TOKEN}
-        return [self._prompt_ids(list(row)) for row in encoded["input_ids"]], media
+        answers = _each(samples, self.target_ids) if answered else [[] for _ in samples]
+        encoded = self.processor(**given, text=_each(samples, self._text))
+        prompts = [self._prompt_ids(list(row)) for row in encoded["input_ids"]]
+        sizes = list(map(self._size, prompts, answers))
+        if max(sizes) <= self._most:
+            return prompts, answers, {name: _stack(value) for name, value in encoded.items() if name not in _PER_TOKEN}
+        if self._cuts:
+            return self.encode(_each(samples, self._shortened), answered)
+        told = f"question and answer are {{}} tokens, and the model reads {self._most}"
+        raise RefusedError(samples, {place: told.format(size) for place, size in enumerate(sizes) if size > self._most})
+
+    def _size(self, prompt: list[int], answer: list[int]) -> int:
+        return len(prompt) + max(len(answer), self._room)
+
+    def _shortened(self, sample: Sample) -> Sample:
+        """The sample with as much of its question as fits."""
+
+        def first(letters: int) -> Sample:
+            from_end = sample.kind == CONVERSATION  # what was said last is what is answered
+            kept = slice(len(sample.question) - letters, None) if from_end else slice(letters)
+            return replace(sample, question=sample.question[kept])
+
+        def size(letters: int) -> int:
+            shorter = first(letters)
+            ids = self.processor(**self._media([shorter]), text=[self._text(shorter)])["input_ids"][0]
+            return self._size(self._prompt_ids(list(ids)), self.target_ids(shorter))
+
+        whole = len(sample.question)
+        if size(whole) <= self._most:
+            return sample
+        fitting = bisect_right(range(whole), self._most, key=size) - 1
+        if fitting < 1:
+            raise FaultError(f"without its question it is {size(0)} tokens, and the model reads {self._most}")
+        return first(fitting)
+
+    def _text(self, sample: Sample) -> str:
+        return _framed(self.processor, sample, self._plain.question(question_text(sample, self._prompt)))
 
     def _prompt_ids(self, row: list[int]) -> list[int]:
         """Without the end of the sequence, and with one beginning where chat template and tokenizer both write it."""
@@ -167,11 +262,15 @@ class VisionCollator:
         return self.answer_ids(self._ask.answer(sample))
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Ids of an answer as it is written after the cue, and the end of the sequence."""
+        """Ids of an answer as it is written after the cue, and the end of the sequence.
+
+        Raises:
+            FaultError: The tokenizer cannot write it.
+        """
         if answer not in self._answers:
-            ids = self.processor.tokenizer(f"{_CUE} {answer}", add_special_tokens=False)["input_ids"]
+            ids = self._plain.ids(f"{_CUE} {answer}")
             if ids[: len(self._cue)] != self._cue or len(ids) == len(self._cue):
-                raise UserError(f"the tokenizer cannot write the answer {answer!r} after {_CUE!r}")
+                raise FaultError(f"the tokenizer cannot write the answer {shown(answer)!r} after {_CUE!r}")
             if len(self._answers) >= _KEPT_ANSWERS:
                 self._answers.clear()
             self._answers[answer] = [*ids[len(self._cue) :], self._eos]
@@ -179,6 +278,19 @@ class VisionCollator:
 
     def _place(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return batch if self.device is None else {name: value.to(self.device) for name, value in batch.items()}
+
+
+def _each(samples: Sequence[Sample], make: Callable[[Sample], Result]) -> list[Result]:
+    """What is made of each sample; RefusedError names all of which it cannot be made."""
+    made, reasons = [], {}
+    for place, sample in enumerate(samples):
+        try:
+            made.append(make(sample))
+        except FaultError as fault:
+            reasons[place] = str(fault)
+    if reasons:
+        raise RefusedError(samples, reasons)
+    return made
 
 
 def _stack(values: Any) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -12,6 +14,8 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from commit_tuning.errors import UserError, one_line
 
 Source = Path | bytes
 """A file, or its content."""
@@ -79,7 +83,7 @@ def check_inside(base: Path, path: Path) -> None:
     except (OSError, ValueError, RuntimeError):  # too long a name, a zero byte, a loop of links
         inside = False
     if not inside:
-        raise FaultError(f"{shown(path)} lies outside the dataset folder")
+        raise FaultError(f"{shown(path)} lies outside the dataset folder {base}")
 
 
 def member(base: Path, folder: Path, name: str) -> Path:
@@ -121,8 +125,15 @@ def _spellings(name: str) -> dict[str, None]:
 
 
 def user_path(path: str | Path) -> Path:
-    """A path as a user writes it: `~` is the home folder."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 (it never raises)
+    """Read a path as a user writes it: `~` is the home folder.
+
+    Raises:
+        UserError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{one_line(str(path))}: no home folder of that user; write the path out") from None
 
 
 def words(value: object, what: str) -> str:
@@ -157,20 +168,35 @@ def identity(value: object, what: str) -> str:
     return words(value, what) if isinstance(value, str) else str(number(value, what))
 
 
+def said(value: object, what: str) -> str:
+    """A text as :func:`words`; a number is the text of it.
+
+    Raises:
+        FaultError: As :func:`words`; or it is true or false, whose text nobody has chosen.
+    """
+    if isinstance(value, bool):
+        raise FaultError(f"the {what} is {str(value).lower()} and no text: write what is to be said, such as yes or no")
+    number = isinstance(value, (int, float)) and math.isfinite(value)
+    return words(str(value) if number else value, what)
+
+
 def latin(text: str) -> str:
     """A text of :func:`csv_rows`; if its bytes were not UTF-8, they are Latin-1."""
     return text.encode("utf-8", "surrogateescape").decode("latin-1") if _SURROGATE.search(text) else text
 
 
 def texts(value: object, what: str) -> tuple[str, ...]:
-    """A list of texts; blank ones are left out.
+    """A list of texts or numbers, as texts; blank ones are left out.
 
     Raises:
-        FaultError: It is no list of texts, or none is left.
+        FaultError: It is no list, an entry of it is neither, or none is left.
     """
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise FaultError(f"no {what}")
-    kept = tuple(words(text, what) for text in value if text.strip())
+    if not isinstance(value, list):
+        raise FaultError(f"no {what}" if value is None else f"no {what}: {type(value).__name__} instead of a list")
+    strange = next((one for one in value if not isinstance(one, (str, int, float))), None)
+    if strange is not None:
+        raise FaultError(f"no {what}: one is a {type(strange).__name__}, not a text")
+    kept = tuple(said(one, what) for one in value if not isinstance(one, str) or one.strip())
     if not kept:
         raise FaultError(f"no {what}")
     return kept
@@ -199,9 +225,24 @@ def read_json(path: Path) -> Any:
 def parse_json(text: bytes, path: Path) -> Any:
     """What a JSON text holds; see :func:`read_json`."""
     try:
-        return json.loads(text.decode("utf-8-sig"))
-    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested too deep
+        return json.loads(utf8(text, shown(path)))
+    except (ValueError, RecursionError):  # not JSON, or nested too deep
         raise FaultError(f"{shown(path)} is not valid JSON") from None
+
+
+def utf8(text: bytes, name: str) -> str:
+    """The text of bytes, without a mark of their order.
+
+    Raises:
+        FaultError: They are UTF-16 or UTF-32, or else not UTF-8.
+    """
+    _refuse_utf16(text[:4], name)
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FaultError(
+            f"{name} is not UTF-8 at byte {error.start} (perhaps cp1252 or another code page); save it as UTF-8"
+        ) from None
 
 
 def json_list(path: Path) -> Iterator[Any]:
@@ -211,7 +252,7 @@ def json_list(path: Path) -> Iterator[Any]:
         FaultError: As :func:`read_json`, perhaps after the first entries; or it is no list.
     """
     try:
-        text, entry = _content(path).decode("utf-8-sig"), json.JSONDecoder().raw_decode
+        text, entry = utf8(_content(path), shown(path)), json.JSONDecoder().raw_decode
         at = _after_space(text, 0)
         if text[at : at + 1] != "[":
             json.loads(text)
@@ -246,7 +287,7 @@ def read_yaml(path: Path) -> Any:
 
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     try:
-        text, depth = _content(path, MAX_YAML).decode("utf-8-sig"), 0
+        text, depth = utf8(_content(path, MAX_YAML), shown(path)), 0
         for event in yaml.parse(text, Loader=loader):
             starts, ends = isinstance(event, yaml.CollectionStartEvent), isinstance(event, yaml.CollectionEndEvent)
             depth += starts - ends
@@ -263,9 +304,10 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str
     Bytes that are not UTF-8 are kept as surrogates, which :func:`words` refuses.
 
     Raises:
-        FaultError: The file is missing or too large, or has not the columns.
+        FaultError: The file is missing, too large or UTF-16, or has not the columns.
     """
     _check_size(path, MAX_BYTES)
+    _check_start(path)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         rows = csv.reader(file, strict=True)
         try:
@@ -274,7 +316,8 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str
             header = []
         absent = [name for name in columns if name not in header]
         if absent:
-            raise FaultError(f"{shown(path)} has no column {', '.join(absent)}")
+            there = shown(", ".join(header)) or "none"
+            raise FaultError(f"{shown(path)} has no column {', '.join(absent)}; it has {there}")
         while True:
             line = rows.line_num + 1
             try:
@@ -293,22 +336,25 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """What each line of a JSONL file holds, with its line (1-based), one at a time; a broken one is a fault.
 
     Raises:
-        FaultError: The file is missing.
+        FaultError: The file is missing or UTF-16.
     """
     _check_size(path, sys.maxsize)
+    _check_start(path)
     with path.open("rb") as file:
         number, whole = 0, True
         while text := file.readline(MAX_LINE):
             starts, whole = whole, text.endswith(b"\n") or len(text) < MAX_LINE
             number += starts
             if starts and text.strip():
-                yield number, _line(text, path) if whole else FaultError(f"longer than {MAX_LINE} bytes")
+                yield number, _line(text) if whole else FaultError(f"longer than {MAX_LINE} bytes")
 
 
-def _line(text: bytes, path: Path) -> Any:
+def _line(text: bytes) -> Any:
     try:
-        return parse_json(text, path)
-    except FaultError:
+        return json.loads(utf8(text, "the line"))
+    except FaultError as fault:
+        return fault
+    except (ValueError, RecursionError):
         return FaultError("the line is not valid JSON")
 
 
@@ -321,6 +367,21 @@ def _check_size(path: Path, most: int) -> None:
         raise FaultError(f"{shown(path)} is missing or unreadable")
     if size > most:
         raise FaultError(f"{shown(path)} is too large: {size >> 20} MiB")
+
+
+def _check_start(path: Path) -> None:
+    """Refuse a file that begins as UTF-16 or UTF-32 does."""
+    try:
+        with path.open("rb") as file:
+            _refuse_utf16(file.read(4), shown(path))
+    except OSError:
+        raise FaultError(f"{shown(path)} is missing or unreadable") from None
+
+
+def _refuse_utf16(start: bytes, name: str) -> None:
+    """Refuse UTF-16 and UTF-32 by their mark, or by the zeros among their first four bytes."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 0 < start.count(0) < len(start):
+        raise FaultError(f"{name} is UTF-16 or UTF-32; save it as UTF-8")
 
 
 def _content(path: Path, most: int | None = None) -> bytes:

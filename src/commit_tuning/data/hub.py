@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from commit_tuning.data.aokvqa import choice_of
 from commit_tuning.data.clothoaqa import answer_kind
-from commit_tuning.data.files import FaultError, Source, file_name, texts, words
+from commit_tuning.data.files import FaultError, Source, file_name, said
 from commit_tuning.data.pictures import check_picture, load_picture
 from commit_tuning.data.prompts import DESCRIBE_MUSIC
 from commit_tuning.data.reading import Place, Reader, Record
@@ -80,7 +80,7 @@ class HubReader(Reader[int]):
     """The rows of a dataset, in its order; see :class:`Reader`. `datasets` itself decodes no picture and no sound.
 
     Args:
-        rows: A `datasets.Dataset` (one split, not streamed).
+        rows: A `datasets.Dataset`: one split, not streamed. A number is read as its text, a class as its name.
         columns: Which columns make a sample, or a name of :data:`HUB`.
         name: What messages call it.
         limit: Read at most this many samples.
@@ -112,21 +112,23 @@ class HubReader(Reader[int]):
 
     def _read(self, place: Place, entry: int) -> Iterator[Record]:
         row, use = self._rows[entry], self._columns
-        if use.leave_out is not None and row[use.leave_out]:
+        if use.leave_out is not None and _flag(row[use.leave_out], use.leave_out):
             return
         choices, answers = None, row[use.answers]
         if use.choices is None:
-            answers = _answers(answers)
+            answers = self._texts(place, _list_of(self._named(use.answers, answers)), f"column {use.answers}")
         else:
             choices, answers = choice_of(row[use.choices], answers)
-        question = use.instruction if use.question is None else words(row[use.question], "question")
+        question = use.instruction
+        if use.question is not None:
+            question = said(self._named(use.question, row[use.question]), f"column {use.question}")
         source = self._media(row)
         if use.image is not None:
             check_picture(source)
         else:
             check_sound(source, self._max_seconds)
         kind = use.kind if isinstance(use.kind, str) else use.kind(answers)
-        name = str(place.line) if use.id is None else words(str(row[use.id]), "id")
+        name = str(place.line) if use.id is None else said(row[use.id], f"column {use.id}")
         yield Record(place, name, kind, question, choices, answers)
 
     def _sample(self, record: Record) -> Sample:
@@ -137,6 +139,14 @@ class HubReader(Reader[int]):
         else:
             audio = load_sound(source, self._rate, self._max_seconds)
         return Sample(record.id, record.kind, record.question, record.choices, record.answers, image, audio)
+
+    def _named(self, column: str, value: object) -> object:
+        """A value, or of a column of classes the name of each number."""
+        names = _class_names(self._rows.features[column])
+        if names is None:
+            return value
+        given = value if isinstance(value, list) else [value]
+        return [names[number] if isinstance(number, int) and 0 <= number < len(names) else "" for number in given]
 
     def _media(self, row: dict[str, Any]) -> Source:
         name = self._columns.image or self._columns.audio or ""
@@ -186,10 +196,19 @@ def _find_columns(columns: Columns | str) -> Columns:
 
 def _undecoded(rows: Any, columns: Columns, name: str) -> Any:
     """The dataset with the columns that are read, its pictures and sounds as bytes."""
-    features = getattr(rows, "features", None) or {}
+    if isinstance(rows, Mapping):
+        raise UserError(f"{name} has several splits: give one, such as dataset[{next(iter(rows), 'train')!r}]")
+    if not hasattr(rows, "__len__") or not hasattr(rows, "select_columns"):
+        raise UserError(
+            f"{name} is a {type(rows).__name__}, not a datasets.Dataset with a length: load it with streaming=False"
+        )
+    features = rows.features
     absent = [column for column in columns.names if column not in features]
-    if absent or not hasattr(rows, "select_columns"):
-        raise UserError(f"{name} has no column {', '.join(absent)}; it has {', '.join(features) or 'none'}")
+    if absent:
+        raise UserError(
+            f"{name} has no column {', '.join(absent)}; it has {', '.join(features) or 'none'}: name what it has in "
+            "columns=Columns(question=..., answers=..., image=...)"
+        )
     datasets = import_module("datasets")
     medium, feature = (columns.image, datasets.Image) if columns.image else (columns.audio, datasets.Audio)
     if not isinstance(features[medium], feature):
@@ -197,11 +216,25 @@ def _undecoded(rows: Any, columns: Columns, name: str) -> Any:
     return rows.select_columns(list(dict.fromkeys(columns.names))).cast_column(medium, feature(decode=False))
 
 
-def _answers(value: object) -> tuple[str, ...]:
-    """A list of texts, one text, or a list written as Python text (as the hub's A-OKVQA has it)."""
+def _class_names(feature: Any) -> list[str] | None:
+    """The names of a ClassLabel, or of a list of them; None for another feature."""
+    inner = getattr(feature, "feature", feature)
+    names = getattr(inner, "names", None)
+    return list(names) if isinstance(names, list) and hasattr(inner, "int2str") else None
+
+
+def _flag(value: object, what: str) -> bool:
+    """Whether a column says yes."""
+    if not isinstance(value, (bool, int)) and value is not None:
+        raise FaultError(f"the column {what} is neither true nor false")
+    return bool(value)
+
+
+def _list_of(value: object) -> object:
+    """A list, one text or number as a list, or a list written as Python text (as the hub's A-OKVQA has it)."""
     if isinstance(value, str) and value.startswith("["):
         try:
-            value = ast.literal_eval(value) if len(value) <= _MOST_WRITTEN else None
+            return ast.literal_eval(value) if len(value) <= _MOST_WRITTEN else None
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             raise FaultError("the answers are no list") from None
-    return texts([value] if isinstance(value, str) else value, "answers")
+    return [value] if isinstance(value, (str, int, float)) else value

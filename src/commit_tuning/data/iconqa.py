@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from commit_tuning.data.files import FaultError, check_inside, located, member, read_json, shown, user_path, words
+from commit_tuning.data.files import FaultError, check_inside, located, member, read_json, said, shown, user_path, words
 from commit_tuning.data.pictures import (
     LETTERS,
     MAX_PIXELS,
@@ -80,7 +80,7 @@ class IconQA(Reader[str]):
         names: tuple[str, ...] = ()
         texts: tuple[str, ...] | None = None
         if kind == "fill_in_blank":
-            answer = words(str(answer) if isinstance(answer, (int, float)) else answer, "answer in data.json")
+            answer = said(answer, "answer in data.json")
         else:
             names = _check_choices(data.get("choices"))
             texts = names if kind == "choose_txt" else LETTERS[: len(names)]

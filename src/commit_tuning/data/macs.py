@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from commit_tuning.data.files import FaultError, file_name, read_yaml, shown, words
+from commit_tuning.data.files import FaultError, file_name, read_yaml, shown
 from commit_tuning.data.prompts import DESCRIBE_SOUND
 from commit_tuning.data.reading import Place, Reader, Record, check_option, fields, find
 from commit_tuning.data.sample import CAPTION
@@ -63,7 +63,7 @@ class MACS(Reader[object]):
         notes = item.get("annotations")
         if not isinstance(notes, list) or not notes:
             raise FaultError("no annotations")
-        captions = tuple(words(fields(note).get("sentence"), "sentence") for note in notes)
+        captions = self._texts(place, [fields(note).get("sentence") for note in notes], "sentence")
         record = Record(place, name, CAPTION, DESCRIBE_SOUND, None, captions, sound=self._sound(self._sounds, name))
         yield from record.per_caption() if self._all else (record,)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
-from commit_tuning.data.files import FaultError, json_list, located, read_json, shown, user_path
+from commit_tuning.data.files import FaultError, json_list, located, read_json, shown, texts, user_path
 from commit_tuning.data.pictures import check_picture, load_picture
 from commit_tuning.data.sample import Sample
 from commit_tuning.data.sounds import check_sound, load_sound
@@ -123,12 +123,12 @@ class Reader(Generic[Entry]):
             raise UserError(f"limit is {limit}: read at least one sample")
         self.skipped: list[Skipped] = []
         self._records: list[Record] = []
-        self._rate, self._max_seconds = rate, max_seconds
+        self._rate, self._max_seconds, self._strict = rate, max_seconds, strict
         self._known: dict[Path, str | None] = {}  # of files that several samples share
         self._ids: set[str] = set()
         try:
             for place, entry in entries:
-                self._take(place, entry, strict)
+                self._take(place, entry)
                 if limit is not None and len(self._records) >= limit:
                     break
         except FaultError as fault:  # of the whole file
@@ -164,7 +164,7 @@ class Reader(Generic[Entry]):
         audio = None if record.sound is None else load_sound(record.sound, self._rate, self._max_seconds)
         return Sample(record.id, record.kind, record.question, record.choices, record.answers, image, audio)
 
-    def _take(self, place: Place, entry: Entry | FaultError, strict: bool) -> None:
+    def _take(self, place: Place, entry: Entry | FaultError) -> None:
         try:
             if isinstance(entry, FaultError):
                 raise entry
@@ -173,7 +173,7 @@ class Reader(Generic[Entry]):
             if twice:
                 raise FaultError(f"the id {shown(twice[0])} is there already")
         except FaultError as fault:
-            if strict:
+            if self._strict:
                 raise UserError(f"{place}: {fault}; repair it, or read without strict to skip it") from None
             self.skipped.append(Skipped(place.path, str(fault), place.line))
             return
@@ -182,6 +182,20 @@ class Reader(Generic[Entry]):
 
     def _first_skip(self) -> str:
         return f" ({len(self.skipped)} broken, first: {self.skipped[0].reason})" if self.skipped else ""
+
+    def _texts(self, place: Place, value: object, what: str) -> tuple[str, ...]:
+        """A list of texts; those that are blank are left out and counted among the skipped.
+
+        Raises:
+            FaultError: As :func:`~commit_tuning.data.files.texts`; or one is blank, and the reader is strict.
+        """
+        kept, given = texts(value, what), len(value) if isinstance(value, list) else 0
+        if len(kept) < given:
+            fault = FaultError(f"{given - len(kept)} of {given} {what} are blank; the others are read")
+            if self._strict:
+                raise fault
+            self.skipped.append(Skipped(place.path, str(fault), place.line))
+        return kept
 
     def _picture(self, folder: Path, *names: str) -> Path:
         """The picture of a resolved media folder that has the first of some names, checked once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from commit_tuning.data.files import file_name, identity, texts, words
+from commit_tuning.data.files import file_name, identity, words
 from commit_tuning.data.pictures import picture_names
 from commit_tuning.data.reading import Place, Reader, Record, check_option, fields, find, json_entries
 from commit_tuning.data.sample import DIRECT
@@ -36,7 +36,7 @@ class TextVQA(Reader[object]):
 
     def _read(self, place: Place, entry: object) -> Iterator[Record]:
         item = fields(entry)
-        answers = texts(item.get("answers"), "answers (those of TextVQA's test split are not public)")
+        answers = self._texts(place, item.get("answers"), "answers (those of TextVQA's test split are not public)")
         name = identity(item.get("question_id"), "question_id")
         picture = self._picture(self._images, *picture_names(file_name(item.get("image_id"), "image_id")))
         yield Record(place, name, DIRECT, words(item.get("question"), "question"), None, answers, (picture,))

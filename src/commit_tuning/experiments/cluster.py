@@ -180,7 +180,7 @@ def _split(name: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
 
 
 def _restartable(job: Job, threads: int) -> Any:
-    """The job as what submitit queues again when it is preempted or out of time; it starts from its beginning then."""
+    """The job as what submitit queues again when it is preempted or out of time; it goes on from its checkpoint."""
     from submitit.helpers import FunctionSequence
 
     run = FunctionSequence()

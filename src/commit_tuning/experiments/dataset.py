@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from commit_tuning.data.collate import VisionCollator
+from commit_tuning.data.collate import RefusedError, VisionCollator
 from commit_tuning.data.reading import SPLITS, DamagedError, Skipped, check_option
 from commit_tuning.data.sample import Sample
 from commit_tuning.errors import UserError
@@ -63,31 +63,42 @@ class Questions(Protocol):
 class StreamedQuestions:
     """Read and encoded each time they are asked for: any size of dataset.
 
-    One that turns out to be damaged goes to `skipped`, and the next whole one takes its place in training; `strict`, it
-    is an error.
+    One that turns out to be damaged, or that the collator refuses, goes to `skipped`, and the next good one takes its
+    place in training; `strict`, it is an error.
     """
 
     def __init__(self, samples: Samples, collator: VisionCollator, strict: bool = False) -> None:
         self._samples, self.collator, self._strict = samples, collator, strict
         self.skipped = samples.skipped
         self.checksum = samples_checksum(samples)
+        self._refused: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> Sample:
-        for _, sample in decoded(self._samples, chain(range(index, len(self)), range(index)), self._strict):
-            return sample
-        raise _nothing(self.skipped)
+        return self._first_from(index)[1]
 
     def training(self, indices: list[int]) -> dict[str, Tensor]:
         """A batch with answers and labels."""
-        return self.collator([self[index] for index in indices])
+        while True:
+            found = [self._first_from(index) for index in indices]
+            try:
+                return self.collator([sample for _, sample in found])
+            except RefusedError as error:
+                skip_refused(self._samples, found, error, self._strict)
+                self._refused.update(found[place][0] for place in error.reasons)
 
     def prompts(self, indices: list[int]) -> tuple[list[Sample], dict[str, Tensor]]:
-        """Those that can be decoded, and their batch for generation."""
-        asked = [sample for _, sample in decoded(self._samples, indices, self._strict)]
-        return asked, self.collator.prompts(asked) if asked else {}
+        """Those that can be asked, and their batch for generation."""
+        found, (prompts, _, media) = encoded_of(self._samples, indices, self.collator, self._strict)
+        return [sample for _, sample in found], self.collator.prompt_batch(prompts, media) if found else {}
+
+    def _first_from(self, index: int) -> tuple[int, Sample]:
+        order = (at for at in chain(range(index, len(self)), range(index)) if at not in self._refused)
+        for found in decoded(self._samples, order, self._strict):
+            return found
+        raise _nothing(self.skipped)
 
 
 class StoredQuestions:
@@ -101,20 +112,21 @@ class StoredQuestions:
         self._positions: list[int] = []
         self._words: list[Sample] = []
         self._prompts: list[list[int]] = []
+        self._answers: list[list[int]] = []
         parts: list[dict[str, Tensor]] = []
         for indices in chunks(list(range(len(samples))), self._AT_ONCE):
-            found = dict(decoded(samples, indices, strict))
+            found, encoded = encoded_of(samples, indices, collator, strict)
             if not found:
                 continue
-            read = list(found.values())
-            self._positions += found
-            self._words += [replace(sample, image=None, audio=None) for sample in read]
-            prompts, media = collator.encode(read)
+            prompts, answers, media = encoded
+            self._positions += [index for index, _ in found]
+            self._words += [replace(sample, image=None, audio=None) for _, sample in found]
             self._prompts += prompts
+            self._answers += answers
             parts.append(media)
             first = {name: values.shape[1:] for name, values in parts[0].items()}
             for name, values in media.items():
-                if len(values) != len(read) or values.shape[1:] != first[name]:
+                if len(values) != len(found) or values.shape[1:] != first[name]:
                     raise UserError(
                         f"data.in_memory: {name} has not one row of one size for each question, as where pictures are "
                         "cut into tiles; set data.in_memory=false"
@@ -131,8 +143,8 @@ class StoredQuestions:
 
     def training(self, indices: list[int]) -> dict[str, Tensor]:
         """A batch with answers and labels."""
-        answers = [self.collator.target_ids(self._words[index]) for index in indices]
-        return self.collator.training_batch([self._prompts[i] for i in indices], answers, self._chosen(indices))
+        prompts, answers = [self._prompts[i] for i in indices], [self._answers[i] for i in indices]
+        return self.collator.training_batch(prompts, answers, self._chosen(indices))
 
     def prompts(self, indices: list[int]) -> tuple[list[Sample], dict[str, Tensor]]:
         """The questions without pictures and sounds, and their batch for generation."""
@@ -143,31 +155,46 @@ class StoredQuestions:
         return {name: values[indices] for name, values in self._media.items()}
 
 
-def open_splits(root: Path, settings: Data, model_name: str, device: str) -> dict[str, Questions]:
+def open_splits(
+    root: Path, settings: Data, model_name: str, device: str, trust_remote_code: bool = False
+) -> dict[str, Questions]:
     """Train, val and test questions, cut to the recipe's limits and encoded for a model, which need not be loaded."""
     if settings.in_memory:
-        return stored_splits(root, settings, model_name, device)
-    return {split: open_split(root, settings, split, model_name, device) for split in SPLITS}
+        return stored_splits(root, settings, model_name, device, trust_remote_code)
+    return {split: open_split(root, settings, split, model_name, device, trust_remote_code) for split in SPLITS}
 
 
-def open_split(root: Path, settings: Data, split: str, model_name: str, device: str) -> StreamedQuestions:
+def open_split(  # noqa: PLR0917 - as open_splits, and the split
+    root: Path, settings: Data, split: str, model_name: str, device: str, trust_remote_code: bool = False
+) -> StreamedQuestions:
     """One split, read as it is asked for."""
     check_option(split, "split")
-    collator = _collator(settings, model_name, device)
+    collator = _collator(settings, model_name, device, trust_remote_code)
     return StreamedQuestions(_read(root, split, settings), collator, settings.strict)
 
 
 @cache
-def stored_splits(root: Path, settings: Data, model_name: str, device: str) -> dict[str, Questions]:
+def stored_splits(
+    root: Path, settings: Data, model_name: str, device: str, trust_remote_code: bool = False
+) -> dict[str, Questions]:
     """All splits in memory; made once per process, and before a worker is forked from it."""
-    collator = _collator(settings, model_name, device)
+    collator = _collator(settings, model_name, device, trust_remote_code)
     return {split: StoredQuestions(_read(root, split, settings), collator, settings.strict) for split in SPLITS}
 
 
-def _collator(settings: Data, model_name: str, device: str) -> VisionCollator:
-    from commit_tuning.models.nano import load_processor
+def _collator(settings: Data, model_name: str, device: str, trust_remote_code: bool) -> VisionCollator:
+    from commit_tuning.models.nano import load_processor, max_positions
 
-    return VisionCollator(load_processor(model_name), device, settings.prompt)
+    longest = max_positions(model_name, trust_remote_code=trust_remote_code)
+    most = [tokens for tokens in (settings.max_tokens, longest) if tokens is not None]
+    return VisionCollator(
+        load_processor(model_name, trust_remote_code=trust_remote_code),
+        device,
+        settings.prompt,
+        max_tokens=min(most, default=None),
+        cut=settings.too_long == "cut",
+        room=TASKS[settings.dataset].answer_tokens,
+    )
 
 
 def _read(root: Path, split: str, settings: Data) -> Samples:
@@ -182,14 +209,44 @@ def decoded(samples: Samples, indices: Iterable[int], strict: bool) -> Iterator[
         except DamagedError as error:
             if strict:
                 raise
-            if error.skipped not in samples.skipped:
-                samples.skipped.append(error.skipped)
+            _skip(samples, error.skipped)
         else:
             yield index, sample
 
 
+def encoded_of(
+    samples: Samples, indices: Iterable[int], collator: VisionCollator, strict: bool
+) -> tuple[list[tuple[int, Sample]], tuple[list[list[int]], list[list[int]], dict[str, Tensor]]]:
+    """Those samples, with their positions, that can be decoded and encoded, and what they are encoded to.
+
+    The others go to `samples.skipped`, or strict, the first is an error.
+    """
+    found = list(decoded(samples, indices, strict))
+    while found:
+        try:
+            return found, collator.encode([sample for _, sample in found])
+        except RefusedError as error:
+            skip_refused(samples, found, error, strict)
+            found = [one for place, one in enumerate(found) if place not in error.reasons]
+    return [], ([], [], {})
+
+
+def skip_refused(samples: Samples, found: list[tuple[int, Sample]], error: RefusedError, strict: bool) -> None:
+    """List what the collator refused of a batch, or strict, raise it."""
+    if strict:
+        raise error
+    for place, reason in error.reasons.items():
+        where = samples.record(found[place][0]).place
+        _skip(samples, Skipped(where.path, reason, where.line))
+
+
+def _skip(samples: Samples, skipped: Skipped) -> None:
+    if skipped not in samples.skipped:
+        samples.skipped.append(skipped)
+
+
 def _nothing(skipped: list[Skipped]) -> UserError:
-    return UserError(f"no question can be decoded; the first: {skipped[0]}")
+    return UserError(f"no question can be used; the first: {skipped[0]}")
 
 
 def data_checksums(root: Path, settings: Data) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from commit_tuning.experiments.recipe import build_recipe, load_recipe, parse_ov
 from commit_tuning.experiments.record import RECORD, RunRecord
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.tasks import TASKS
+from commit_tuning.experiments.training import load_newest
 from commit_tuning.models.nano import model_checksum
 
 
@@ -30,6 +32,7 @@ class Evaluation:
         scores: As `evaluation.score` gives them.
         answers: As `evaluation.answer_questions` gives them.
         skipped: Questions that could not be read.
+        unfinished: How far the run had come, in words; None where its training is over, or where there is no run.
         other_data: Whether the run has read something else as this split of the same dataset.
     """
 
@@ -38,13 +41,14 @@ class Evaluation:
     scores: dict[str, Any]
     answers: list[dict[str, Any]]
     skipped: list[Skipped]
+    unfinished: str | None = None
     other_data: bool = False
 
 
 def evaluate(
     target: str, settings: Sequence[str] = (), split: str = "test", *, progress: Progress = silent
 ) -> Evaluation:
-    """Ask the model of a finished run, with what it has learnt, or that of a recipe, untuned.
+    """Ask the model of a run, with what it has learnt until its end or its newest checkpoint, or that of a recipe.
 
     Args:
         target: Folder of a run, or a recipe (file or shipped name).
@@ -55,7 +59,7 @@ def evaluate(
     Raises:
         UserError: Neither a run with weights nor a recipe, or the data cannot be read.
     """
-    if Path(target, RECORD).is_file():
+    if os.path.isfile(Path(target, RECORD)):  # noqa: PTH113 (it never raises)
         return ask(recipe_of_run(Path(target), settings), split, Path(target), progress=progress)
     return ask(load_recipe(target, settings), split, progress=progress)
 
@@ -66,7 +70,7 @@ def ask(recipe: Recipe, split: str, run: Path | None = None, *, progress: Progre
     Args:
         recipe: Which model, which dataset, how.
         split: train, val or test.
-        run: Folder of a finished run of the recipe, whose weights the model gets; None asks it untuned.
+        run: Folder of a run of the recipe, whose weights the model gets; None asks it untuned.
         progress: Told about every batch.
 
     Raises:
@@ -75,16 +79,16 @@ def ask(recipe: Recipe, split: str, run: Path | None = None, *, progress: Progre
     record = None if run is None else _checked(RunRecord.read(run), recipe)
     check_metric(TASKS[recipe.data.dataset].metric)
     root = ensure_data(recipe.data)
-    questions = open_split(root, recipe.data, split, recipe.model.name, recipe.train.device)
+    trusted = recipe.model.trust_remote_code
+    questions = open_split(root, recipe.data, split, recipe.model.name, recipe.train.device, trusted)
     model, processor = build_model(recipe.model, recipe.train.device)
-    if run is not None:
-        load_trained(model, run)
+    unfinished = None if run is None else load_run(model, run, progress)
     told = counting(progress, f"{split} questions", len(questions))
     with precision(recipe.model, recipe.train.device):
         answers = answer_questions(model, processor, questions, recipe.generation(), on_batch=told)
     scores = score(answers, TASKS[recipe.data.dataset].metric)
     other = record is not None and _is_other(record, recipe.data.dataset, split, questions.checksum)
-    return Evaluation(recipe.data.dataset, split, scores, answers, questions.skipped, other)
+    return Evaluation(recipe.data.dataset, split, scores, answers, questions.skipped, unfinished, other)
 
 
 def _checked(record: RunRecord, recipe: Recipe) -> RunRecord:
@@ -99,6 +103,23 @@ def _checked(record: RunRecord, recipe: Recipe) -> RunRecord:
 
 def _is_other(record: RunRecord, dataset: str, split: str, checksum: str) -> bool:
     return record.recipe["data"]["dataset"] == dataset and record.data.get(split, checksum) != checksum
+
+
+def load_run(model: Any, run: Path, progress: Progress = silent) -> str | None:
+    """Give a model what a run has learnt: until its end, or until its newest checkpoint.
+
+    Returns:
+        How far the run had come, in words; None if it is finished, or has kept weights and no checkpoint.
+
+    Raises:
+        UserError: There are no weights, or they are of another model.
+    """
+    recipe = recipe_of_run(run, ())
+    step = None if RunRecord.read(run).status == "complete" else load_newest(model, run, recipe, progress)
+    if step is None:
+        load_trained(model, run)
+        return None
+    return f"the run is not finished: step {step} of {recipe.train.steps}"
 
 
 def recipe_of_run(folder: Path, settings: Sequence[str]) -> Recipe:

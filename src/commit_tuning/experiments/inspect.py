@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 
 from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.sample import Audio, Sample
-from commit_tuning.errors import UserError
+from commit_tuning.errors import UserError, one_line
 from commit_tuning.experiments.dataset import ensure_data, open_splits
 from commit_tuning.experiments.model_setup import build_model, precision
 from commit_tuning.experiments.optimizers import build_optimizer
@@ -31,10 +31,11 @@ def inspect_target(target: str, settings: Sequence[str]) -> Inspection:
     Raises:
         UserError: It is neither, or settings are given for a model.
     """
-    if target not in NANO_MODELS and not Path(target).is_dir() and _is_recipe(target):
+    folder = os.path.isdir(os.path.expanduser(target))  # noqa: PTH111, PTH112 (they never raise)
+    if target not in NANO_MODELS and not folder and _is_recipe(target):
         return _inspect_recipe(load_recipe(target, settings))
     if settings:
-        raise UserError(f"{target!r} is a model and takes no settings; those are of a recipe")
+        raise UserError(f"{one_line(repr(target))} is a model and takes no settings; those are of a recipe")
     model, processor = load_model(target)
     return inspect_model(model.requires_grad_(True), _empty_batch(processor))
 
@@ -49,7 +50,7 @@ def _is_recipe(target: str) -> bool:
 
 def _inspect_recipe(recipe: Recipe) -> Inspection:
     root = ensure_data(recipe.data)
-    questions = open_splits(root, recipe.data, recipe.model.name, "cpu")["train"]
+    questions = open_splits(root, recipe.data, recipe.model.name, "cpu", recipe.model.trust_remote_code)["train"]
     model, _ = build_model(recipe.model, "cpu")
     optimizer = build_optimizer(partition_model(model, recipe.model.projector), recipe.train)
     with precision(recipe.model, "cpu"):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from commit_tuning.errors import UserError
+from commit_tuning.errors import UserError, one_line
 from commit_tuning.experiments.record import ADAPTER, WEIGHTS
 from commit_tuning.experiments.schema import Lora, Model
 from commit_tuning.models.nano import load_model
@@ -40,7 +40,7 @@ def build_model(settings: Model, device: str, checkpointed: bool = False) -> tup
         UserError: An unknown model or device, an encoder-decoder, target modules that the language model does not have,
             or a freeze pattern that matches no parameter.
     """
-    model, processor = load_model(settings.name)
+    model, processor = load_model(settings.name, trust_remote_code=settings.trust_remote_code)
     if getattr(model.config.get_text_config(), "is_encoder_decoder", False):
         raise UserError(
             f"model {settings.name!r} is an encoder-decoder, which recipes do not train: take your own loop or trainer "
@@ -52,7 +52,7 @@ def build_model(settings: Model, device: str, checkpointed: bool = False) -> tup
     try:
         return model.to(device), processor
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"cannot use train.device {device!r}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"cannot use train.device {device!r}: {one_line(error)}") from None
 
 
 def prepare(model: Any, settings: Model) -> Any:

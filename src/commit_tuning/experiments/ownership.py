@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.record import COMPANIONS, RESULT_FOLDERS, RunRecord, is_result, leads_elsewhere
+from commit_tuning.experiments.checkpoint import remove_checkpoints
+from commit_tuning.experiments.record import (
+    CHECKPOINTS,
+    COMPANIONS,
+    HISTORY,
+    RESULT_FOLDERS,
+    RunRecord,
+    is_result,
+    leads_elsewhere,
+)
 from commit_tuning.storage import explained, is_temporary
 
 
@@ -52,35 +62,38 @@ def refuse_taken(folder: Path, names: Iterable[str], ours: Collection[str]) -> N
             raise _taken(path)
 
 
-def start_over(record: RunRecord, before: RunRecord | None, names: Iterable[str]) -> None:
+def start_over(record: RunRecord, before: RunRecord | None, names: Iterable[str], resumes: bool = False) -> None:
     """Take a folder for a run: store its record, which names all that it may write, and remove what `before` left.
 
     Args:
         record: Of the run that begins.
         before: Of the run that was there.
         names: Of the files that the run may write.
+        resumes: The run goes on from a checkpoint, so that its checkpoints and its history stay.
 
     Raises:
         UserError: Something that is not ours stands where a file is to be written, or the folder cannot be written.
     """
     names, left = list(names), list((before and before.files) or ())
     refuse_taken(record.folder, names, left)
+    if not resumes:
+        remove_checkpoints(record.folder)
     record.plan([*names, *left])
-    remove_named(record)
+    remove_named(record, keep=(HISTORY,) if resumes else ())
 
 
-def remove_named(record: RunRecord) -> None:
-    """Remove the files that a record names, and their folders if nothing else is in them.
+def remove_named(record: RunRecord, keep: Collection[str] = ()) -> None:
+    """Remove the files that a record names, but for some, and their folders if nothing else is in them.
 
     Raises:
         UserError: One cannot be removed.
     """
-    places = [record.folder, *(record.folder / name for name in sorted(RESULT_FOLDERS))]
+    places = [record.folder, *(record.folder / name for name in sorted((*RESULT_FOLDERS, CHECKPOINTS)))]
     with explained(record.folder):
         for name in record.files or ():
             path = record.folder / name
             above = name.rpartition("/")[0]
-            if is_result(name) and not leads_elsewhere(record.folder, above) and not path.is_dir():
+            if name not in keep and is_result(name) and not leads_elsewhere(record.folder, above) and not path.is_dir():
                 path.unlink(missing_ok=True)
         for place in places:
             if place.is_dir() and not place.is_symlink():
@@ -91,7 +104,7 @@ def _tidy(folder: Path) -> None:
     """Remove what a killed process left half-written."""
     for path in folder.iterdir():
         if is_temporary(path):
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     if folder.name in RESULT_FOLDERS and not any(folder.iterdir()):
         folder.rmdir()
 

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from commit_tuning.errors import UserError
+from commit_tuning.experiments.checkpoint import remove_checkpoints
 from commit_tuning.experiments.record import LOG, RECORD, RunRecord
 from commit_tuning.experiments.schema import Recipe
+from commit_tuning.processes import StoppedError, end_with_parent, terminable
 
 PRELOAD_RECIPE = "COMMIT_TUNING_PRELOAD_RECIPE"
 _PRELOADED = "commit_tuning.experiments.preload"
@@ -51,7 +53,9 @@ RunJobs: TypeAlias = Callable[[Sequence[Job], int, OnDone], None]  # `run_jobs`,
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, on_done: OnDone) -> None:
-    """Run what is not complete yet, `workers` at a time.
+    """Run what is not complete yet, `workers` at a time; a run that was cut off goes on from its last checkpoint.
+
+    No worker outlives this process: when it is stopped, each saves its run first; when it is killed, each just ends.
 
     Args:
         jobs: What to run, in this order.
@@ -75,6 +79,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_done: OnDone) -> None:
     finally:
         for process, _ in running.values():
             process.terminate()
+        for process, _ in running.values():
             process.join()
 
 
@@ -84,6 +89,7 @@ def unfinished(jobs: Sequence[Job], on_done: OnDone) -> list[Job]:
     for job in jobs:
         record = job.outcome()
         if record is not None and record.complete:
+            remove_checkpoints(job.folder)  # where the run was killed at its very end
             on_done(job, record)
         else:
             waiting.append(job)
@@ -145,14 +151,18 @@ def _start(context: BaseContext, job: Job) -> BaseProcess:
 def _work(recipe: str, folder: str) -> None:
     """The life of a worker: one run, its output in the run's own log. Ctrl-C is the parent's affair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     Path(folder).mkdir(parents=True, exist_ok=True)
     path = Path(folder) / LOG
     path.unlink(missing_ok=True)  # a cluster's is a link
-    with path.open("w", encoding="utf-8") as log:
+    with path.open("w", encoding="utf-8") as log, terminable():
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
             train_quietly(recipe, folder)
+        except StoppedError as stopped:
+            sys.stderr.write(f"{stopped}\n")
+            raise SystemExit(stopped.exit_code) from None
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()

@@ -17,4 +17,10 @@ if PRELOAD_RECIPE in os.environ:
     recipe = Recipe.model_validate_json(os.environ[PRELOAD_RECIPE])
     if recipe.data.in_memory:
         with contextlib.suppress(UserError):  # every run says it again, in its own log
-            stored_splits(ensure_data(recipe.data), recipe.data, recipe.model.name, recipe.train.device)
+            stored_splits(
+                ensure_data(recipe.data),
+                recipe.data,
+                recipe.model.name,
+                recipe.train.device,
+                recipe.model.trust_remote_code,
+            )

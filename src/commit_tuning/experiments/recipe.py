@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from commit_tuning.errors import UserError
+from commit_tuning.errors import UserError, one_line
 from commit_tuning.experiments.schema import COMMIT_KEYS, Recipe, valid_keys
-from commit_tuning.experiments.yaml_text import parse_mapping, parse_value
+from commit_tuning.experiments.yaml_text import MAX_LETTERS, parse_mapping, parse_value
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 RECIPE_FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parents[1] / "recipes")
+_FAULTS_SHOWN = 5
 
 
 def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -31,9 +32,10 @@ def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Reci
     """
     path = find_recipe(path_or_name)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_LETTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read recipe {path}: {error}; give the path of a YAML text file") from None
+        raise UserError(f"cannot read recipe {path}: {one_line(error)}; give the path of a YAML text file") from None
     return build_recipe(parse_mapping(text, source=str(path)), parse_overrides(overrides), source=str(path))
 
 
@@ -44,14 +46,13 @@ def find_recipe(path_or_name: str | Path) -> Path:
         UserError: There is none.
     """
     path = Path(path_or_name)
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113 (it never raises)
         return path
-    bare = len(path.parts) == 1 and path.suffix not in (".yaml", ".yml")
-    for folder in RECIPE_FOLDERS if bare else ():
-        if (folder / f"{path}.yaml").is_file():
-            return folder / f"{path}.yaml"
-    shipped = sorted({file.stem for folder in RECIPE_FOLDERS for file in folder.glob("*.yaml")})
-    raise UserError(f"no recipe {str(path)!r}: give a path to a YAML file, or a shipped name ({', '.join(shipped)})")
+    shipped = {file.stem: file for folder in reversed(RECIPE_FOLDERS) for file in folder.glob("*.yaml")}
+    if str(path) in shipped:
+        return shipped[str(path)]
+    names, given = ", ".join(sorted(shipped)), one_line(repr(str(path)))
+    raise UserError(f"no recipe {given}: give a path to a YAML file, or a shipped name ({names})")
 
 
 def build_recipe(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, source: str) -> Recipe:
@@ -70,11 +71,18 @@ def build_recipe(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = N
         _set(merged, key, value, source)
     unknown = _unknown_commit_keys(merged.get("commit"))
     if unknown:
-        raise UserError("; ".join(_unknown(f"commit.{key}", source) for key in unknown))
+        raise _faulty([_unknown(f"commit.{key}", source) for key in unknown[:_FAULTS_SHOWN]], len(unknown))
     try:
         return Recipe.model_validate_json(_as_json(merged, source))
     except ValidationError as error:
-        raise UserError("; ".join(_fault(dict(fault), source) for fault in error.errors())) from None
+        shown = [_fault(dict(fault), source) for fault in error.errors()[:_FAULTS_SHOWN]]
+        raise _faulty(shown, error.error_count()) from None
+
+
+def _faulty(shown: list[str], count: int) -> UserError:
+    """The error that names the first faults of a recipe, and says how many more there are."""
+    more = [f"and {count - len(shown):,} more"] if count > len(shown) else []
+    return UserError("; ".join([*shown, *more]))
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -91,16 +99,17 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     parsed = {}
     for text in overrides:
         key, equals, value = text.partition("=")
+        shown = f"the setting {one_line(repr(text), 60)}"
         if not equals or not key.strip():
-            raise UserError(f"cannot read the setting {text!r}: write it as section.key=value, e.g. train.steps=100")
-        parsed[key.strip()] = parse_value(value, source=f"the setting {text!r}")
+            raise UserError(f"cannot read {shown}: write it as section.key=value, e.g. train.steps=100")
+        parsed[key.strip()] = parse_value(value, source=shown)
     return parsed
 
 
 def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
-    *parents, last = key.split(".")
     if key not in valid_keys():
         raise UserError(_unknown(key, f"the settings for {source}"))
+    *parents, last = key.split(".")
     for parent in parents:
         if not isinstance(tree.get(parent), dict):
             tree[parent] = {}
@@ -110,11 +119,13 @@ def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
 
 def _as_json(values: Mapping[str, Any], source: str) -> str:
     try:
-        return json.dumps(values)
-    except TypeError as error:
+        text = json.dumps(values, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError) as error:  # half a letter (a surrogate); of values given in Python: a loop, a date
         raise UserError(
-            f"{source}: {error}; a recipe holds text, numbers, true/false, null, lists and mappings"
+            f"{source}: {one_line(error)}; a recipe holds text, numbers, true/false, null, lists and mappings"
         ) from None
+    return text
 
 
 def _unknown_commit_keys(section: object) -> list[str]:
@@ -122,7 +133,7 @@ def _unknown_commit_keys(section: object) -> list[str]:
 
 
 def _unknown(key: str, source: str) -> str:
-    known = valid_keys()
+    known, key = valid_keys(), one_line(key, 80)
     last = {name.rpartition(".")[2]: name for name in reversed(known)}
     near = difflib.get_close_matches(key, known, n=1) or [
         last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1)
@@ -132,15 +143,14 @@ def _unknown(key: str, source: str) -> str:
 
 
 def _fault(fault: dict[str, Any], source: str) -> str:
-    place = [str(part) for part in fault["loc"]]
-    key = ".".join(place)
+    key = one_line(".".join(str(part) for part in fault["loc"]), 80)
     match fault["type"]:
         case "extra_forbidden":
             return _unknown(key, source)
         case "missing":
             return f"{key} is missing in {source}; add it"
         case "value_error":
-            return f"{source}: {fault['ctx']['error']}"
+            return f"{source}: {one_line(fault['ctx']['error'], 1000)}"
         case _:
-            given = yaml.safe_dump(fault["input"], default_flow_style=True).strip().removesuffix("\n...")
-            return f"{key} in {source}: {fault['msg'].lower()}, got {given}"
+            given = fault["input"] if isinstance(fault["input"], str) else json.dumps(fault["input"])
+            return f"{key} in {source}: {one_line(fault['msg'].lower())}, got {one_line(given, 60)}"

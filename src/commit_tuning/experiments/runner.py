@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from commit_tuning.coordinator import Coordinator
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.dataset import Questions, chunks, data_order, ensure_data, open_splits
+from commit_tuning.experiments.checkpoint import Checkpoints, remove_checkpoints, stored
+from commit_tuning.experiments.dataset import Questions, ensure_data, open_splits
 from commit_tuning.experiments.evaluation import (
     answer_loss,
     answer_questions,
@@ -33,16 +29,15 @@ from commit_tuning.experiments.model_setup import (
     save_trainable,
     weight_files,
 )
-from commit_tuning.experiments.optimizers import build_optimizer, found_rates, show_evaluated
+from commit_tuning.experiments.optimizers import show_evaluated
 from commit_tuning.experiments.origin import Origin, refuse_changed
 from commit_tuning.experiments.ownership import refuse_foreign, start_over
-from commit_tuning.experiments.progress import Progress, Stopwatch, counting, silent
+from commit_tuning.experiments.progress import Progress, counting, silent
 from commit_tuning.experiments.record import (
     HISTORY,
     PREDICTIONS,
     RECORD,
     SKIPPED,
-    RunFailedError,
     RunRecord,
     alone_in,
     differences,
@@ -51,13 +46,13 @@ from commit_tuning.experiments.record import (
     package_versions,
     writable_folder,
 )
-from commit_tuning.experiments.schema import Recipe, Train
+from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.tasks import TASKS
+from commit_tuning.experiments.training import Training, questions_seen, resume, train_steps, usable_checkpoint
 from commit_tuning.models.nano import model_checksum
 from commit_tuning.models.partition import partition_model
 from commit_tuning.storage import explained
 
-_FINAL_STEPS = 20
 _LOSS_QUESTIONS = 600
 
 
@@ -76,7 +71,7 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, fo
     Args:
         recipe: The experiment.
         output: Folder of the run; created. A complete run of the same recipe there is returned as it is, one that
-            did not finish is done again.
+            did not finish goes on from its last checkpoint, bit for bit as if it had not stopped.
         progress: Told about every step.
         force: Start again whatever run is there, and write beside files that are no run's.
 
@@ -84,6 +79,7 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, fo
         UserError: The recipe cannot be run, or `output` cannot be written, is in use by another process, holds files
             that are no run's, or a run of another recipe, of other data, of another model, or with damaged files.
         RunFailedError: The loss stopped being finite.
+        StoppedError: SIGTERM or Ctrl-C came during the training steps; the state after the last step is saved.
     """
     folder = writable_folder(output)
     if not force:
@@ -91,13 +87,14 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, fo
     with alone_in(folder):
         before = RunRecord.read(folder) if (folder / RECORD).exists() else None
         if before is not None and not force and _is_finished(before, recipe):
+            remove_checkpoints(folder)
             return before
         record = RunRecord(recipe=recipe.for_record(), seed=recipe.train.seed, folder=folder)
         record.versions, record.hardware = package_versions(), hardware(torch.get_num_threads())
         try:
             check_metric(TASKS[recipe.data.dataset].metric)
             with explained(folder):
-                _run(recipe, record, before, progress)
+                _run(recipe, record, before, progress, force)
         except Exception as error:
             if before is None or record.files is not None:  # a run that was there stays as it is until this one starts
                 _note_failure(record, error)
@@ -112,7 +109,7 @@ def _is_finished(before: RunRecord, recipe: Recipe) -> bool:
         UserError: It is of something else, or its files are damaged.
     """
     differing = differences(before.recipe, recipe.for_record())
-    if differing and before.status != "failed":
+    if differing and (before.status != "failed" or stored(before.folder)):
         raise UserError(
             f"{before.folder} holds a {'complete' if before.status == 'complete' else 'begun'} run of another recipe "
             f"(it differs in {', '.join(differing[:5])}); choose another --output, or give --force to start again"
@@ -133,72 +130,45 @@ def _note_failure(record: RunRecord, error: Exception) -> None:
         record.write()
 
 
-def _run(recipe: Recipe, record: RunRecord, before: RunRecord | None, progress: Progress) -> None:
+def _run(recipe: Recipe, record: RunRecord, before: RunRecord | None, progress: Progress, force: bool) -> None:
     settings, device, started = recipe.train, recipe.train.device, time.perf_counter()
     root = _find_data(recipe, progress)
-    questions = open_splits(root, recipe.data, recipe.model.name, device)
+    questions = open_splits(root, recipe.data, recipe.model.name, device, recipe.model.trust_remote_code)
     Origin({split: asked.checksum for split, asked in questions.items()}, model_checksum(recipe.model.name)).note(
         record
     )
     random.seed(settings.seed)
     torch.manual_seed(settings.seed)
     model, processor = build_model(recipe.model, device, settings.gradient_checkpointing)
-    running = partial(precision, recipe.model, device)
     partition = partition_model(model, recipe.model.projector)
     record.parameters = {module: count_parameters(partition[module]) for module in partition.names}
-    optimizer = build_optimizer(partition, settings)
-    coordinator = Coordinator(model, optimizer, recipe.commit_config(), partition=partition)
-    scheduler = build_scheduler(optimizer, settings)
-    trainable = [parameter for module in partition.names for parameter in partition[module]]
+    training = Training(model, partition, recipe, record.folder)
+    checkpoints = Checkpoints(record.folder, _identity(record), settings.checkpoint_interval)
+    saved = None if force else usable_checkpoint(checkpoints, progress)
 
-    start_over(record, before, _planned(recipe, len(questions["test"])))  # nothing is touched before here
+    start_over(record, before, _planned(recipe, len(questions["test"])), resumes=saved is not None)
+    if saved is not None:
+        resume(training, questions, saved, progress)
     _note_skipped(record, questions, progress)
-    batches = step_batches(questions["train"], settings)
-    losses, lowest, measuring = [], math.inf, Stopwatch()
-    model.train()
-    loop_started = time.perf_counter()
-    with (record.folder / HISTORY).open("w", encoding="utf-8", buffering=1) as history:
-        for step in range(1, settings.steps + 1):
-            micro_batches = next(batches)
-            loss = accumulate_gradients(model, micro_batches, running)
-            if not math.isfinite(loss):
-                raise RunFailedError(_not_finite(step, loss, recipe, record.folder))
-            norm = clip_gradients(trainable, settings.max_grad_norm)
-            lowest = min([lowest, *filter(None, coordinator.multipliers.values())])  # zero: a module at rest
-            with measuring, running():
-                coordinator.before_step(micro_batches)
-            optimizer.step()
-            with measuring, running():
-                coordinator.after_step()
-            history.write(
-                json_line(
-                    {
-                        "step": step,
-                        "loss": loss,
-                        "grad_norm": norm,
-                        **coordinator.metrics(),
-                        **found_rates(optimizer, coordinator.learning_rates),
-                    }
-                )
-            )
-            scheduler.step()
-            optimizer.zero_grad()
-            losses.append(loss)
-            progress("training", step, settings.steps, f"loss {loss:.3f}{starvation_note(coordinator.starving)}")
+    train_steps(training, questions, checkpoints, progress)
     record.seal(HISTORY)
-    record.seconds["training"] = round(time.perf_counter() - started, 2)
+    record.seconds["training"] = round(training.earlier_seconds + time.perf_counter() - started, 2)
+    record.metrics |= training.metrics()
 
-    record.metrics["overhead"] = measuring.seconds / (time.perf_counter() - loop_started - measuring.seconds)
-    record.metrics |= _of_training(losses, lowest, coordinator)
-
-    show_evaluated(optimizer)
+    show_evaluated(training.optimizer)
     if settings.save_weights:  # before the evaluation, whose failure would lose them
         _store_weights(model, recipe, record)
-    with running():
+    with precision(recipe.model, device):
         answers = _evaluate(model, processor, questions, recipe, record=record, progress=progress)
     _store_answers(answers, questions["test"], recipe, record)
     _note_skipped(record, questions, progress)
     record.finish()
+    remove_checkpoints(record.folder)  # not before the record is complete
+
+
+def _identity(record: RunRecord) -> dict[str, Any]:
+    """What decides the numbers of a run; it has to be the same in a process that goes on with the run."""
+    return {name: getattr(record, name) for name in ("recipe", "data", "model", "versions")}
 
 
 def _store_weights(model: Any, recipe: Recipe, record: RunRecord) -> None:
@@ -252,16 +222,6 @@ def _note_skipped(record: RunRecord, questions: dict[str, Questions], progress: 
         record.store(SKIPPED, "".join(lines))
 
 
-def _of_training(losses: list[float], lowest: float, coordinator: Coordinator) -> dict[str, Any]:
-    """The metrics of a training loop: its last losses, its lowest multiplier, and who starves at its end."""
-    meaningless = math.isinf(lowest) or coordinator.config.sets_drift
-    return {
-        "train_loss": sum(losses[-_FINAL_STEPS:]) / len(losses[-_FINAL_STEPS:]),
-        "lowest_multiplier": None if meaningless else lowest,
-        "starving": coordinator.starving,
-    }
-
-
 def _evaluate(
     model: Any,
     processor: Any,
@@ -298,70 +258,3 @@ def _losses(model: Any, questions: dict[str, Questions], recipe: Recipe) -> dict
         "val_loss": answer_loss(model, questions["val"], unseen, size),
         "seen_loss": answer_loss(model, questions["train"], seen, size),
     }
-
-
-def build_scheduler(optimizer: torch.optim.Optimizer, settings: Train) -> Any:
-    """The recipe's schedule of the base learning rates."""
-    from transformers import get_scheduler
-
-    name = "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler
-    return get_scheduler(name, optimizer, settings.warmup_steps, settings.steps)
-
-
-def starvation_note(starving: dict[str, int]) -> str:
-    """Which module starves and since which step, for the progress line; nothing where none does."""
-    return "".join(f", {module} starves since step {since}" for module, since in starving.items())
-
-
-def step_batches(questions: Questions, settings: Train) -> Iterator[list[dict[str, torch.Tensor]]]:
-    """Endless optimizer steps, each a list of collated micro-batches."""
-    size = settings.micro_batch_size or settings.batch_size
-    for indices in data_order(len(questions), settings.batch_size, settings.seed):
-        yield [questions.training(part) for part in chunks(indices, size)]
-
-
-def questions_seen(samples: int, settings: Train) -> list[int]:
-    """Positions of the training questions that a run sees, each once, in the order of their first appearance."""
-    order = data_order(samples, settings.batch_size, settings.seed)
-    return list(dict.fromkeys(index for _ in range(settings.steps) for index in next(order)))
-
-
-def clip_gradients(parameters: Sequence[nn.Parameter], limit: float | None) -> float:
-    """Scale the gradients down to an L2 norm of `limit` together, if there is a limit; returns the norm they had."""
-    if limit is None:
-        return float(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-    return float(nn.utils.clip_grad_norm_(parameters, limit))
-
-
-def accumulate_gradients(
-    model: nn.Module,
-    micro_batches: list[dict[str, torch.Tensor]],
-    running: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> float:
-    """Add the gradients of the step's loss: the mean over all answer tokens of all micro-batches, as transformers does.
-
-    Args:
-        model: The model.
-        micro_batches: With labels.
-        running: Opens the context of a forward pass, such as autocast.
-
-    Returns:
-        The loss, in nats per answer token.
-    """
-    tokens = [int((batch["labels"][:, 1:] != -100).sum()) for batch in micro_batches]
-    total = 0.0
-    for batch, count in zip(micro_batches, tokens, strict=True):
-        with running():
-            loss = model(**batch).loss * (count / sum(tokens))
-        loss.backward()
-        total += float(loss.detach())
-    return total
-
-
-def _not_finite(step: int, loss: float, recipe: Recipe, folder: Path) -> str:
-    rates = " and ".join(f"{rate:g}" for rate in sorted(set(recipe.train.rates.values())))
-    lower = "commit.drift_target" if recipe.commit_config().sets_drift else "train.learning_rate"
-    return (
-        f"the loss is {loss} at step {step} of {recipe.train.steps} (learning rate {rates}, {folder}); "
-        f"lower {lower}, or set train.max_grad_norm"
-    )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Any, Literal
+import os
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from commit_tuning.config import METHODS, CoMMITConfig, ProjectorPlace
 from commit_tuning.data.prompts import PROMPTS
+from commit_tuning.errors import one_line
 from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.models.nano import NANO_MODELS
 
@@ -19,10 +22,30 @@ LITERAL = {"literal": "commit", "literal-clr": "commit-clr"}
 """Arms of a comparison that are `CoMMITConfig.paper()` with this method."""
 
 
-class Section(BaseModel):
-    """Base of every section: immutable, and strict about keys, types and numbers that are not finite."""
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Batch = Annotated[int, Field(ge=1, le=2**16)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Rate = Annotated[float, Field(gt=0, le=1e30)]  # what single precision can compute with
+Rates = Annotated[tuple[Rate, ...], Field(max_length=1000)]
+Names = Annotated[tuple[str, ...], Field(max_length=1000)]
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, and strict about keys, types, texts and numbers that are not finite."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, str_min_length=1, str_max_length=1000
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _printable(cls, value: Any) -> Any:
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and _CONTROL.search(text):
+                raise PydanticCustomError("control_letter", "a text should hold no control characters")
+        return value
 
 
 class Lora(Section):
@@ -32,10 +55,10 @@ class Lora(Section):
     by `alpha / r`: a sweep of `r` alone changes that as well.
     """
 
-    r: int | None = Field(default=8, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
+    r: Annotated[int, Field(ge=1, le=2**16)] | None = 8
+    alpha: float = Field(default=16.0, gt=0, le=1e6)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    target_modules: Names | Literal["all-linear"] = "all-linear"
 
 
 class Model(Section):
@@ -46,14 +69,16 @@ class Model(Section):
     anything) of parameter names that stay fixed; whatever else is not the language model's is tuned in full.
     `projector` says whose the projector is: the encoder's, the language model's, or a module of its own, which has the
     encoder's base rate. `dtype` is the number format of the matrices that stay fixed; everything else is float32,
-    and with `bfloat16` the model runs under bfloat16 autocast. `null` keeps every weight as it was stored.
+    and with `bfloat16` the model runs under bfloat16 autocast. `null` keeps every weight as it was stored. Python code
+    that comes with a model is run with `trust_remote_code` alone.
     """
 
-    name: str = Field(min_length=1)
+    name: str
     lora: Lora | None = Lora()
     projector: ProjectorPlace = "encoder"
-    freeze: tuple[str, ...] = ()
+    freeze: Names = ()
     dtype: Literal["float32", "bfloat16"] | None = None
+    trust_remote_code: bool = False
 
     @field_validator("lora")
     @classmethod
@@ -62,8 +87,8 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _known_nano_model(self) -> Self:
-        if self.name.startswith("nano-") and self.name not in NANO_MODELS and not Path(self.name).exists():
-            raise ValueError(f"model.name: {self.name!r} is not one of {', '.join(NANO_MODELS)}")
+        if self.name.startswith("nano-") and self.name not in NANO_MODELS and not os.path.lexists(self.name):
+            raise ValueError(f"model.name: {_quoted(self.name)} is not one of {', '.join(NANO_MODELS)}")
         return self
 
 
@@ -73,24 +98,27 @@ class Data(Section):
     `root: null` is, of a dataset that is built here, its folder in the cache; limits of `null` take everything.
     `strict` stops at the first entry that cannot be read, where others are skipped, counted and listed.
     `in_memory` keeps the encoded questions of all splits in memory, for small media and many runs. `prompt` is how
-    questions are asked: a name of `data.prompts.PROMPTS`.
+    questions are asked: a name of `data.prompts.PROMPTS`. `max_tokens` bounds question and answer together; `null` is
+    the positions of the model. `too_long` says what becomes of a longer question: `skip`, or `cut` it.
     """
 
     dataset: str = "nano-iconqa"
     root: str | None = None
-    train_limit: int | None = Field(default=None, ge=1)
-    val_limit: int | None = Field(default=None, ge=1)
-    test_limit: int | None = Field(default=None, ge=1)
+    train_limit: Count | None = None
+    val_limit: Count | None = None
+    test_limit: Count | None = None
     strict: bool = False
     in_memory: bool = False
     prompt: str = "nano"
+    max_tokens: int | None = Field(default=None, ge=1)
+    too_long: Literal["skip", "cut"] = "skip"
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         if self.dataset not in TASKS:
-            raise ValueError(f"data.dataset: {self.dataset!r} is not one of {', '.join(TASKS)}")
+            raise ValueError(f"data.dataset: {_quoted(self.dataset)} is not one of {', '.join(TASKS)}")
         if self.prompt not in PROMPTS:
-            raise ValueError(f"data.prompt: {self.prompt!r} is not one of {', '.join(PROMPTS)}")
+            raise ValueError(f"data.prompt: {_quoted(self.prompt)} is not one of {', '.join(PROMPTS)}")
         if self.root is None and TASKS[self.dataset].default is None:
             raise ValueError(
                 f"data.root is missing: dataset {self.dataset!r} is not built here, name the folder it lies in"
@@ -105,22 +133,32 @@ class Train(Section):
     papers' rate; DoG and `schedule-free` (AdamW, with a rate of AdamW's size) evaluate an average of the iterates. All
     three come with `pip install 'commit-tuning[optimizers]'`. `gradient_checkpointing` keeps one activation of each
     layer and computes the others anew in the backward pass: less memory, and about a third more time.
+    `checkpoint_interval` is the number of steps between two checkpoints, from which the same command goes on; one is
+    also made ten minutes after the last. `null` makes one only when the run is told to stop. It changes no number, so
+    a run may go on with another interval.
     """
 
-    steps: int = Field(default=400, ge=1)
-    batch_size: int = Field(default=16, ge=1)
-    micro_batch_size: int | None = Field(default=None, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    encoder_learning_rate: float | None = Field(default=None, gt=0)
+    steps: Count = 400
+    batch_size: Batch = 16
+    micro_batch_size: Batch | None = None
+    learning_rate: Rate = 1e-3
+    encoder_learning_rate: Rate | None = None
     optimizer: Literal["adamw", "adam", "sgd", "prodigy", "dog", "schedule-free"] = "adamw"
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=1e6)
     scheduler: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(default=0, ge=0)
-    max_grad_norm: float | None = Field(default=1.0, gt=0)
-    seed: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, le=10**9)
+    max_grad_norm: Rate | None = 1.0
+    seed: Seed = 0
     device: str = "cpu"
     gradient_checkpointing: bool = False
     save_weights: bool = True
+    checkpoint_interval: int | None = Field(default=100, ge=1)
+
+    @model_validator(mode="after")
+    def _holds_numbers(self) -> Self:
+        if self.device.startswith("meta"):
+            raise ValueError("train.device: 'meta' holds no numbers; take cpu or cuda")
+        return self
 
     @property
     def rates(self) -> dict[str, float]:
@@ -135,16 +173,16 @@ class Eval(Section):
     `max_new_tokens: null` is what the dataset's answers need.
     """
 
-    batch_size: int = Field(default=64, ge=1)
-    max_new_tokens: int | None = Field(default=None, ge=1)
-    images: int = Field(default=12, ge=0)
+    batch_size: Batch = 64
+    max_new_tokens: Batch | None = None
+    images: int = Field(default=12, ge=0, le=10**5)
 
 
 class StaticGrid(Section):
     """Rates of the hand-tuned rival: every pair whose two rates differ."""
 
-    learning_rate: tuple[float, ...] = ()
-    encoder_learning_rate: tuple[float, ...] = ()
+    learning_rate: Rates = ()
+    encoder_learning_rate: Rates = ()
 
 
 class Compare(Section):
@@ -155,11 +193,11 @@ class Compare(Section):
     Seeds count from `first_seed`: seeds that no choice was made on confirm one that was made before.
     """
 
-    methods: tuple[str, ...] = ("constant", "commit-clr")
-    seeds: int = Field(default=3, ge=1)
-    screen_seeds: int = Field(default=1, ge=1)
-    first_seed: int = Field(default=0, ge=0)
-    rates: tuple[float, ...] = Field(default=(1e-3,), min_length=1)
+    methods: Names = ("constant", "commit-clr")
+    seeds: int = Field(default=3, ge=1, le=10**4)
+    screen_seeds: int = Field(default=1, ge=1, le=10**4)
+    first_seed: int = Field(default=0, ge=0, le=2**31)
+    rates: Rates = Field(default=(1e-3,), min_length=1)
     static_grid: StaticGrid | None = None
 
     @model_validator(mode="after")
@@ -167,11 +205,9 @@ class Compare(Section):
         known = (*METHODS, *LITERAL)
         for method in self.methods:
             if method not in known:
-                raise ValueError(f"compare.methods: {method!r} is not one of {', '.join(known)}")
+                raise ValueError(f"compare.methods: {_quoted(method)} is not one of {', '.join(known)}")
         if self.screen_seeds > self.seeds:
             raise ValueError(f"compare.screen_seeds ({self.screen_seeds}) exceeds compare.seeds ({self.seeds})")
-        if min(self.rates) <= 0:
-            raise ValueError(f"compare.rates: {min(self.rates):g} is not above 0")
         return self
 
     @property
@@ -217,14 +253,18 @@ class Recipe(Section):
         return self.eval.model_copy(update={"max_new_tokens": tokens})
 
     def for_record(self) -> dict[str, Any]:
-        """The recipe of a single run as plain JSON values, with what the method and the dataset decide resolved."""
-        plain = self.model_dump(mode="json", exclude={"compare"})
+        """What decides a single run, as plain JSON values, with what the method and the dataset decide resolved."""
+        plain = self.model_dump(mode="json", exclude={"compare": True, "train": {"checkpoint_interval"}})
         return plain | {"commit": self.commit_config().to_dict(), "eval": self.generation().model_dump(mode="json")}
 
 
 def valid_keys() -> tuple[str, ...]:
     """Every key that a recipe may hold, dotted."""
     return (*_keys_of(Recipe), *(f"commit.{key}" for key in COMMIT_KEYS))
+
+
+def _quoted(text: str) -> str:
+    return one_line(repr(text), 100)
 
 
 def _keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ class Task:
         if chosen is None and self.default is not None:
             return self.default(workers=workers)
         folder = user_path(str(chosen))
-        if self.build is None or (folder / MANIFEST).is_file():
+        if self.build is None or os.path.isfile(folder / MANIFEST):  # noqa: PTH113 (it never raises)
             return folder
         return self.build(folder, workers=workers)
 

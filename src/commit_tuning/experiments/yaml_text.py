@@ -1,24 +1,64 @@
-"""YAML as recipes use it: no code, no key given twice, and `1e-3` is a number."""
+"""YAML as recipes use it: plain values of bounded size, no code, no key given twice, and `1e-3` is a number."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
-from commit_tuning.errors import UserError
+from commit_tuning.errors import UserError, one_line
+
+MAX_LETTERS = 2**18
+"""Longest text that is parsed."""
+
+MAX_DEPTH = 20
+"""Deepest nesting."""
+
+MAX_VALUES = 10_000
+"""Most values, keys and collections of a text, each counted as often as aliases repeat it."""
+
+MAX_BITS = 256
+"""Longest whole number; one of some thousand digits cannot even be printed."""
+
+_PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, with YAML 1.2's floats and without silently dropped duplicates."""
+    """The safe loader with plain values only: a date is text, as in YAML 1.2, and so is its `1e-3` a number."""
+
+    yaml_constructors = {  # noqa: RUF012 (PyYAML's own name)
+        tag: make
+        for tag, make in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in _PLAIN
+    }
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        letter: [(tag, form) for tag, form in forms if tag.rpartition(":")[2] in (*_PLAIN, "merge")]
+        for letter, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """A node's value; one that is not what its form or its tag says is an error with its line."""
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int) and value.bit_length() > MAX_BITS:
+                raise OverflowError
+            return value
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
+            shown = one_line(repr(node.value), 60) if isinstance(node, yaml.ScalarNode) else "what is there"
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{shown} is no {node.tag.rpartition(':')[2]}", node.start_mark
+            ) from None
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-    for position, key in enumerate(keys):
-        if any(key.value == earlier.value for earlier in keys[:position]):
-            raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+    known: set[str] = set()
+    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+        if key.value in known:
+            shown = one_line(repr(key.value), 60)
+            raise yaml.constructor.ConstructorError(None, None, f"key {shown} is given twice", key.start_mark)
+        known.add(key.value)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -36,14 +76,14 @@ def parse_mapping(text: str, *, source: str) -> dict[str, Any]:
         source: Where it comes from, for the error message.
 
     Raises:
-        UserError: A syntax error, a tag that would run code, or something other than a mapping with text keys.
+        UserError: As `parse_value`; or something other than a mapping with text keys.
     """
     value = parse_value(text, source=source)
     if not isinstance(value, dict):
         raise UserError(f"{source} is not a recipe: expected 'section: ...' entries, found {_kind(value)}")
     for key in value:
         if not isinstance(key, str):
-            raise UserError(f"{source} is not a recipe: section names are text, found {key!r}")
+            raise UserError(f"{source} is not a recipe: section names are text, found {one_line(repr(key), 60)}")
     return value
 
 
@@ -51,16 +91,46 @@ def parse_value(text: str, *, source: str) -> Any:
     """Any YAML value.
 
     Raises:
-        UserError: A syntax error, or a tag that would run code.
+        UserError: A syntax error, a value that is none, a tag that would run code, or more text, more values (with
+            what aliases repeat) or deeper nesting than a recipe needs.
     """
+    if len(text) > MAX_LETTERS:
+        raise UserError(f"{source} is too long: {len(text):,} letters, and a recipe has at most {MAX_LETTERS:,}")
     try:
+        _check_size(text, source)
         return yaml.load(text, Loader=_Loader)
     except yaml.constructor.ConstructorError as error:
-        raise UserError(f"{source}{_line(error)}: {error.problem}; use plain values only") from None
+        raise UserError(f"{source}{_line(error)}: {one_line(error.problem)}; use plain values only") from None
     except yaml.MarkedYAMLError as error:
-        raise UserError(f"{source}{_line(error)} is not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
+        problem = one_line(error.problem or error.context)
+        raise UserError(f"{source}{_line(error)} is not valid YAML: {problem}") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # too long a number of an escape or a version
+        raise UserError(f"{source} is not valid YAML: {one_line(error)}") from None
+
+
+def _check_size(text: str, source: str) -> None:
+    """Refuse what is too large when every alias is written out, before any of it is built."""
+    for depth, values in _sizes(text):
+        if depth > MAX_DEPTH:
+            raise UserError(f"{source} is nested more than {MAX_DEPTH} deep; a recipe needs 4")
+        if values > MAX_VALUES:
+            raise UserError(f"{source} holds more than {MAX_VALUES:,} values, its aliases written out; shorten it")
+
+
+def _sizes(text: str) -> Iterator[tuple[int, int]]:
+    """After each part of a YAML text: how deep it is nested, and the values so far with those that aliases repeat."""
+    values, anchored, open_parts = 0, dict[str | None, int](), list[tuple[str | None, int]]()
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            values += anchored.get(event.anchor, 1)
+        elif isinstance(event, yaml.NodeEvent):
+            open_parts.append((event.anchor, values))
+            values += 1
+            anchored[event.anchor] = MAX_VALUES  # while it is open: an alias inside repeats it without end
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionEndEvent):
+            anchor, before = open_parts.pop()
+            anchored[anchor] = values - before
+        yield len(open_parts), values
 
 
 def _line(error: yaml.MarkedYAMLError) -> str:
@@ -68,6 +138,5 @@ def _line(error: yaml.MarkedYAMLError) -> str:
 
 
 def _kind(value: object) -> str:
-    return (
-        "nothing" if value is None else {"list": "a list", "str": "plain text"}.get(type(value).__name__, repr(value))
-    )
+    kinds = {"NoneType": "nothing", "list": "a list", "str": "plain text"}
+    return kinds.get(type(value).__name__) or one_line(repr(value), 60)

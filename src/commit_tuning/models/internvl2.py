@@ -64,10 +64,10 @@ def convert_internvl2(original: str | Path, native: str | Path, output: str | Pa
     state: dict[str, Tensor] = {}
     for file in files:
         state.update(load_file(file))
-    model = load_internvl2(AutoConfig.from_pretrained(native), state)
+    model = load_internvl2(AutoConfig.from_pretrained(native, trust_remote_code=False), state)
     model.generation_config = GenerationConfig.from_pretrained(native)  # knows where an answer ends
     model.save_pretrained(output)
-    processor = AutoProcessor.from_pretrained(native)
+    processor = AutoProcessor.from_pretrained(native, trust_remote_code=False)
     processor.image_processor.max_patches = MAX_TILES
     processor.save_pretrained(output)
 

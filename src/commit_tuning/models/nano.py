@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commit_tuning.errors import PartitionError, UserError
+from commit_tuning.errors import PartitionError, UserError, one_line
 from commit_tuning.models.nano_build import (
     NANO_MODELS,
     WEIGHTS_FOLDER,
@@ -61,31 +62,44 @@ def load_nano(name: str, pretrained: bool = True) -> tuple[PreTrainedModel, Proc
     return AutoModelForMultimodalLM.from_pretrained(folder, local_files_only=True, dtype="float32").eval(), processor
 
 
-def load_model(name_or_path: str | Path) -> tuple[PreTrainedModel, ProcessorMixin]:
+def load_model(name_or_path: str | Path, *, trust_remote_code: bool = False) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Vision- or audio-language model and processor: a nano name, or a local folder or hub name of transformers.
 
+    Args:
+        name_or_path: The name; `~` at the beginning of a folder's is the home folder.
+        trust_remote_code: Whether Python code that comes with the model is run.
+
     Raises:
-        UserError: Neither a nano name nor something that transformers can load.
+        UserError: Neither a nano name nor something that transformers can load whole.
         PartitionError: The model has no encoder beside a language model.
     """
     if str(name_or_path) in NANO_MODELS:
         return load_nano(str(name_or_path))
     from transformers import AutoConfig, AutoModelForMultimodalLM
 
-    _prepare(name_or_path)
-    with _explained(name_or_path):
-        config = AutoConfig.from_pretrained(name_or_path)
-    if type(config) not in AutoModelForMultimodalLM._model_mapping:
+    place = _prepare(name_or_path)
+    with _explained(place):
+        config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
+    if type(config) not in AutoModelForMultimodalLM._model_mapping and not trust_remote_code:
         raise PartitionError(
-            f"model {str(name_or_path)!r} ({config.model_type}) has no image, video or audio encoder before a language "
+            f"model {_quoted(place)} ({config.model_type}) has no image, video or audio encoder before a language "
             "model; CoMMIT balances one with the LLM"
         )
-    processor = load_processor(name_or_path)
-    with _explained(name_or_path):
-        return AutoModelForMultimodalLM.from_pretrained(name_or_path).eval(), processor
+    processor = load_processor(place, trust_remote_code=trust_remote_code)
+    with _explained(place):
+        model, found = AutoModelForMultimodalLM.from_pretrained(
+            place, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+    lacking = sorted(found["missing_keys"])
+    if lacking:
+        raise UserError(
+            f"model {_quoted(place)} is not whole: its weights lack {len(lacking)} tensors, first"
+            f" {one_line(lacking[0])}; copy or save it again"
+        )
+    return model.eval(), processor
 
 
-def load_processor(name_or_path: str | Path) -> ProcessorMixin:
+def load_processor(name_or_path: str | Path, *, trust_remote_code: bool = False) -> ProcessorMixin:
     """Processor of a model, by the names that :func:`load_model` takes.
 
     Raises:
@@ -93,14 +107,30 @@ def load_processor(name_or_path: str | Path) -> ProcessorMixin:
     """
     from transformers import AutoProcessor
 
-    _prepare(name_or_path)
-    if str(name_or_path) in NANO_MODELS:
-        folder = WEIGHTS_FOLDER / str(name_or_path)
-        nano: ProcessorMixin = AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+    place = _prepare(name_or_path)
+    if place in NANO_MODELS:
+        nano: ProcessorMixin = AutoProcessor.from_pretrained(
+            WEIGHTS_FOLDER / place, local_files_only=True, backend="pil"
+        )
         return nano
-    with _explained(name_or_path):
-        processor: ProcessorMixin = AutoProcessor.from_pretrained(name_or_path)
+    with _explained(place):
+        processor: ProcessorMixin = AutoProcessor.from_pretrained(place, trust_remote_code=trust_remote_code)
     return processor
+
+
+def max_positions(name_or_path: str | Path, trust_remote_code: bool = False) -> int | None:
+    """The longest text that a model reads, in tokens, by the names that :func:`load_model` takes; None for no limit.
+
+    Raises:
+        UserError: Neither a nano name nor something that transformers can load.
+    """
+    from transformers import AutoConfig
+
+    place = _prepare(name_or_path)
+    with _explained(place):
+        folder = WEIGHTS_FOLDER / place if place in NANO_MODELS else place
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def model_checksum(name_or_path: str | Path) -> str:
@@ -112,15 +142,14 @@ def model_checksum(name_or_path: str | Path) -> str:
     Raises:
         UserError: There is no such model.
     """
-    nano = str(name_or_path) in NANO_MODELS
-    folder = WEIGHTS_FOLDER / str(name_or_path) if nano else Path(name_or_path)
+    place = _prepare(name_or_path)
+    folder = WEIGHTS_FOLDER / place if place in NANO_MODELS else Path(place)
     if folder.is_dir():
         return _folder_checksum(folder)
     from transformers import AutoConfig
 
-    _prepare(name_or_path)
-    with _explained(name_or_path):
-        return f"commit:{AutoConfig.from_pretrained(name_or_path)._commit_hash}"
+    with _explained(place):
+        return f"commit:{AutoConfig.from_pretrained(place, trust_remote_code=False)._commit_hash}"
 
 
 def _folder_checksum(folder: Path) -> str:
@@ -130,35 +159,57 @@ def _folder_checksum(folder: Path) -> str:
     return hashlib.sha256("".join(f"{name} {sha256(path)}\n" for name, path in seen).encode()).hexdigest()
 
 
-def _prepare(name_or_path: str | Path) -> None:
-    """Tell transformers of the classes that this package adds."""
+def _prepare(name_or_path: str | Path) -> str:
+    """Tell transformers of the classes that this package adds, and to ask nothing; returns the name it looks for."""
     refuse_missing(name_or_path)
+    from transformers import dynamic_module_utils
+
     import commit_tuning.models.nano_internvl
     import commit_tuning.models.salmonn  # noqa: F401
+
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # a part of a processor asks on the terminal whatever we say
+    return os.path.expanduser(name_or_path)  # noqa: PTH111 (it never raises)
 
 
 def refuse_missing(name_or_path: str | Path) -> None:
     """Find out without loading anything.
 
     Raises:
-        UserError: A small model that is not assembled yet.
+        UserError: A small model that is not assembled yet, a path where there is nothing, or a file.
     """
-    path = Path(name_or_path)
+    if str(name_or_path) in NANO_MODELS:
+        return
+    path = Path(os.path.expanduser(name_or_path))  # noqa: PTH111
     if path.parent == SMALL_FOLDER and path.name in SMALL_MODELS and not path.is_dir():
         raise UserError(
             f"no model {str(path)!r} here yet: make it with `python scripts/assemble_small.py {path.name}`"
             " (docs/small-scale.md)"
         )
+    if os.path.isfile(path):  # noqa: PTH113
+        raise UserError(f"model {_quoted(path)} is a file: give the folder that it lies in, or a name")
+    if (path.is_absolute() or len(path.parts) > 2) and not os.path.isdir(path):  # noqa: PTH112
+        raise UserError(f"model {_quoted(path)} is not there: give a folder, or a name of the hub")
 
 
 @contextlib.contextmanager
-def _explained(name_or_path: str | Path) -> Iterator[None]:
-    """Turn what transformers says about a model that it cannot load into one line."""
+def _explained(place: str) -> Iterator[None]:
+    """Turn what transformers says about a model that it cannot load into one line.
+
+    What it raises on damaged files is of any kind.
+    """
     try:
         yield
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"model {_quoted(place)} comes with Python code of its own, which is not run unasked: read the code,"
+                " and set model.trust_remote_code=true if you trust it"
+            ) from error
         raise UserError(
-            f"model {str(name_or_path)!r} cannot be loaded ({reason}): give one of {', '.join(NANO_MODELS)},"
-            " a folder with a transformers vision- or audio-language model, or its hub name"
+            f"model {_quoted(place)} cannot be loaded ({type(error).__name__}: {one_line(error)}): give one of"
+            f" {', '.join(NANO_MODELS)}, a folder with a transformers vision- or audio-language model, or its hub name"
         ) from error
+
+
+def _quoted(place: str | Path) -> str:
+    return one_line(repr(str(place)), 300)

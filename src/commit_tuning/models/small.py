@@ -107,7 +107,7 @@ def dinov2_at(vision: str | Path, side: int = SIDE) -> PreTrainedModel:
     import torch
     from transformers import AutoConfig, Dinov2Config, Dinov2Model
 
-    config = AutoConfig.from_pretrained(vision)
+    config = AutoConfig.from_pretrained(vision, trust_remote_code=False)
     if not isinstance(config, Dinov2Config) or config.use_swiglu_ffn:
         raise UserError(f"vision part {str(vision)!r} is no DINOv2 of a size up to large: give {PARTS['vision']}")
     if side % (2 * config.patch_size):
@@ -231,9 +231,9 @@ def _language_model(language: str | Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(language)
+    tokenizer = AutoTokenizer.from_pretrained(language, trust_remote_code=False)
     tokenizer.chat_template = None
-    return AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32), tokenizer
+    return AutoModelForCausalLM.from_pretrained(language, trust_remote_code=False, dtype=torch.float32), tokenizer
 
 
 def _add_image_token(tokenizer: Any, decoder: Any) -> int:
@@ -257,7 +257,7 @@ def _pixel_scale(vision: str | Path) -> dict[str, Any]:
     """Size, mean and deviation of the pixels, the latter two as the tower was trained with."""
     from transformers import AutoImageProcessor
 
-    trained = AutoImageProcessor.from_pretrained(vision, backend="pil")
+    trained = AutoImageProcessor.from_pretrained(vision, trust_remote_code=False, backend="pil")
     size = {"height": SIDE, "width": SIDE}
     return {"size": size, "image_mean": trained.image_mean, "image_std": trained.image_std}
 

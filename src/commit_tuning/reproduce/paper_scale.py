@@ -22,10 +22,10 @@ from commit_tuning.core.partition import ModulePartition
 from commit_tuning.experiments.model_setup import checkpoint_gradients, count_parameters, precision, prepare
 from commit_tuning.experiments.optimizers import build_optimizer
 from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.runner import accumulate_gradients
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.shown import Markdown
 from commit_tuning.experiments.table import markdown_table
+from commit_tuning.experiments.training import accumulate_gradients
 from commit_tuning.models.partition import part_of_parameter, partition_model
 from commit_tuning.reproduce.paper_memory import (
     FLOAT32,

@@ -199,13 +199,26 @@ FORMS: dict[str, dict[str, Any]] = {  # the same exchange, as each tool writes i
         "messages": [{"role": "user", "content": [{"type": "image"}, PARTS]}, BOT],
         "images": [{"path": "a.png"}],
     },
+    "parts without types": {
+        "messages": [{"role": "user", "content": [{"image": "a.png"}, {"text": "What is it?"}]}, BOT]
+    },
+    "files in a turn": {"messages": [USER | {"images": ["a.png"]}, BOT]},
+    "pairs": {"image": "a.png", "conversation": [{"human": "<image>What is it?", "assistant": "A cat."}]},
+    "instruction": {"instruction": "<image>What", "input": "is it?", "output": "A cat.", "images": ["a.png"]},
+    "query": {"query": "<image>What is it?", "response": "A cat.", "images": ["a.png"], "history": []},
+    "prompt": {"prompt": "What is it?", "completion": "A cat.", "image": "a.png"},
+    "prompt of messages": {"prompt": [USER], "completion": [BOT], "images": ["a.png"]},
+    "question": {"question": "What is it?", "answer": "A cat.", "image": "a.png"},
+    "nothing in other keys": {"messages": [USER, BOT], "images": ["a.png"], "videos": [], "system": None, "tools": ""},
+    "a path of Windows": {"question": "What is it?", "answer": "A cat.", "image": ".\\a.png"},
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_of_conversations(form: str, tmp_path: Path) -> None:
     (sample,) = chat(tmp_path, FORMS[form])
-    assert (sample.id, sample.kind, sample.question, sample.answer) == ("1", "conversation", "What is it?", "A cat.")
+    assert (sample.id, sample.kind, sample.question.replace("\n", " ")) == ("1", "conversation", "What is it?")
+    assert sample.answer == "A cat."
     assert sample.image is not None
     assert sample.image.size == (8, 6)
 
@@ -221,6 +234,42 @@ def test_a_conversation_of_several_turns(tmp_path: Path) -> None:
     assert second.audio is not None
     assert len(Conversations(tmp_path / "chat.jsonl", turns="first")) == 1
     assert len(Conversations(tmp_path / "chat.jsonl", limit=1)) == 1
+
+
+def test_an_answer_of_weight_zero_is_context_alone(tmp_path: Path) -> None:
+    for flag in ({"weight": 0}, {"loss": False}, {"train": False}, {"loss_scale": 0.0}):
+        said = [USER, BOT | flag, {"role": "user", "content": "Sure?"}, BOT | {"weight": 1}]
+        (sample,) = chat(tmp_path, {"id": "x", "image": "a.png", "messages": said})
+        assert (sample.id, sample.question) == ("x#1", "What is it?\nA cat.\nSure?")
+        (sample,) = Conversations(tmp_path / "chat.jsonl", turns="first")
+        assert sample.id == "x#1"
+
+
+def test_a_system_text_stands_before_the_question(tmp_path: Path) -> None:
+    (sample,) = chat(tmp_path, FORMS["LLaVA"] | {"system": "Be brief."})
+    assert sample.question == "Be brief.\nWhat is it?"
+    (sample,) = chat(
+        tmp_path,
+        FORMS["query"] | {"query": "What is it?"} | {"system": "Be brief.", "history": [["<image>Hello?", "Hi."]]},
+    )[1:]
+    assert sample.question == "Be brief.\nHello?\nHi.\nWhat is it?"
+
+
+def test_names_of_files_may_begin_with_a_space(tmp_path: Path) -> None:
+    picture(tmp_path / " b.png")
+    (sample,) = chat(tmp_path, FORMS["LLaVA"] | {"image": " b.png"})
+    assert sample.image is not None
+
+
+def test_unknown_keys_of_conversations_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    chat(tmp_path, FORMS["LLaVA"] | {"source": "web", "model": "x"})
+    assert caplog.messages == []
+    chat(tmp_path, FORMS["messages with marks"] | {"crop": [1, 2, 3, 4], "messages": [USER | {"mood": "sad"}, BOT]})
+    (message,) = caplog.messages
+    assert (
+        "has keys that are not read: 'mood' (1 entries), 'crop' (1 entries)" in message
+        or "'crop' (1 entries), 'mood'" in message
+    )
 
 
 def test_grey_in_16_bits_keeps_its_brightness(tmp_path: Path) -> None:
@@ -240,8 +289,11 @@ def test_media_of_conversations_may_lie_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "media").mkdir()
     (tmp_path / "a.png").rename(tmp_path / "media" / "a.png")
     assert len(Conversations(tmp_path / "chat.jsonl", tmp_path / "media")) == 1
-    with pytest.raises(UserError, match="expected a JSON list"):
+    with pytest.raises(UserError, match=f"no folder {tmp_path}/nowhere, where the pictures and sounds should lie"):
         Conversations(tmp_path / "chat.jsonl", tmp_path / "nowhere")
+    (tmp_path / "media" / "a.png").unlink()
+    with pytest.raises(UserError, match=f"a.png is missing in {tmp_path}/media"):
+        Conversations(tmp_path / "chat.jsonl", tmp_path / "media")
 
 
 def hub_rows(features: dict[str, Any], **columns: list[Any]) -> Any:

@@ -1,5 +1,6 @@
 """Questions kept in memory give the very batches of questions read each time, and neither stops at a damaged one."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.iconqa import IconQA
 from commit_tuning.data.nano_iconqa import build_nano_iconqa
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.dataset import StoredQuestions, StreamedQuestions
+from commit_tuning.experiments.dataset import StoredQuestions, StreamedQuestions, open_splits
+from commit_tuning.experiments.schema import Data
 from commit_tuning.models.nano import load_nano, load_processor
 
 
@@ -33,9 +35,9 @@ def test_stored_and_streamed_questions_are_the_same(tmp_path: Path) -> None:
 def test_what_cannot_be_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = IconQA(build_nano_iconqa(tmp_path / "data", train=4, val=3, test=3), "train")
     collator = VisionCollator(load_processor("nano-llava"))
-    prompts, _ = collator.encode([samples[index] for index in range(4)])
+    prompts, answers, _ = collator.encode([samples[index] for index in range(4)])
     tiles = {"pixel_values": torch.zeros(5, 3, 8, 8)}
-    monkeypatch.setattr(collator, "encode", lambda read: (prompts, tiles))
+    monkeypatch.setattr(collator, "encode", lambda read: (prompts, answers, tiles))
     with pytest.raises(UserError, match=r"pixel_values has not one row .* set data\.in_memory=false"):
         StoredQuestions(samples, collator)
 
@@ -69,5 +71,70 @@ def test_nothing_that_can_be_decoded(kept: type[StreamedQuestions | StoredQuesti
     samples = IconQA(build_nano_iconqa(tmp_path / "data", train=2, val=3, test=3), "train")
     for index in range(2):
         samples.record(index).pictures[0].write_bytes(b"")
-    with pytest.raises(UserError, match="no question can be decoded; the first: "):
+    with pytest.raises(UserError, match="no question can be used; the first: "):
         kept(samples, VisionCollator(load_processor("nano-llava"))).training([0])
+
+
+def odd(root: Path, question: str, answer: str = "3") -> Path:
+    """Nano-IconQA of which question 2 of train is another."""
+    folder = IconQA(build_nano_iconqa(root, train=5, val=3, test=3), "train").record(2).place.path
+    kind = {"question": question, "answer": answer} if folder.parent.name == "fill_in_blank" else {"question": question}
+    data = json.loads((folder / "data.json").read_text("utf-8")) | kind
+    (folder / "data.json").write_text(json.dumps(data), "utf-8")
+    return root
+
+
+@pytest.mark.parametrize("kept", [StreamedQuestions, StoredQuestions])
+@pytest.mark.parametrize("name", ["nano-llava", "nano-blip2", "nano-internvl2"])
+def test_one_long_question_is_skipped_and_listed(
+    name: str, kept: type[StreamedQuestions | StoredQuestions], tmp_path: Path
+) -> None:
+    samples = IconQA(odd(tmp_path / "data", "heart " * 66_667), "train")
+    collator = VisionCollator(load_processor(name))
+    good = [samples[index] for index in (0, 1, 3, 4)]
+    with pytest.raises(UserError, match="tokens, and the model reads 128"):
+        kept(samples, collator, strict=True).prompts([0, 1, 2, 3, 4])
+    assert samples.skipped == []
+    questions = kept(samples, collator)
+    asked, batch = questions.prompts(list(range(len(questions))))
+    assert [sample.id for sample in asked] == [sample.id for sample in good]
+    assert len(batch["input_ids"]) == 4
+    for index, sample in ((2, good[2]), (len(questions) - 1, good[3])):  # streamed, the next one stands in
+        assert torch.equal(questions.training([index])["labels"], collator([sample])["labels"])
+    assert [(skip.path, skip.reason) for skip in questions.skipped] == [
+        (samples.record(2).place.path, questions.skipped[0].reason)
+    ]
+    assert "tokens, and the model reads 128" in questions.skipped[0].reason
+
+
+@pytest.mark.parametrize("kept", [StreamedQuestions, StoredQuestions])
+@pytest.mark.parametrize("name", ["nano-llava", "nano-blip2", "nano-internvl2"])
+def test_special_tokens_in_a_question_are_trained_as_text(
+    name: str, kept: type[StreamedQuestions | StoredQuestions], tmp_path: Path
+) -> None:
+    model, processor = load_nano(name)
+    questions = kept(IconQA(odd(tmp_path / "data", "is <image> </s> or <img>?"), "train"), VisionCollator(processor))
+    batch = questions.training(list(range(5)))
+    assert torch.isfinite(model(**batch).loss)
+    assert questions.skipped == []
+    assert len(questions.prompts(list(range(5)))[0]) == 5
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_recipe_cuts_or_skips_long_questions(in_memory: bool, tmp_path: Path) -> None:
+    root = odd(tmp_path / "data", "heart " * 500)
+    sizes = {}
+    for too_long in ("skip", "cut"):
+        data = Data(root=str(root), in_memory=in_memory, max_tokens=90, too_long=too_long)
+        questions = open_splits(root, data, "nano-llava", "cpu")["train"]
+        asked, batch = questions.prompts(list(range(len(questions))))
+        sizes[too_long] = (len(asked), len(questions.skipped), batch["input_ids"].shape[1] <= 90 - 4)
+    assert sizes == {"skip": (4, 1, True), "cut": (5, 0, True)}
+
+
+def test_positions_of_a_model_bound_a_recipe(tmp_path: Path) -> None:
+    root = odd(tmp_path / "data", "heart " * 500)
+    data = Data(root=str(root), max_tokens=10_000)
+    questions = open_splits(root, data, "nano-blip2", "cpu")["train"]
+    assert len(questions.prompts([0, 1, 2, 3, 4])[0]) == 4
+    assert "the model reads 128" in questions.skipped[0].reason

@@ -7,8 +7,8 @@ import torch
 from conftest import PlainModel, build, make_batch
 
 from commit_tuning.experiments.evaluation import answer_loss, evenly
-from commit_tuning.experiments.runner import clip_gradients, questions_seen
 from commit_tuning.experiments.schema import Train
+from commit_tuning.experiments.training import clip_gradients, questions_seen
 
 
 class Questions:

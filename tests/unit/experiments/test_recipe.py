@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,21 @@ def test_override_revalidates() -> None:
         ("model: {name: m}\ntrain: {batch_size: 8, micro_batch_size: 3}", r"no multiple of micro_batch_size"),
         ("model: {name: m}\ndata: {dataset: iconqa}", r"data\.root is missing"),
         ("train: {steps: 3}", r"model is missing in .*; add it"),
-        ("model: {name: m}\ndata: {root: 2020-01-01}", r"mine\.yaml: .*date"),
+        ("model: {name: m}\ntrain: {steps: 2024-99-99}", r"train\.steps in .*valid integer, got 2024-99-99"),
+        ("model: {name: !!binary aGVsbG8=}", r"line 1: could not determine a constructor for the tag .*binary"),
+        ("model: {name: !!set {a}}", r"line 1: could not determine a constructor for the tag .*set"),
+        ("model: {name: m}\ntrain: {steps: !!int many}", r"line 2: 'many' is no int"),
+        ("model: {name: m}\ntrain: {steps: !!bool maybe}", r"line 2: 'maybe' is no bool"),
+        ("model: {name: m}\ntrain: {seed: " + "9" * 5000 + "}", r"line 2: '9{50,}\.\.\. is no int"),
+        ('model: {name: "\\ud800"}', r"mine\.yaml: .*surrogates not allowed"),
+        ('model: {name: "\\U99999999"}', r"mine\.yaml is not valid YAML"),
+        ('model: {name: "a\\0b"}', r"model\.name in .*no control characters, got a\\x00b"),
+        ("model: {name: m" + "m" * 1000 + "}", r"model\.name in .*at most 1000 characters, got m+\.\.\."),
+        ("model: &a [*a]", r"holds more than 10,000 values, its aliases written out"),
+        ("[" * 50_000, r"is nested more than 20 deep"),
+        ("#" * 300_000, r"is too long"),
+        ("model: {name: m}\ncommit: {kappa_window: [" + "1, " * 2000 + "]}", r"kappa_window=\[1, 1, .*\.\.\. must be"),
+        ("model: {name: m}\ncommit: {regularizer: [a]}", r"regularizer=\['a'\] is not one of"),
         ("model: nano-llava", r"model in .*, got nano-llava"),
         ("- a\n- b", r"is not a recipe: .* found a list"),
         ("", r"is not a recipe: .* found nothing"),
@@ -83,6 +98,82 @@ def test_faults_are_one_clear_line(tmp_path: Path, text: str, message: str) -> N
     with pytest.raises(UserError, match=message) as caught:
         load_recipe(write(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghi"))
+
+
+@pytest.mark.parametrize("text", [BOMB, BOMB.replace("[x, x]", "{x: 1}").replace("[*", "{<<: [*").replace("]", "]}")])
+def test_aliases_do_not_grow_without_bound(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="holds more than 10,000 values, its aliases written out"):
+        load_recipe(write(tmp_path, text))
+
+
+def test_an_alias_may_repeat_a_value(tmp_path: Path) -> None:
+    text = "model: {name: m}\ncompare: {rates: &r [1e-3, 1e-2], static_grid: {learning_rate: *r}}"
+    compare = load_recipe(write(tmp_path, text)).compare
+    assert compare.static_grid is not None
+    assert compare.static_grid.learning_rate == compare.rates == (1e-3, 1e-2)
+
+
+@pytest.mark.parametrize("section", ["", "commit: ", "train: "])
+def test_many_unknown_keys_are_counted(tmp_path: Path, section: str) -> None:
+    keys = ", ".join(f"k{'x' * 90}{number}: 1" for number in range(2000))
+    text = f"model: {{name: m}}\n{section}{{{keys}}}" if section else f"{{model: {{name: m}}, {keys}}}"
+    with pytest.raises(UserError, match=r"unknown key .*; and 1,995 more$") as caught:
+        load_recipe(write(tmp_path, text))
+    assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("key", "most", "beyond"),
+    [
+        ("train.seed", 2**32 - 1, 2**32),
+        ("train.seed", 0, 2**64),
+        ("train.steps", 10**9, 10**12),
+        ("train.batch_size", 2**16, 10**9),
+        ("train.micro_batch_size", 16, 10**9),
+        ("train.learning_rate", 1e30, 1e300),
+        ("train.encoder_learning_rate", 1e30, float("inf")),
+        ("train.weight_decay", 1e6, -1.0),
+        ("train.warmup_steps", 10**9, 10**10),
+        ("train.max_grad_norm", 1e30, 0.0),
+        ("train.device", "cuda:1", "meta"),
+        ("train.device", "cuda:1", "cpu\n"),
+        ("model.lora.r", 2**16, 10**9),
+        ("model.lora.alpha", 1e6, float("nan")),
+        ("model.lora.target_modules", ["q"], [""]),
+        ("model.freeze", ["a"] * 1000, ["a"] * 1001),
+        ("data.root", "a", "a\0"),
+        ("data.train_limit", 10**9, 10**12),
+        ("eval.batch_size", 2**16, 10**9),
+        ("eval.max_new_tokens", 2**16, 10**9),
+        ("eval.images", 10**5, 10**9),
+        ("compare.seeds", 10**4, 10**9),
+        ("compare.first_seed", 2**31, 2**64),
+        ("compare.rates", [1e-3], [0.0]),
+        ("compare.static_grid.learning_rate", [1e-3], [-1e-3]),
+        ("commit.kappa_window", 10**9, 10**12),
+        ("commit.probe_samples", 10**9, 10**12),
+        ("commit.kappa_bound", 1e9, 1e300),
+        ("commit.regularizer_weight", 1e9, float("inf")),
+        ("commit.kappa_target", 1e9, 10**400),
+    ],
+)
+def test_every_number_has_a_range(key: str, most: object, beyond: object) -> None:
+    recipe = load_recipe("iconqa-nano-llava")
+    override(recipe, {key: most})
+    with pytest.raises(UserError, match=key.rsplit(".", maxsplit=1)[-1]) as caught:
+        override(recipe, {key: beyond})
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 300 + ".yaml", "a\0b", "\udcff", "a\nb"])
+def test_names_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(UserError, match="no recipe") as caught:
+        load_recipe(name)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
 
 
 def test_python_tags_do_not_run(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from commit_tuning.errors import UserError
 from commit_tuning.experiments.dataset import chunks, data_order
 from commit_tuning.experiments.model_setup import add_lora, freeze
 from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.runner import _not_finite, accumulate_gradients, build_scheduler, starvation_note
 from commit_tuning.experiments.schema import Lora, Train
+from commit_tuning.experiments.training import accumulate_gradients, build_scheduler, not_finite, starvation_note
 from commit_tuning.models.partition import partition_model
 
 
@@ -95,7 +95,7 @@ def test_the_progress_line_names_who_starves() -> None:
 )
 def test_a_loss_that_is_not_finite_names_the_setting_that_helps(setting: str, advice: str, tmp_path: Path) -> None:
     recipe = load_recipe("iconqa-nano-blip2", ["train.learning_rate=1e-3", "train.steps=9", setting])
-    assert _not_finite(4, math.nan, recipe, tmp_path) == (
+    assert not_finite(4, math.nan, recipe, tmp_path) == (
         f"the loss is nan at step 4 of 9 (learning rate 0.001, {tmp_path}); lower {advice}, or set train.max_grad_norm"
     )
 

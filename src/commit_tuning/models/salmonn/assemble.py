@@ -47,8 +47,8 @@ def assemble(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperModel
 
-    tokenizer = _with_placeholder(AutoTokenizer.from_pretrained(language_model))
-    text = AutoModelForCausalLM.from_pretrained(language_model, dtype=dtype)
+    tokenizer = _with_placeholder(AutoTokenizer.from_pretrained(language_model, trust_remote_code=False))
+    text = AutoModelForCausalLM.from_pretrained(language_model, trust_remote_code=False, dtype=dtype)
     if len(tokenizer) > text.get_input_embeddings().num_embeddings:
         text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     encoder = WhisperModel.from_pretrained(whisper, dtype=dtype).encoder

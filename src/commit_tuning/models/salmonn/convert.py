@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from commit_tuning.errors import UserError
+from commit_tuning.errors import UserError, one_line
 from commit_tuning.models.partition import unwrap
 from commit_tuning.models.salmonn.configuration import BeatsConfig
 
@@ -134,7 +134,7 @@ def _read(checkpoint: str | Path | Mapping[str, Any], *keys: str) -> Mapping[str
         try:
             content = torch.load(checkpoint, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-            raise UserError(f"{checkpoint} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{checkpoint} cannot be read as a checkpoint: {one_line(error)}") from error
     if not isinstance(content, Mapping) or any(key not in content for key in keys):
         raise UserError(f"not a checkpoint with {' and '.join(keys) or 'parameters'} in it; give the official file")
     return content

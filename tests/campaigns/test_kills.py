@@ -1,0 +1,179 @@
+"""kill -9 at moments that are chosen and at random ones; the same command then ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from campaign import sized
+from commands import Command, Moment, complete, is_free, lines, results, table
+from small_experiment import make_experiment
+
+from commit_tuning.data.building import dataset_checksum
+from commit_tuning.data.nano_iconqa import build_nano_iconqa
+from commit_tuning.experiments.record import RECORD, RunRecord
+from commit_tuning.storage import is_temporary
+
+STEPS = 10
+SETTINGS = (f"train.steps={STEPS}", "train.checkpoint_interval=2", "train.save_weights=true", "model.lora.dropout=0.1")
+COMPARISON = ("--seeds", "1", "--jobs", "2", *SETTINGS)
+RUNS = ("constant_lr-0.001/seed-0", "commit-clr_lr-0.001/seed-0")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_experiment(tmp_path_factory.mktemp("experiment"))
+
+
+def halves(folder: Path) -> bool:
+    """Whether something half-written lies there."""
+    return folder.is_dir() and any(map(is_temporary, folder.iterdir()))
+
+
+def has_more_lines(run: Path, more: int) -> Moment:
+    begun: list[int] = []
+
+    def moment() -> bool:
+        begun[:] = begun or [lines(run)]
+        return lines(run) > begun[0] + more
+
+    return moment
+
+
+def after(seconds: float) -> Moment:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+MOMENTS: dict[str, Callable[[Path], Moment]] = {
+    "the record is written": lambda run: lambda: halves(run),
+    "some steps": lambda run: has_more_lines(run, 2),
+    "a save": lambda run: lambda: halves(run / "checkpoints"),
+    "a new checkpoint": lambda run: (run / "checkpoints" / f"step-{STEPS - 2:06d}").exists,
+    "the evaluation": lambda run: lambda: lines(run) == STEPS and (run / "tuned.safetensors").exists(),
+    "the weights": lambda run: (run / "adapter").exists,
+    "the pictures": lambda run: (run / "images").exists,
+    "the answers": lambda run: (run / "predictions.jsonl").exists,
+}
+
+
+def killed(arguments: list[str | Path], moment: Moment, said: Path) -> bool:
+    """Kill a command at a moment; returns whether it was still at work."""
+    command = Command(arguments, said)
+    if not command.until(moment):
+        assert command.end() == 0, said.read_text()
+        return False
+    command.kill()
+    return True
+
+
+def check_not_taken_for_whole(run: Path, whole: Path) -> None:
+    if (run / RECORD).exists() and RunRecord.read(run).complete:
+        assert results(run) | {"left": 0} == results(whole) | {"left": 0}
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The run that nothing disturbs, and how many seconds it takes."""
+    folder, began = tmp_path_factory.mktemp("whole"), time.monotonic()
+    complete(["train", recipe, "-o", folder / "warm", *SETTINGS], folder / "said")
+    began = time.monotonic()
+    complete(["train", recipe, "-o", folder / "run", *SETTINGS], folder / "said")
+    return folder / "run", time.monotonic() - began
+
+
+def test_a_run_survives_kills_at_each_kind_of_moment(recipe: Path, whole: tuple[Path, float], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", recipe, "-o", run, *SETTINGS]
+    kinds = list(MOMENTS)[:: sized(2, 1)]
+    for kind in kinds * sized(1, 2):
+        if killed(arguments, MOMENTS[kind](run), tmp_path / "said"):
+            check_not_taken_for_whole(run, whole[0])
+    complete(arguments, tmp_path / "said")
+    assert results(run) == results(whole[0])
+
+
+@pytest.mark.parametrize("seed", range(sized(1, 6)))
+def test_a_run_survives_kills_at_random(seed: int, recipe: Path, whole: tuple[Path, float], tmp_path: Path) -> None:
+    run, chance = tmp_path / "run", random.Random(seed)
+    arguments = ["train", recipe, "-o", run, *SETTINGS]
+    for _ in range(sized(2, 5)):
+        killed(arguments, after(chance.uniform(0, whole[1])), tmp_path / "said")
+        check_not_taken_for_whole(run, whole[0])
+    complete(arguments, tmp_path / "said")
+    assert results(run) == results(whole[0])
+
+
+@pytest.fixture(scope="module")
+def compared(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    folder, began = tmp_path_factory.mktemp("compared"), time.monotonic()
+    complete(["compare", recipe, "-o", folder / "table", *COMPARISON], folder / "said")
+    return folder / "table", time.monotonic() - began
+
+
+@pytest.mark.parametrize("seed", range(sized(1, 4)))
+def test_a_comparison_survives_kills(seed: int, recipe: Path, compared: tuple[Path, float], tmp_path: Path) -> None:
+    """The command starts again at once, while workers of the killed one may still be ending."""
+    folder, chance = tmp_path / "table", random.Random(seed)
+    runs = [folder / "runs" / name for name in RUNS]
+    arguments = ["compare", recipe, "-o", folder, *COMPARISON]
+    for number in range(sized(2, 5)):
+        moment = after(chance.uniform(0, compared[1])) if number % 2 else MOMENTS[chance.choice(list(MOMENTS))](runs[0])
+        killed(arguments, moment, tmp_path / "said")
+        for name, run in zip(RUNS, runs, strict=True):
+            check_not_taken_for_whole(run, compared[0] / "runs" / name)
+    complete(arguments, tmp_path / "said")
+    assert table(folder) == table(compared[0])
+    for name, run in zip(RUNS, runs, strict=True):
+        assert is_free(run)
+        assert results(run) == results(compared[0] / "runs" / name)
+
+
+def build(folder: str) -> None:
+    build_nano_iconqa(folder, train=24, val=6, test=9)
+
+
+@pytest.mark.parametrize("part", [step / sized(2, 8) for step in range(1, sized(2, 8))])
+def test_a_killed_build_leaves_no_dataset(part: float, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    began = time.monotonic()
+    build(str(tmp_path / "whole"))
+    seconds = time.monotonic() - began
+    process = context.Process(target=build, args=(str(tmp_path / "data"),))
+    process.start()
+    process.join(part * seconds)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    if process.exitcode:
+        assert not (tmp_path / "data").exists()
+    build(str(tmp_path / "data"))
+    assert dataset_checksum(tmp_path / "data") == dataset_checksum(tmp_path / "whole")
+
+
+def test_a_complete_run_keeps_no_checkpoint(recipe: Path, compared: tuple[Path, float], tmp_path: Path) -> None:
+    """Where the process was killed between the record and their removal."""
+    folder = shutil.copytree(compared[0], tmp_path / "table")
+    for name in RUNS:
+        (folder / "runs" / name / "checkpoints" / "step-000010").mkdir(parents=True)
+    complete(["compare", recipe, "-o", folder, *COMPARISON], tmp_path / "said")
+    assert not list(folder.rglob("checkpoints"))
+
+
+def test_a_cut_history_is_never_gone_on_from(recipe: Path, whole: tuple[Path, float], tmp_path: Path) -> None:
+    """Checkpoints and history go together: where they do not, the run says so and begins anew."""
+    run = tmp_path / "run"
+    arguments = ["train", recipe, "-o", run, *SETTINGS]
+    assert killed(arguments, MOMENTS["a new checkpoint"](run), tmp_path / "said")
+    history = run / "history.jsonl"
+    history.write_bytes(b"".join(history.read_bytes().splitlines(keepends=True)[:3]))
+    complete(arguments, tmp_path / "again")
+    assert "history.jsonl does not begin with its 8 steps" in (tmp_path / "again").read_text()
+    assert results(run) == results(whole[0])
+    shutil.rmtree(run)

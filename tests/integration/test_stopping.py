@@ -1,0 +1,174 @@
+"""What becomes of a run that is stopped: by SIGTERM, by Ctrl-C, or because its parent is gone."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import Command, Moment, complete, is_free, lines, results, table
+from small_experiment import make_experiment, run
+
+from commit_tuning.experiments.evaluate import Evaluation, evaluate
+from commit_tuning.experiments.recipe import load_recipe
+from commit_tuning.experiments.record import RunRecord
+from commit_tuning.experiments.runner import train
+from commit_tuning.experiments.training import Training
+
+STEPS = 12
+SETTINGS = (f"train.steps={STEPS}", "train.checkpoint_interval=4")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_experiment(tmp_path_factory.mktemp("experiment"))
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run as it is when nothing disturbs it."""
+    folder = tmp_path_factory.mktemp("whole")
+    complete(["train", recipe, "-o", folder / "run", *SETTINGS], folder / "said")
+    return folder / "run"
+
+
+WORDS = {signal.SIGTERM: "stopped by SIGTERM", signal.SIGINT: "interrupted"}
+
+
+@pytest.mark.parametrize("number", WORDS)
+def test_a_stopped_run_is_saved_and_goes_on(number: signal.Signals, recipe: Path, whole: Path, tmp_path: Path) -> None:
+    folder, arguments = tmp_path / "run", ["train", recipe, "-o", tmp_path / "run", *SETTINGS]
+    command = Command(arguments, tmp_path / "said")
+    assert command.until(lambda: lines(folder) >= 2)
+    command.send(number)
+    assert command.end() == 128 + number
+    done = lines(folder)
+    kept = f"the same command goes on after step {done} of {STEPS}, which is saved"
+    assert command.errors == [f"commit-tuning: {WORDS[number]}; {kept}"]
+    assert RunRecord.read(folder).status == "running"
+    complete(arguments, tmp_path / "again")
+    assert f"training {done}/{STEPS}  goes on from the checkpoint" in (tmp_path / "again").read_text()
+    assert results(folder) == results(whole)
+
+
+@pytest.fixture(scope="module")
+def stopped(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed after its second checkpoint."""
+    folder = tmp_path_factory.mktemp("stopped")
+    command = Command(["train", recipe, "-o", folder / "run", *SETTINGS], folder / "said")
+    assert command.until((folder / "run" / "checkpoints" / "step-000008").exists)
+    assert command.kill() == -signal.SIGKILL
+    return folder / "run"
+
+
+def test_a_run_that_is_not_finished_is_evaluated(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", stopped]) == 0
+    said = capsys.readouterr().out
+    assert f"the run is not finished: step 8 of {STEPS}\nnano-iconqa, test: accuracy " in said
+
+
+@pytest.mark.filterwarnings("ignore:the drift of module")  # DoG begins with steps that are too small to be seen
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "prodigy", "dog", "schedule-free"])
+def test_each_optimizer_goes_on_bit_for_bit(
+    optimizer: str, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, a schedule and a damaged picture in training, so that nothing of the state is idle."""
+    data = shutil.copytree(recipe.parent / "data", tmp_path / "data")
+    next((data / "iconqa" / "train").rglob("image.png")).write_bytes(b"")
+    settings = [f"train.optimizer={optimizer}", "train.steps=6", "train.checkpoint_interval=4", f"data.root={data}"]
+    settings += ["model.lora.dropout=0.1", "train.scheduler=cosine", "train.warmup_steps=2", method_of(optimizer)]
+    arguments = load_recipe(recipe, settings)
+    train(arguments, tmp_path / "whole")
+    interrupt_at(5, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(arguments, tmp_path / "run")
+    assert evaluated(tmp_path / "run").unfinished == "the run is not finished: step 4 of 6"
+    monkeypatch.undo()
+    train(arguments, tmp_path / "run")
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
+    assert RunRecord.read(tmp_path / "run").skipped
+
+
+@pytest.mark.filterwarnings("ignore:the drift of module")
+@pytest.mark.parametrize("optimizer", ["adamw", "dog", "schedule-free"])
+def test_a_checkpoint_is_evaluated_as_a_run_of_its_length(
+    optimizer: str, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [f"train.optimizer={optimizer}", method_of(optimizer), "train.checkpoint_interval=2"]
+    train(load_recipe(recipe, [*settings, "train.steps=2", "commit.switch_latest=9"]), tmp_path / "short")
+    interrupt_at(3, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_recipe(recipe, [*settings, "train.steps=4", "commit.switch_latest=9"]), tmp_path / "run")
+    assert evaluated(tmp_path / "run").answers == evaluated(tmp_path / "short").answers
+
+
+COMPARISON = ("--seeds", "1", "--jobs", "2", *SETTINGS)
+RUNS = ("constant_lr-0.001", "commit-clr_lr-0.001")
+
+
+@pytest.fixture(scope="module")
+def compared(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The comparison as it is when nothing disturbs it."""
+    folder = tmp_path_factory.mktemp("compared")
+    complete(["compare", recipe, "-o", folder / "table", *COMPARISON], folder / "said")
+    return folder / "table"
+
+
+def test_a_comparison_ends_with_its_workers_and_goes_on(recipe: Path, compared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "table"
+    runs = [folder / "runs" / name / "seed-0" for name in RUNS]
+    arguments = ["compare", recipe, "-o", folder, *COMPARISON]
+
+    command = Command(arguments, tmp_path / "terminated")
+    assert command.until(lambda: all(lines(run) >= 2 for run in runs))
+    command.send(signal.SIGTERM)
+    assert command.end() == 143
+    assert command.errors == ["commit-tuning: stopped by SIGTERM; the same command starts again with what is missing"]
+    assert all(map(is_free, runs))
+    for folder_of_run in runs:
+        kept = f"goes on after step {lines(folder_of_run)} of {STEPS}, which is saved"
+        assert (folder_of_run / "log.txt").read_text().splitlines()[-1].endswith(kept)
+
+    before = [lines(run) for run in runs]
+    command = Command(arguments, tmp_path / "killed")
+    assert command.until(lambda: any(lines(run) > done for run, done in zip(runs, before, strict=True)))
+    assert command.kill() == -signal.SIGKILL
+    assert wait_for(lambda: all(map(is_free, runs)))
+    assert not all(RunRecord.read(run).complete for run in runs)
+
+    complete(arguments, tmp_path / "again")
+    assert table(folder) == table(compared)
+    for name in RUNS:
+        assert results(folder / "runs" / name / "seed-0") == results(compared / "runs" / name / "seed-0")
+
+
+def wait_for(moment: Moment) -> bool:
+    """Whether a moment comes within a minute."""
+    deadline = time.monotonic() + 60
+    while not moment() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return moment()
+
+
+def method_of(optimizer: str) -> str:
+    """The setting of the method with most state that an optimizer can be under."""
+    return f"commit.method={'constant' if optimizer == 'schedule-free' else 'commit'}"
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every run of this process end during a step, counted from 1, as if it were killed there."""
+    real = Training.advance
+
+    def advance(self: Training, micro_batches: list[dict[str, torch.Tensor]]) -> dict[str, object]:
+        if self.steps == step - 1:
+            raise KeyboardInterrupt
+        return real(self, micro_batches)
+
+    monkeypatch.setattr(Training, "advance", advance)
+
+
+def evaluated(folder: Path) -> Evaluation:
+    return evaluate(str(folder))
