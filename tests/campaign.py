@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from hypothesis import HealthCheck, settings
 
@@ -12,6 +13,11 @@ FULL = os.environ.get("COMMIT_TUNING_CAMPAIGN") == "full"
 def sized(short: int, full: int) -> int:
     """Take the first number in a short campaign, and the second in a full one."""
     return full if FULL else short
+
+
+def say(figures: str) -> None:
+    """Tell what a campaign has done, where pytest lets tests speak (`-s`)."""
+    sys.stdout.write(f"\n{figures}\n")
 
 
 def inputs(short: int, full: int) -> settings:

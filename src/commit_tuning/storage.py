@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add text to the end of a file, which is made where it is missing; a process that is killed may leave a part.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    with explained(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 @contextlib.contextmanager
@@ -77,6 +88,12 @@ def temporary_path(path: Path) -> Path:
 def is_temporary(path: Path) -> bool:
     """Whether a path is one of `temporary_path`: a killed process may leave it."""
     return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder, which nobody else may be at work in."""
+    for path in [path for path in folder.iterdir() if is_temporary(path)]:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def sync(path: Path) -> None:

@@ -7,11 +7,12 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from campaign import sized
+from campaign import say, sized
 from commands import Command, Moment, complete, is_free, lines, results, table
 from small_experiment import make_experiment
 
@@ -24,6 +25,15 @@ STEPS = 10
 SETTINGS = (f"train.steps={STEPS}", "train.checkpoint_interval=2", "train.save_weights=true", "model.lora.dropout=0.1")
 COMPARISON = ("--seeds", "1", "--jobs", "2", *SETTINGS)
 RUNS = ("constant_lr-0.001/seed-0", "commit-clr_lr-0.001/seed-0")
+KILLS: Counter[str] = Counter()  # by what was under way
+
+
+@pytest.fixture(scope="module", autouse=True)
+def told() -> Iterator[None]:
+    """Print how many kills there were, and of what (`pytest -s`)."""
+    KILLS.clear()
+    yield
+    say(f"{KILLS.total()} kills: {', '.join(f'{count} at {what}' for what, count in KILLS.most_common())}")
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +44,18 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def halves(folder: Path) -> bool:
     """Whether something half-written lies there."""
     return folder.is_dir() and any(map(is_temporary, folder.iterdir()))
+
+
+def under_way(run: Path) -> str:
+    """What a run was at, by what it has left."""
+    for folder, what in ((run / "checkpoints", "a save"), (run, "a write"), (run / "images", "a write")):
+        if halves(folder):
+            return what
+    if not (run / RECORD).exists():
+        return "the start"
+    if RunRecord.read(run).complete:
+        return "the end"
+    return "a step" if lines(run) < STEPS else "the evaluation"
 
 
 def has_more_lines(run: Path, more: int) -> Moment:
@@ -63,13 +85,14 @@ MOMENTS: dict[str, Callable[[Path], Moment]] = {
 }
 
 
-def killed(arguments: list[str | Path], moment: Moment, said: Path) -> bool:
-    """Kill a command at a moment; returns whether it was still at work."""
+def killed(arguments: list[str | Path], moment: Moment, said: Path, run: Path) -> bool:
+    """Kill a command at a moment of a run of it; returns whether it was still at work."""
     command = Command(arguments, said)
     if not command.until(moment):
         assert command.end() == 0, said.read_text()
         return False
     command.kill()
+    KILLS[under_way(run)] += 1
     return True
 
 
@@ -93,7 +116,7 @@ def test_a_run_survives_kills_at_each_kind_of_moment(recipe: Path, whole: tuple[
     arguments = ["train", recipe, "-o", run, *SETTINGS]
     kinds = list(MOMENTS)[:: sized(2, 1)]
     for kind in kinds * sized(1, 2):
-        if killed(arguments, MOMENTS[kind](run), tmp_path / "said"):
+        if killed(arguments, MOMENTS[kind](run), tmp_path / "said", run):
             check_not_taken_for_whole(run, whole[0])
     complete(arguments, tmp_path / "said")
     assert results(run) == results(whole[0])
@@ -104,7 +127,7 @@ def test_a_run_survives_kills_at_random(seed: int, recipe: Path, whole: tuple[Pa
     run, chance = tmp_path / "run", random.Random(seed)
     arguments = ["train", recipe, "-o", run, *SETTINGS]
     for _ in range(sized(2, 5)):
-        killed(arguments, after(chance.uniform(0, whole[1])), tmp_path / "said")
+        killed(arguments, after(chance.uniform(0, whole[1])), tmp_path / "said", run)
         check_not_taken_for_whole(run, whole[0])
     complete(arguments, tmp_path / "said")
     assert results(run) == results(whole[0])
@@ -125,7 +148,7 @@ def test_a_comparison_survives_kills(seed: int, recipe: Path, compared: tuple[Pa
     arguments = ["compare", recipe, "-o", folder, *COMPARISON]
     for number in range(sized(2, 5)):
         moment = after(chance.uniform(0, compared[1])) if number % 2 else MOMENTS[chance.choice(list(MOMENTS))](runs[0])
-        killed(arguments, moment, tmp_path / "said")
+        killed(arguments, moment, tmp_path / "said", runs[0])
         for name, run in zip(RUNS, runs, strict=True):
             check_not_taken_for_whole(run, compared[0] / "runs" / name)
     complete(arguments, tmp_path / "said")
@@ -152,6 +175,7 @@ def test_a_killed_build_leaves_no_dataset(part: float, tmp_path: Path) -> None:
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
     if process.exitcode:
+        KILLS["building data"] += 1
         assert not (tmp_path / "data").exists()
     build(str(tmp_path / "data"))
     assert dataset_checksum(tmp_path / "data") == dataset_checksum(tmp_path / "whole")
@@ -170,7 +194,7 @@ def test_a_cut_history_is_never_gone_on_from(recipe: Path, whole: tuple[Path, fl
     """Checkpoints and history go together: where they do not, the run says so and begins anew."""
     run = tmp_path / "run"
     arguments = ["train", recipe, "-o", run, *SETTINGS]
-    assert killed(arguments, MOMENTS["a new checkpoint"](run), tmp_path / "said")
+    assert killed(arguments, MOMENTS["a new checkpoint"](run), tmp_path / "said", run)
     history = run / "history.jsonl"
     history.write_bytes(b"".join(history.read_bytes().splitlines(keepends=True)[:3]))
     complete(arguments, tmp_path / "again")

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from campaign import sized
+from campaign import say, sized
 from small_experiment import make_experiment
 
 from commit_tuning.experiments.recipe import load_recipe
@@ -35,6 +35,7 @@ class Looks:
             self.memory.append(int((PROC / "statm").read_text().split()[1]) * resource.getpagesize())
 
 
+@pytest.mark.filterwarnings("ignore:module .* starves", "ignore:the drift of module")  # 24 questions learnt by heart
 @pytest.mark.skipif(not PROC.exists(), reason="no /proc here")
 def test_memory_and_handles_are_flat(tmp_path: Path) -> None:
     settings = [f"train.steps={STEPS}", f"train.checkpoint_interval={STEPS // 20}", "train.batch_size=2"]
@@ -44,5 +45,7 @@ def test_memory_and_handles_are_flat(tmp_path: Path) -> None:
     assert train(recipe, tmp_path / "run", progress=looks).complete
     assert len(RunRecord.read(tmp_path / "run").history()) == STEPS
     quarter = len(looks.memory) // 4
+    first, last = (round(median(part) / 2**20) for part in (looks.memory[:quarter], looks.memory[-quarter:]))
+    say(f"{STEPS} steps: {first} MiB in the first quarter, {last} MiB in the last; {max(looks.handles)} handles")
     assert set(looks.handles[:quarter]) == set(looks.handles[-quarter:])
     assert median(looks.memory[-quarter:]) - median(looks.memory[:quarter]) < SLACK

@@ -7,6 +7,7 @@ tensors, and `manifest.json` with the SHA-256 of both.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.record import CHECKPOINTS, differences
-from commit_tuning.storage import explained, is_temporary, sha256, sync, temporary_path
+from commit_tuning.storage import explained, remove_temporary, sha256, sync, temporary_path
 
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 _FORM = 1  # of what a checkpoint holds
@@ -118,7 +119,9 @@ def newest(run: Path, tell: Callable[[str], None], check: Callable[[State], None
 
 def stored(run: Path) -> list[Path]:
     """The folders of a run's checkpoints, the oldest first."""
-    return sorted((run / CHECKPOINTS).glob("step-*"))
+    named = {path: re.fullmatch(r"step-(\d{6,})", path.name) for path in (run / CHECKPOINTS).glob("step-*")}
+    steps = {path: int(match[1]) for path, match in named.items() if match}
+    return sorted(steps, key=steps.__getitem__)
 
 
 def read(folder: Path) -> State:
@@ -143,12 +146,15 @@ def read(folder: Path) -> State:
 
 def remove_checkpoints(run: Path) -> None:
     """Remove all checkpoints of a run, what a killed process left of one, and their folder if nothing else is in it."""
-    for folder in stored(run):
-        _remove(folder)
-    with suppress(OSError):
-        for left in filter(is_temporary, (run / CHECKPOINTS).iterdir()):
-            shutil.rmtree(left)
-        (run / CHECKPOINTS).rmdir()
+    place = run / CHECKPOINTS
+    if not place.is_dir():
+        return
+    with explained(place):
+        for folder in stored(run):
+            _remove(folder)
+        remove_temporary(place)
+    with suppress(OSError):  # something else is in it
+        place.rmdir()
 
 
 def _write(folder: Path, state: State) -> None:

@@ -41,7 +41,7 @@ from commit_tuning.experiments.table import Row, build_rows, markdown, mean
 from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.metrics.score import METRICS
 from commit_tuning.models.nano import refuse_missing
-from commit_tuning.storage import write_text
+from commit_tuning.storage import remove_temporary, write_text
 
 MANIFEST = "compare.json"
 TABLE = "table.json"
@@ -101,6 +101,7 @@ class Comparison:
         if not self.force:
             refuse_foreign(folder, MANIFEST, _COMPANIONS)
         with alone_in(folder):
+            remove_temporary(folder)
             self._run(arms)
 
     def _run(self, arms: list[Arm]) -> None:

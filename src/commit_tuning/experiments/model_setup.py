@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +19,7 @@ from commit_tuning.experiments.record import ADAPTER, WEIGHTS
 from commit_tuning.experiments.schema import Lora, Model
 from commit_tuning.models.nano import load_model
 from commit_tuning.models.partition import partition_model, unwrap
-from commit_tuning.storage import replacing
+from commit_tuning.storage import explained, replacing, sync, temporary_path
 
 _PEFT_PREFIX = "base_model.model."
 _ADAPTER_WEIGHTS = f"{ADAPTER}/adapter_model.safetensors"
@@ -170,11 +171,27 @@ def save_trainable(model: Any, folder: Path) -> None:
     }
     try:
         if hasattr(model, "peft_config"):
-            model.save_pretrained(folder / ADAPTER)
+            _save_adapter(model, folder)
         with replacing(folder / WEIGHTS) as temporary:
             save_file(tuned, temporary)
     except SafetensorError as error:
         raise UserError(f"cannot write the weights to {folder}: {error}; make room") from None
+
+
+def _save_adapter(model: Any, folder: Path) -> None:
+    """Have peft write beside `adapter/`, and move each file there when all are on the disk."""
+    written = temporary_path(folder / ADAPTER)
+    try:
+        with explained(folder / ADAPTER):
+            model.save_pretrained(written)
+            for path in (*written.iterdir(), written):
+                sync(path)
+            (folder / ADAPTER).mkdir(exist_ok=True)
+            for name in _ADAPTER_FILES:
+                (written / Path(name).name).replace(folder / name)
+            sync(folder / ADAPTER)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
 
 
 def load_trained(model: Any, folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from commit_tuning.experiments.record import (
     is_result,
     leads_elsewhere,
 )
-from commit_tuning.storage import explained, is_temporary
+from commit_tuning.storage import explained, is_temporary, remove_temporary
 
 
 def refuse_foreign(folder: Path, record: str, companions: Collection[str] = COMPANIONS) -> None:
@@ -75,7 +74,8 @@ def start_over(record: RunRecord, before: RunRecord | None, names: Iterable[str]
         UserError: Something that is not ours stands where a file is to be written, or the folder cannot be written.
     """
     names, left = list(names), list((before and before.files) or ())
-    refuse_taken(record.folder, names, left)
+    others = [CHECKPOINTS] if before is None or before.files is None else []  # no run of ours has written there
+    refuse_taken(record.folder, [*names, *others], left)
     if not resumes:
         remove_checkpoints(record.folder)
     record.plan([*names, *left])
@@ -101,10 +101,8 @@ def remove_named(record: RunRecord, keep: Collection[str] = ()) -> None:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove what a killed process left half-written."""
-    for path in folder.iterdir():
-        if is_temporary(path):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Remove what a killed process left half-written, and a folder of results that is empty then."""
+    remove_temporary(folder)
     if folder.name in RESULT_FOLDERS and not any(folder.iterdir()):
         folder.rmdir()
 

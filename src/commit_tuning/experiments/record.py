@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from commit_tuning.errors import UserError
-from commit_tuning.storage import sha256, sync, temporary_path, write_bytes, write_text
+from commit_tuning.storage import explained, sha256, sync, temporary_path, write_bytes, write_text
 
 RECORD = "run.json"
 HISTORY = "history.jsonl"
@@ -36,7 +36,7 @@ TICKET = "cluster.json"
 CHECKPOINTS = "checkpoints"
 RESULT_FILES = frozenset((HISTORY, PREDICTIONS, SKIPPED, WEIGHTS))
 RESULT_FOLDERS = frozenset((ADAPTER, IMAGES))
-COMPANIONS = frozenset((RECORD, LOG, LOCK, REPORT, TICKET, CHECKPOINTS))  # ours by their names, whoever made them
+COMPANIONS = frozenset((RECORD, LOG, LOCK, REPORT, TICKET))  # ours by their names, whoever made them
 Status = Literal["running", "complete", "failed"]
 _OPTIMIZERS = ("dog-optimizer", "prodigyopt", "schedulefree")
 _PACKAGES = ("commit-tuning", "torch", "transformers", "peft", "safetensors", "pillow", *_OPTIMIZERS)
@@ -133,14 +133,17 @@ class RunRecord:
         """Write a file of the run, whole or not at all, and note its checksum."""
         raw = content.encode("utf-8") if isinstance(content, str) else content
         path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
+        with explained(path):
+            path.parent.mkdir(exist_ok=True)
         write_bytes(path, raw)
         self._note(name, hashlib.sha256(raw).hexdigest())
 
     def seal(self, name: str) -> None:
         """Note the checksum of a file of the run that is whole now."""
-        sync(self.folder / name)
-        self._note(name, sha256(self.folder / name))
+        path = self.folder / name
+        with explained(path):
+            sync(path)
+            self._note(name, sha256(path))
 
     def finish(self) -> None:
         """Store the run as complete; what it did not write after all is named no more."""
@@ -310,7 +313,7 @@ def writable_folder(folder: str | Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         probe = temporary_path(path / "writable")
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # whoever works there may have removed it
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"cannot write to {path}: {reason.lower()}; choose another --output") from None

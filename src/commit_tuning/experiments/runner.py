@@ -48,10 +48,17 @@ from commit_tuning.experiments.record import (
 )
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.tasks import TASKS
-from commit_tuning.experiments.training import Training, questions_seen, resume, train_steps, usable_checkpoint
+from commit_tuning.experiments.training import (
+    Training,
+    questions_seen,
+    refuse_large_batch,
+    resume,
+    train_steps,
+    usable_checkpoint,
+)
 from commit_tuning.models.nano import model_checksum
 from commit_tuning.models.partition import partition_model
-from commit_tuning.storage import explained
+from commit_tuning.storage import remove_temporary
 
 _LOSS_QUESTIONS = 600
 
@@ -88,13 +95,13 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, fo
         before = RunRecord.read(folder) if (folder / RECORD).exists() else None
         if before is not None and not force and _is_finished(before, recipe):
             remove_checkpoints(folder)
+            remove_temporary(folder)
             return before
         record = RunRecord(recipe=recipe.for_record(), seed=recipe.train.seed, folder=folder)
         record.versions, record.hardware = package_versions(), hardware(torch.get_num_threads())
         try:
             check_metric(TASKS[recipe.data.dataset].metric)
-            with explained(folder):
-                _run(recipe, record, before, progress, force)
+            _run(recipe, record, before, progress, force)
         except Exception as error:
             if before is None or record.files is not None:  # a run that was there stays as it is until this one starts
                 _note_failure(record, error)
@@ -134,6 +141,7 @@ def _run(recipe: Recipe, record: RunRecord, before: RunRecord | None, progress: 
     settings, device, started = recipe.train, recipe.train.device, time.perf_counter()
     root = _find_data(recipe, progress)
     questions = open_splits(root, recipe.data, recipe.model.name, device, recipe.model.trust_remote_code)
+    refuse_large_batch(questions["train"], settings)
     Origin({split: asked.checksum for split, asked in questions.items()}, model_checksum(recipe.model.name)).note(
         record
     )

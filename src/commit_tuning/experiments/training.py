@@ -31,7 +31,7 @@ from commit_tuning.experiments.record import HISTORY, RunFailedError, json_line
 from commit_tuning.experiments.schema import Recipe, Train
 from commit_tuning.models.partition import partition_model
 from commit_tuning.processes import HeldBack, StoppedError
-from commit_tuning.storage import sync
+from commit_tuning.storage import append_text, explained, sync
 
 _FINAL_STEPS = 20
 
@@ -143,7 +143,9 @@ def usable_checkpoint(checkpoints: Checkpoints, progress: Progress) -> State | N
 def resume(training: Training, questions: dict[str, Questions], state: State, progress: Progress) -> None:
     """Take over a checkpoint, and cut the history to its length."""
     training.load_state_dict(state)
-    os.truncate(training.folder / HISTORY, state["history"]["bytes"])
+    path = training.folder / HISTORY
+    with explained(path):
+        os.truncate(path, state["history"]["bytes"])
     for split, entries in state["skipped"].items():
         found = [Skipped(Path(entry["path"]), entry["reason"], entry["line"]) for entry in entries]
         questions[split].skipped += [entry for entry in found if entry not in questions[split].skipped]
@@ -163,15 +165,16 @@ def train_steps(
     total, path = training.settings.steps, training.folder / HISTORY
     batches = step_batches(questions["train"], training.settings, training.steps)
     training.model.train()
-    with path.open("a", encoding="utf-8", buffering=1) as history, HeldBack() as signals:
+    with HeldBack() as signals:
         while training.steps < total:
             with training.stepping:
                 row = training.advance(next(batches))
-            history.write(json_line(row))
+            append_text(path, json_line(row))
             starving = starvation_note(training.coordinator.starving)
             progress("training", training.steps, total, f"loss {row['loss']:.3f}{starving}")
             if signals.number is not None or checkpoints.due(training.steps, total):
-                sync(path)
+                with explained(path):
+                    sync(path)
                 beside = {"history": _digest(path), "skipped": _skipped(questions)}
                 checkpoints.save(training.steps, training.state_dict() | beside)
             if signals.number is not None:
@@ -197,6 +200,19 @@ def step_batches(questions: Questions, settings: Train, start: int = 0) -> Itera
     size = settings.micro_batch_size or settings.batch_size
     for indices in islice(data_order(len(questions), settings.batch_size, settings.seed), start, None):
         yield [questions.training(part) for part in chunks(indices, size)]
+
+
+def refuse_large_batch(questions: Questions, settings: Train) -> None:
+    """Make sure that no step would take a question twice.
+
+    Raises:
+        UserError: A batch is larger than the split.
+    """
+    if settings.batch_size > len(questions):
+        raise UserError(
+            f"train.batch_size is {settings.batch_size}, and there are {len(questions)} training questions; take a "
+            "smaller batch, or more questions"
+        )
 
 
 def questions_seen(samples: int, settings: Train) -> list[int]:
