@@ -100,6 +100,53 @@ def test_train_refuses_a_folder_of_pictures(recipe: Path, tmp_path: Path, capsys
     assert {name: content for name, content in contents(tmp_path).items() if content == b"mine"} == before
 
 
+@pytest.mark.parametrize("more", [[], ["--force"]])
+def test_checkpoints_of_others_are_kept(
+    more: list[str], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoints" / "step-001000").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-001000" / "model.bin").write_text("mine")
+    assert run(["train", recipe, "-o", tmp_path, *FAST, *more]) == 2
+    assert "checkpoints" in error_line(capsys)
+    assert contents(tmp_path)["checkpoints/step-001000/model.bin"] == b"mine"
+
+
+def test_a_batch_is_no_larger_than_the_data(recipe: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(finished)
+    for settings in (["train.batch_size=25"], ["data.train_limit=3"], ["data.train_limit=3", "data.in_memory=true"]):
+        assert run(["train", recipe, "-o", finished, "--force", *FAST, *settings]) == 2
+        size, there = ("25", "24") if len(settings) == 1 and "25" in settings[0] else ("4", "3")
+        assert f"train.batch_size is {size}, and there are {there} training questions" in error_line(capsys)
+    assert contents(finished) == before
+
+
+def test_what_cannot_be_read_is_not_said_to_be_written(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/data/cat.png")
+
+    monkeypatch.setattr("commit_tuning.experiments.training.accumulate_gradients", broken)
+    assert run(["train", recipe, "-o", tmp_path, *FAST]) == 2
+    assert error_line(capsys) == "commit-tuning: error: /data/cat.png: Input/output error; check the disk"
+
+
+def test_a_half_written_adapter_does_not_stay(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from peft import PeftModel
+
+    def cut(model: object, folder: Path) -> None:
+        Path(folder).mkdir()
+        (Path(folder) / "adapter_model.safetensors").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(PeftModel, "save_pretrained", cut)
+    assert run(["train", recipe, "-o", tmp_path, *FAST]) == 2
+    assert f"cannot write {tmp_path}/adapter: no space left on device" in error_line(capsys)
+    assert not [name for name in contents(tmp_path) if "adapter" in name]
+
+
 def test_force_removes_what_the_record_names_only(recipe: Path, finished: Path) -> None:
     for name in ("images/cat.png", "notes.txt", "adapter/mine.bin"):
         (finished / name).write_text("mine")
@@ -332,6 +379,16 @@ def test_compare_refuses_a_run_folder_with_other_files(
     assert run(["compare", recipe, "-o", folder, "-j", "1", *FAST]) == 2
     assert "holds files that no run.json names" in error_line(capsys)
     assert contents(folder) == before
+
+
+def test_compare_removes_what_a_killed_one_left(recipe: Path, compared: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(compared, tmp_path / "table")
+    runs = sorted(folder.glob("runs/*/seed-0"))
+    (folder / ".table.md.7.commit-tuning.tmp").touch()
+    (folder / ".mine.tmp").touch()
+    (runs[0] / ".run.json.7.commit-tuning.tmp").touch()
+    assert run(["compare", recipe, "-o", folder, "-j", "1", *FAST]) == 0
+    assert [path.name for path in folder.rglob("*.tmp")] == [".mine.tmp"]
 
 
 def test_compare_by_force_starts_again(recipe: Path, compared: Path, tmp_path: Path) -> None:

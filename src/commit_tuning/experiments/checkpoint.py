@@ -157,6 +157,12 @@ def remove_checkpoints(run: Path) -> None:
         place.rmdir()
 
 
+def clear_up(run: Path) -> None:
+    """Remove what a process that was killed at the very end of a run has left in its folder; the results stay."""
+    remove_checkpoints(run)
+    remove_temporary(run)
+
+
 def _write(folder: Path, state: State) -> None:
     from safetensors.torch import save_file
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.checkpoint import remove_checkpoints
-from commit_tuning.experiments.record import LOG, RECORD, RunRecord
+from commit_tuning.experiments.checkpoint import clear_up
+from commit_tuning.experiments.record import LOG, RECORD, RunRecord, alone_in
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.processes import StoppedError, end_with_parent, terminable
 
@@ -89,7 +89,8 @@ def unfinished(jobs: Sequence[Job], on_done: OnDone) -> list[Job]:
     for job in jobs:
         record = job.outcome()
         if record is not None and record.complete:
-            remove_checkpoints(job.folder)  # where the run was killed at its very end
+            with alone_in(job.folder):
+                clear_up(job.folder)
             on_done(job, record)
         else:
             waiting.append(job)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.checkpoint import Checkpoints, remove_checkpoints, stored
+from commit_tuning.experiments.checkpoint import Checkpoints, clear_up, remove_checkpoints, stored
 from commit_tuning.experiments.dataset import Questions, ensure_data, open_splits
 from commit_tuning.experiments.evaluation import (
     answer_loss,
@@ -58,7 +58,6 @@ from commit_tuning.experiments.training import (
 )
 from commit_tuning.models.nano import model_checksum
 from commit_tuning.models.partition import partition_model
-from commit_tuning.storage import remove_temporary
 
 _LOSS_QUESTIONS = 600
 
@@ -94,8 +93,7 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, fo
     with alone_in(folder):
         before = RunRecord.read(folder) if (folder / RECORD).exists() else None
         if before is not None and not force and _is_finished(before, recipe):
-            remove_checkpoints(folder)
-            remove_temporary(folder)
+            clear_up(folder)
             return before
         record = RunRecord(recipe=recipe.for_record(), seed=recipe.train.seed, folder=folder)
         record.versions, record.hardware = package_versions(), hardware(torch.get_num_threads())

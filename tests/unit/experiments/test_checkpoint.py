@@ -59,6 +59,20 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_the_last_two_are_kept_past_a_million(tmp_path: Path) -> None:
+    save(tmp_path, 999_998, 999_999, 1_000_000)
+    assert [path.name for path in stored(tmp_path)] == ["step-999999", "step-1000000"]
+
+
+def test_folders_of_other_names_are_kept(tmp_path: Path) -> None:
+    save(tmp_path, 100)
+    for name in ("best", "step-12", "step-000100-old"):
+        (tmp_path / "checkpoints" / name).mkdir()
+    remove_checkpoints(tmp_path)
+    left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert left == {"best", "step-12", "step-000100-old"}
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "state.json", "tensors.safetensors"])
 @pytest.mark.parametrize("fault", ["gone", "empty", "cut", "one bit"])
 def test_a_damaged_one_falls_back_to_the_last(name: str, fault: str, tmp_path: Path) -> None:
