@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from commit_tuning.errors import UserError
-from commit_tuning.storage import explained, sha256, sync, temporary_path, write_bytes, write_text
+from commit_tuning.storage import explained, sha256, sync, temporary_path, unwritable, write_bytes, write_text
 
 RECORD = "run.json"
 HISTORY = "history.jsonl"
@@ -325,15 +325,18 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes from working in a folder that can be written; one that dies keeps nobody out.
 
     Raises:
-        UserError: Another process works there.
+        UserError: Another process works there, or the lock cannot be written.
     """
     from filelock import FileLock, Timeout
 
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            yield
+        held = FileLock(folder / LOCK, timeout=0).acquire()
     except Timeout:
         raise UserError(f"another process is at work in {folder}; wait for it, or choose another --output") from None
+    except OSError as error:
+        raise unwritable(folder / LOCK, error) from None
+    with held:
+        yield
 
 
 def package_versions() -> dict[str, str]:
