@@ -7,8 +7,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.record import RunRecord, alone_in
@@ -94,6 +98,23 @@ def table(comparison: Path) -> list[list[str]]:
     rows = [line.split("|") for line in (comparison / "table.md").read_text().splitlines()]
     seconds = rows[2].index(" Seconds ")
     return [[cell for at, cell in enumerate(row) if at != seconds] for row in rows]
+
+
+@contextmanager
+def interrupt_at(step: int) -> Iterator[None]:
+    """Let every run of this process end during a step, counted from 1, as if it were killed there."""
+    from commit_tuning.experiments.training import Training
+
+    real = Training.advance
+
+    def advance(self: Training, micro_batches: Any) -> dict[str, Any]:
+        if self.steps == step - 1:
+            raise KeyboardInterrupt
+        return real(self, micro_batches)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Training, "advance", advance)
+        yield
 
 
 def _run(arguments: list[str], said: str) -> None:

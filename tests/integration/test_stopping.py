@@ -8,15 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from commands import Command, Moment, complete, is_free, lines, results, table
+from commands import Command, Moment, complete, interrupt_at, is_free, lines, results, table
 from small_experiment import make_experiment, run
 
 from commit_tuning.experiments.evaluate import Evaluation, evaluate
 from commit_tuning.experiments.recipe import load_recipe
 from commit_tuning.experiments.record import RunRecord
 from commit_tuning.experiments.runner import train
-from commit_tuning.experiments.training import Training
 
 STEPS = 12
 SETTINGS = (f"train.steps={STEPS}", "train.checkpoint_interval=4")
@@ -72,9 +70,7 @@ def test_a_run_that_is_not_finished_is_evaluated(stopped: Path, capsys: pytest.C
 
 @pytest.mark.filterwarnings("ignore:the drift of module")  # DoG begins with steps that are too small to be seen
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "prodigy", "dog", "schedule-free"])
-def test_each_optimizer_goes_on_bit_for_bit(
-    optimizer: str, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_optimizer_goes_on_bit_for_bit(optimizer: str, recipe: Path, tmp_path: Path) -> None:
     """With dropout, a schedule and a damaged picture in training, so that nothing of the state is idle."""
     data = shutil.copytree(recipe.parent / "data", tmp_path / "data")
     next((data / "iconqa" / "train").rglob("image.png")).write_bytes(b"")
@@ -82,11 +78,9 @@ def test_each_optimizer_goes_on_bit_for_bit(
     settings += ["model.lora.dropout=0.1", "train.scheduler=cosine", "train.warmup_steps=2", method_of(optimizer)]
     arguments = load_recipe(recipe, settings)
     train(arguments, tmp_path / "whole")
-    interrupt_at(5, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupt_at(5), pytest.raises(KeyboardInterrupt):
         train(arguments, tmp_path / "run")
     assert evaluated(tmp_path / "run").unfinished == "the run is not finished: step 4 of 6"
-    monkeypatch.undo()
     train(arguments, tmp_path / "run")
     assert results(tmp_path / "run") == results(tmp_path / "whole")
     assert RunRecord.read(tmp_path / "run").skipped
@@ -94,13 +88,10 @@ def test_each_optimizer_goes_on_bit_for_bit(
 
 @pytest.mark.filterwarnings("ignore:the drift of module")
 @pytest.mark.parametrize("optimizer", ["adamw", "dog", "schedule-free"])
-def test_a_checkpoint_is_evaluated_as_a_run_of_its_length(
-    optimizer: str, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_is_evaluated_as_a_run_of_its_length(optimizer: str, recipe: Path, tmp_path: Path) -> None:
     settings = [f"train.optimizer={optimizer}", method_of(optimizer), "train.checkpoint_interval=2"]
     train(load_recipe(recipe, [*settings, "train.steps=2", "commit.switch_latest=9"]), tmp_path / "short")
-    interrupt_at(3, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupt_at(3), pytest.raises(KeyboardInterrupt):
         train(load_recipe(recipe, [*settings, "train.steps=4", "commit.switch_latest=9"]), tmp_path / "run")
     assert evaluated(tmp_path / "run").answers == evaluated(tmp_path / "short").answers
 
@@ -145,6 +136,21 @@ def test_a_comparison_ends_with_its_workers_and_goes_on(recipe: Path, compared: 
         assert results(folder / "runs" / name / "seed-0") == results(compared / "runs" / name / "seed-0")
 
 
+def test_a_second_command_beside_a_running_one_is_refused(recipe: Path, compared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "table"
+    first = folder / "runs" / RUNS[0] / "seed-0"
+    arguments = ["compare", recipe, "-o", folder, *COMPARISON]
+    command = Command(arguments, tmp_path / "first")
+    assert command.until(lambda: lines(first) >= 2)
+    for others in (arguments, ["train", recipe, "-o", first, *SETTINGS], ["train", recipe, "-o", first, "--force"]):
+        second = Command(others, tmp_path / "second")
+        assert second.end() == 2
+        assert "another process is at work" in second.errors[-1]
+    assert command.end() == 0
+    assert table(folder) == table(compared)
+    assert results(first) == results(compared / "runs" / RUNS[0] / "seed-0")
+
+
 def wait_for(moment: Moment) -> bool:
     """Whether a moment comes within a minute."""
     deadline = time.monotonic() + 60
@@ -156,18 +162,6 @@ def wait_for(moment: Moment) -> bool:
 def method_of(optimizer: str) -> str:
     """The setting of the method with most state that an optimizer can be under."""
     return f"commit.method={'constant' if optimizer == 'schedule-free' else 'commit'}"
-
-
-def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every run of this process end during a step, counted from 1, as if it were killed there."""
-    real = Training.advance
-
-    def advance(self: Training, micro_batches: list[dict[str, torch.Tensor]]) -> dict[str, object]:
-        if self.steps == step - 1:
-            raise KeyboardInterrupt
-        return real(self, micro_batches)
-
-    monkeypatch.setattr(Training, "advance", advance)
 
 
 def evaluated(folder: Path) -> Evaluation:
