@@ -69,6 +69,14 @@ def complete(arguments: Sequence[str | Path], said: Path) -> None:
     assert command.end() == 0, said.read_text()
 
 
+def wait_for(moment: Moment) -> bool:
+    """Whether a moment comes within a minute."""
+    deadline = time.monotonic() + 60
+    while not moment() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return moment()
+
+
 def lines(run: Path) -> int:
     """How many lines the history of a run has."""
     path = run / "history.jsonl"
@@ -89,7 +97,7 @@ def results(run: Path) -> dict[str, object]:
     record = RunRecord.read(run)
     assert record.complete
     files = {name: (run / name).read_bytes() for name in record.files or ()}
-    left = {path.name for path in run.iterdir()} - {"log.txt", ".lock"}
+    left = {path.name for path in run.iterdir()} - {"log.txt", ".lock", "cluster.json"}
     return {**files, "left": left, "metrics": record.metrics | {"overhead": None}, "skipped": record.skipped}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import os
 import random
 import shutil
 import signal
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from campaign import say, sized
-from commands import Command, Moment, complete, is_free, lines, results, table
+from commands import Command, Moment, complete, is_free, lines, results, table, wait_for
 from small_experiment import make_experiment
 
 from commit_tuning.data.building import dataset_checksum
@@ -122,7 +124,7 @@ def test_a_run_survives_kills_at_each_kind_of_moment(recipe: Path, whole: tuple[
     assert results(run) == results(whole[0])
 
 
-@pytest.mark.parametrize("seed", range(sized(1, 6)))
+@pytest.mark.parametrize("seed", range(sized(1, 8)))
 def test_a_run_survives_kills_at_random(seed: int, recipe: Path, whole: tuple[Path, float], tmp_path: Path) -> None:
     run, chance = tmp_path / "run", random.Random(seed)
     arguments = ["train", recipe, "-o", run, *SETTINGS]
@@ -140,7 +142,7 @@ def compared(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return folder / "table", time.monotonic() - began
 
 
-@pytest.mark.parametrize("seed", range(sized(1, 4)))
+@pytest.mark.parametrize("seed", range(sized(1, 5)))
 def test_a_comparison_survives_kills(seed: int, recipe: Path, compared: tuple[Path, float], tmp_path: Path) -> None:
     """The command starts again at once, while workers of the killed one may still be ending."""
     folder, chance = tmp_path / "table", random.Random(seed)
@@ -156,6 +158,30 @@ def test_a_comparison_survives_kills(seed: int, recipe: Path, compared: tuple[Pa
     for name, run in zip(RUNS, runs, strict=True):
         assert is_free(run)
         assert results(run) == results(compared[0] / "runs" / name)
+
+
+def tree(process: int) -> list[int]:
+    """A process and all that it has started."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [process, *(below for child in children for below in tree(int(child)))]
+
+
+@pytest.mark.parametrize("steps", [1, 5, 9][: sized(1, 3)])
+def test_a_cluster_survives_kills(steps: int, recipe: Path, compared: tuple[Path, float], tmp_path: Path) -> None:
+    """First the command is killed, whose job trains on; then the job."""
+    pytest.importorskip("submitit")
+    folder = tmp_path / "table"
+    run, methods = folder / "runs" / RUNS[0], ("--methods", "constant", "--cluster", "local")
+    arguments = ["compare", recipe, "-o", folder, *COMPARISON, *methods]
+    assert killed(arguments, (run / "cluster.json").exists, tmp_path / "said", run)
+    job = json.loads((run / "cluster.json").read_text())["job"]
+    assert wait_for(lambda: lines(run) >= steps)
+    for process in tree(int(job)):
+        os.kill(process, signal.SIGKILL)
+    KILLS[under_way(run)] += 1
+    check_not_taken_for_whole(run, compared[0] / "runs" / RUNS[0])
+    complete(arguments, tmp_path / "said")
+    assert results(run) == results(compared[0] / "runs" / RUNS[0])
 
 
 def build(folder: str) -> None:

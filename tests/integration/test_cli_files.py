@@ -355,19 +355,29 @@ def test_compare_refuses_a_folder_with_a_table(
     assert (tmp_path / "table.md").read_text() == "mine"
 
 
-def test_compare_does_not_mix_two_datasets(recipe: Path, compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+ENGINES = [["-j", "1"], ["--cluster", "local"]]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_compare_does_not_mix_two_datasets(
+    engine: list[str], recipe: Path, compared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before, path = contents(compared), question(recipe, "test")
     with changed(path, with_another_answer(path)):
-        assert run(["compare", recipe, "-o", compared, "-j", "1", *FAST, "compare.seeds=3"]) == 2
+        assert run(["compare", recipe, "-o", compared, *engine, *FAST, "compare.seeds=3"]) == 2
     assert "is of other data (test)" in error_line(capsys)
     assert contents(compared) == before
 
 
-def test_compare_refuses_a_cut_history(recipe: Path, compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    history = sorted(compared.rglob("history.jsonl"))[0]
-    with changed(history, history.read_bytes()[:-9]):
-        assert run(["compare", recipe, "-o", compared, "-j", "1", *FAST]) == 2
-    assert "history.jsonl is missing or not as the run wrote it" in error_line(capsys)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["history.jsonl", "predictions.jsonl"])
+def test_compare_refuses_a_cut_file(
+    name: str, engine: list[str], recipe: Path, compared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = sorted(compared.rglob(name))[0]
+    with changed(path, path.read_bytes()[:-9]):
+        assert run(["compare", recipe, "-o", compared, *engine, *FAST]) == 2
+    assert f"{name} is missing or not as the run wrote it" in error_line(capsys)
 
 
 def test_compare_refuses_a_run_folder_with_other_files(

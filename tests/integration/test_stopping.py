@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
-from commands import Command, Moment, complete, interrupt_at, is_free, lines, results, table
+from commands import Command, complete, interrupt_at, is_free, lines, results, table, wait_for
 from small_experiment import make_experiment, run
 
 from commit_tuning.experiments.evaluate import Evaluation, evaluate
@@ -149,14 +148,6 @@ def test_a_second_command_beside_a_running_one_is_refused(recipe: Path, compared
     assert command.end() == 0
     assert table(folder) == table(compared)
     assert results(first) == results(compared / "runs" / RUNS[0] / "seed-0")
-
-
-def wait_for(moment: Moment) -> bool:
-    """Whether a moment comes within a minute."""
-    deadline = time.monotonic() + 60
-    while not moment() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return moment()
 
 
 def method_of(optimizer: str) -> str:
