@@ -30,7 +30,7 @@ SETUPS = [
     ("commit.regularizer=drift-penalty",),
     ("train.micro_batch_size=2", "train.gradient_checkpointing=true"),
     ("model.dtype=bfloat16", "model.projector=own"),
-    ("model.lora=null", "model.freeze=[lm_head*]"),
+    ("model.lora=null", "model.freeze=['*embed_tokens*']"),
     ("data.in_memory=true",),
     ("commit.probe_interval=null", "commit.method=constant"),
 ]

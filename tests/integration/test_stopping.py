@@ -67,6 +67,41 @@ def test_a_run_that_is_not_finished_is_evaluated(stopped: Path, capsys: pytest.C
     assert f"the run is not finished: step 8 of {STEPS}\nnano-iconqa, test: accuracy " in said
 
 
+def test_a_run_without_a_checkpoint_is_not_evaluated(
+    stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    for path in folder.glob("checkpoints/*/state.json"):
+        path.write_text("{")
+    assert run(["evaluate", folder]) == 2
+    said = capsys.readouterr()
+    assert said.out.count("is damaged and not used") + said.err.count("is damaged and not used") == 2
+    assert said.err.splitlines()[-1] == (
+        f"commit-tuning: error: the run in {folder} is not finished and has no whole checkpoint; let 'train' go on with it"
+    )
+
+
+@pytest.mark.parametrize("number", WORDS)
+@pytest.mark.parametrize("place", ["build_model", "answer_questions", "answer_loss"])
+def test_a_signal_before_or_after_the_steps(
+    place: str,
+    number: signal.Signals,
+    recipe: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["train", recipe, "-o", tmp_path / "run", *SETTINGS]
+    monkeypatch.setattr(f"commit_tuning.experiments.runner.{place}", lambda *_, **__: signal.raise_signal(number))
+    assert run(arguments) == 128 + number
+    again = "the same command starts again with what is missing"
+    assert capsys.readouterr().err.splitlines()[-1] == f"commit-tuning: {WORDS[number]}; {again}"
+    monkeypatch.undo()
+    assert run(arguments) == 0
+    assert results(tmp_path / "run") == results(whole)
+
+
 @pytest.mark.filterwarnings("ignore:the drift of module")  # DoG begins with steps that are too small to be seen
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "prodigy", "dog", "schedule-free"])
 def test_each_optimizer_goes_on_bit_for_bit(optimizer: str, recipe: Path, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def read(folder: Path) -> State:
         if changed or manifest["form"] != _FORM:
             raise DamagedCheckpointError(f"{' and '.join(changed) or _MANIFEST} is not what was written")
         plain = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedCheckpointError(f"it cannot be read ({type(error).__name__}: {error})") from None
     return _decoded(plain, load_file(folder / _TENSORS))  # type: ignore[no-any-return]
 

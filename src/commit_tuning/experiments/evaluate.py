@@ -15,7 +15,7 @@ from commit_tuning.experiments.evaluation import answer_questions, check_metric,
 from commit_tuning.experiments.model_setup import build_model, load_trained, precision, weight_files
 from commit_tuning.experiments.progress import Progress, counting, silent
 from commit_tuning.experiments.recipe import build_recipe, load_recipe, parse_overrides
-from commit_tuning.experiments.record import RECORD, RunRecord
+from commit_tuning.experiments.record import RECORD, WEIGHTS, RunRecord
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.experiments.training import load_newest
@@ -112,11 +112,14 @@ def load_run(model: Any, run: Path, progress: Progress = silent) -> str | None:
         How far the run had come, in words; None if it is finished, or has kept weights and no checkpoint.
 
     Raises:
-        UserError: There are no weights, or they are of another model.
+        UserError: There are no weights and no checkpoint, or they are of another model.
     """
     recipe = recipe_of_run(run, ())
-    step = None if RunRecord.read(run).status == "complete" else load_newest(model, run, recipe, progress)
+    complete = RunRecord.read(run).status == "complete"
+    step = None if complete else load_newest(model, run, recipe, progress)
     if step is None:
+        if not complete and not (run / WEIGHTS).is_file():
+            raise UserError(f"the run in {run} is not finished and has no whole checkpoint; let 'train' go on with it")
         load_trained(model, run)
         return None
     return f"the run is not finished: step {step} of {recipe.train.steps}"

@@ -92,6 +92,14 @@ def test_a_damaged_one_falls_back_to_the_last(name: str, fault: str, tmp_path: P
     assert line.startswith(f"{path.parent} is damaged and not used: ")
 
 
+def test_a_manifest_of_many_brackets_is_damaged(tmp_path: Path) -> None:
+    save(tmp_path, 100)
+    (stored(tmp_path)[0] / "manifest.json").write_text("[" * 10**5)
+    told: list[str] = []
+    assert newest(tmp_path, told.append) is None
+    assert "it cannot be read (RecursionError" in told[0]
+
+
 def test_every_byte_of_a_manifest_counts_or_changes_nothing(tmp_path: Path) -> None:
     save(tmp_path, 100, 200)
     path = stored(tmp_path)[-1] / "manifest.json"
