@@ -324,7 +324,7 @@ def load_newest(model: nn.Module, run: Path, recipe: Recipe, progress: Progress)
 
 def telling(progress: Progress) -> Callable[[str], None]:
     """What tells a progress about a checkpoint."""
-    return lambda line: progress("checkpoint", 0, 1, line)
+    return lambda line: progress("checkpoint", 1, 1, line)  # 1 of 1, as a display may leave lines out before the end
 
 
 def _random_state(device: str) -> dict[str, Any]:
