@@ -76,13 +76,8 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise unwritable(path, error) from None
-
-
-def unwritable(path: Path, error: OSError) -> UserError:
-    """Make one line of what the system says about a path that cannot be written."""
-    reason = (error.strerror or str(error)).lower()
-    return UserError(f"cannot write {path}: {reason}; make room or choose another place")
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"cannot write {path}: {reason}; make room or choose another place") from None
 
 
 def temporary_path(path: Path) -> Path:

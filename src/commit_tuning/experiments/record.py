@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from commit_tuning.errors import UserError
-from commit_tuning.storage import explained, sha256, sync, temporary_path, unwritable, write_bytes, write_text
+from commit_tuning.storage import explained, sha256, sync, temporary_path, write_bytes, write_text
 
 RECORD = "run.json"
 HISTORY = "history.jsonl"
@@ -173,6 +173,8 @@ class RunRecord:
             record = _form().validate_json(path.read_bytes(), strict=True)
             _check_names(record.files or ())
         except FileNotFoundError:
+            if path.is_symlink():
+                raise UserError(f"{path} is a link to nothing; remove it or give another folder") from None
             raise UserError(f"no {RECORD} in {folder}; give the output folder of a run") from None
         except (OSError, ValueError) as error:
             reason = _reason(error)
@@ -329,14 +331,18 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
+    lock = FileLock(folder / LOCK, timeout=0)
+    with explained(folder / LOCK):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"another process is at work in {folder}; wait for it, or choose another --output"
+            ) from None
     try:
-        held = FileLock(folder / LOCK, timeout=0).acquire()
-    except Timeout:
-        raise UserError(f"another process is at work in {folder}; wait for it, or choose another --output") from None
-    except OSError as error:
-        raise unwritable(folder / LOCK, error) from None
-    with held:
         yield
+    finally:
+        lock.release()
 
 
 def package_versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ into a guess. A text that names no choice is wrong here.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from commit_tuning.errors import UserError
@@ -31,9 +32,9 @@ def named_choice(prediction: str, choices: Sequence[str]) -> int | None:
         >>> [named_choice(text, ["cab", "bus"]) for text in ("The bus.", "B", "(B) bus", "A. bus", "taxi")]
         [1, 1, 1, None, None]
     """
-    said, verbatim = prediction.strip(), [choice.lower() for choice in choices]
-    if said and said.lower() in verbatim:
-        return verbatim.index(said.lower())
+    said, verbatim = prediction.strip(), list(map(_lower, choices))
+    if said and _lower(said) in verbatim:
+        return verbatim.index(_lower(said))
     equal, lettered = _place(said, choices), _LETTERED.fullmatch(said)
     if lettered is None:
         return equal
@@ -43,6 +44,10 @@ def named_choice(prediction: str, choices: Sequence[str]) -> int | None:
     if by_text is not None:
         return by_text if by_text == by_letter else None
     return equal if equal is not None or text else by_letter
+
+
+def _lower(text: str) -> str:
+    return unicodedata.normalize("NFC", text).lower()
 
 
 def _place(text: str, choices: Sequence[str]) -> int | None:

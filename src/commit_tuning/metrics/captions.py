@@ -6,12 +6,14 @@ summarisation and most general libraries report.
 
 COCO caption's words come from Stanford's PTB tokenizer, a Java program, less punctuation; :func:`words` is its rules
 for plain captions, without Java. They can differ on abbreviations with periods (``U.S.``), on symbols (``%``, ``&``),
-which are dropped here, and on informal forms (``gonna``).
+brackets and repeated marks (``!!!``), which are dropped here, and on contractions without an apostrophe (``cannot``,
+``gonna``): docs/metrics.md says how.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from types import SimpleNamespace
@@ -27,11 +29,16 @@ _WORD = re.compile(r"n't\b|'(?:s|re|ve|ll|d|m)\b|\w+(?:[-'/]\w+|(?<=\d)[.,:]\d+)
 def words(caption: str) -> list[str]:
     """The words of a caption: lower case, no punctuation, clitics apart, hyphenated words and numbers whole.
 
+    Accents are composed (NFC), and vowel signs and other marks belong to their letters.
+
     Example:
         >>> words("A dog's bark (far-off); it isn't loud: 1,000 Hz, 3.5 s.")
         ['a', 'dog', "'s", 'bark', 'far-off', 'it', 'is', "n't", 'loud', '1,000', 'hz', '3.5', 's']
     """
-    return _WORD.findall(_CLITIC.sub(r" \1", caption.lower().replace("\u2019", "'")))
+    text = unicodedata.normalize("NFC", caption).lower().replace("\u2019", "'")
+    text = _CLITIC.sub(r" \1", text)
+    letters = "".join("m" if unicodedata.category(letter)[0] == "M" else letter for letter in text)
+    return [text[slice(*word.span())] for word in _WORD.finditer(letters)]
 
 
 def rouge_l_coco(prediction: str, answers: Sequence[str]) -> float:

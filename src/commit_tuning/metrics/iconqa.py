@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
-_PUNCTUATION = re.compile(r"[^\w\s.%/:+-]|\.(?!\d)")
-_ARTICLE = re.compile(r"^(?:a|an|the)\s+(?=\S)")
+_PERIOD = re.compile(r"\.(?!\d)")
+_IN_NUMBERS = frozenset("_.%/:+-")
+_ARTICLES = frozenset({"a", "an", "the"})
+_SYMBOLS = frozenset({"Sc", "Sm", "So"})  # Unicode's categories: money, mathematics, others
 
 
 def normalise(text: str) -> str:
     """Text as it is compared.
 
-    Lower case; punctuation becomes a space, except inside numbers, times and fractions (``3.5``, ``6:30``, ``1/2``,
-    ``-4``, ``50%``); one leading article is dropped if words follow it (``the heart`` is ``heart``, but the choice
-    ``A`` stays ``a``); white space is single. Where nothing else is left, symbols stay: ``<`` is no ``=``.
+    Accents are composed (NFC); lower case; punctuation becomes a space, except inside numbers, times and fractions
+    (``3.5``, ``6:30``, ``1/2``, ``-4``, ``50%``); vowel signs and other marks belong to their letters; each symbol
+    (``#``, ``^``, ``<``, ``=``, ``$``, Unicode's others) is a word of its own, so ``C#`` is no ``C``; one leading
+    article is dropped if words or a price follow it (``the heart`` is ``heart``, but the choice ``A`` stays ``a``);
+    white space is single. Where nothing else is left, punctuation stays: ``?`` is no ``!``.
     """
-    words = " ".join(_PUNCTUATION.sub(" ", text.lower()).split()).strip(":/ ")
-    return _ARTICLE.sub("", words) or "".join(text.split())
+    text = unicodedata.normalize("NFC", text)
+    words = "".join(map(_kept, _PERIOD.sub(" ", text.lower())))
+    first, _, others = " ".join(words.split()).strip(":/ ").partition(" ")
+    bare = others if first in _ARTICLES and _may_follow_an_article(others[:1]) else f"{first} {others}".rstrip()
+    return bare or "".join(text.split())
+
+
+def _kept(letter: str) -> str:
+    if letter.isalnum() or letter in _IN_NUMBERS or unicodedata.category(letter)[0] == "M":
+        return letter
+    return f" {letter} " if _stands_alone(letter) else " "
+
+
+def _may_follow_an_article(letter: str) -> bool:
+    """Whether a word or a price begins with it."""
+    return bool(letter) and (not _stands_alone(letter) or unicodedata.category(letter) == "Sc")
+
+
+def _stands_alone(letter: str) -> bool:
+    """Whether a letter is a symbol that tells answers apart."""
+    return letter in "#^" or (unicodedata.category(letter) in _SYMBOLS and letter not in _IN_NUMBERS)
 
 
 def exact_match(prediction: str, answer: str) -> bool:

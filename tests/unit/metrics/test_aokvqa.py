@@ -42,6 +42,25 @@ def test_text_counts_before_the_letter() -> None:
     assert named_choice("B. A. Lincoln", ["T. Jefferson", "A. Lincoln"]) == 1
 
 
+def test_symbols_and_vowel_signs_tell_choices_apart() -> None:
+    languages = ["C#", "C++", "C"]
+    assert [named_choice(text, languages) for text in ("C", "c#", "C++.", "the C", "A. C#", "A. C")] == [
+        2,
+        0,
+        1,
+        2,
+        0,
+        None,
+    ]
+    hindi = ["\u0915\u093f", "\u0915\u093e"]
+    assert [named_choice(text, hindi) for text in (*hindi, "\u0915")] == [0, 1, None]
+    assert named_choice("cafe\u0301", ["bar", "caf\u00e9"]) == 1
+
+
+def test_direct_answers_stay_literal() -> None:
+    assert direct_answer("cafe\u0301", ["caf\u00e9"] * 10) == 0  # as in the script
+
+
 def test_multiple_choice() -> None:
     assert multiple_choice("Cab", CHOICES, "cab") == 1
     assert multiple_choice("train", CHOICES, "cab") == 0

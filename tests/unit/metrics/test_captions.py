@@ -22,6 +22,9 @@ from commit_tuning.metrics.captions import rouge_l_coco, rouge_l_f1, words
         ("\"hum\" - and -- 'noise' ...", "hum and noise"),
         ("drum'n'bass in 4/4", "drum'n'bass in 4/4"),
         ("caf\u00e9", "caf\u00e9"),
+        ("Cafe\u0301's", "caf\u00e9 's"),
+        ("\u0915\u0941\u0924\u094d\u0924\u093e, \u0939\u0948", "\u0915\u0941\u0924\u094d\u0924\u093e \u0939\u0948"),
+        ("\u0e44\u0e21\u0e48", "\u0e44\u0e21\u0e48"),
         ("", ""),
         ("...", ""),
     ],
@@ -38,6 +41,30 @@ def test_coco_by_hand() -> None:
     references = ["people talk", "a dog barks at people"]
     assert rouge_l_coco("people talk while a dog barks", references) == pytest.approx(1.22 / 1.72)
     assert rouge_l_coco("rain", references) == 0
+
+
+@pytest.mark.parametrize(
+    ("caption", "coco_words", "ours", "cocos"),
+    [
+        # COCO's tokenizer writes brackets as -lrb- and -rrb-, and its list of punctuation has -LRB- and -RRB-:
+        # LCS 2 of 4 words, P 2/4, R 2/2: 2.44 * 0.5 / (1 + 1.44 * 0.5)
+        ("rain (loud)", "rain lrb loud rrb", 1, 1.22 / 1.72),
+        # a run of marks is one word that the list has not: P 2/3, R 1: 2.44 * 2/3 / (1 + 1.44 * 2/3)
+        ("rain loud!!!", "rain loud marks", 1, 4.88 / 5.88),
+        # the sign is a word there
+        ("rain & loud", "rain and_sign loud", 1, 4.88 / 5.88),
+    ],
+)
+def test_where_coco_counts_more_words(caption: str, coco_words: str, ours: float, cocos: float) -> None:
+    assert rouge_l_coco(caption, ["rain loud"]) == pytest.approx(ours)
+    assert rouge_l_coco(coco_words, ["rain loud"]) == pytest.approx(cocos)
+
+
+def test_where_coco_parts_more_words() -> None:
+    # "cannot" is "can not" there: the reference has it whole, so here nothing is shared but "stop", there all is
+    assert rouge_l_coco("it can not stop", ["it cannot stop"]) == pytest.approx(2.44 * 1 / 3 / (2 / 3 + 1.44 / 2))
+    assert rouge_l_coco("it can not stop", ["it can not stop"]) == 1
+    assert words("gonna cannot") == ["gonna", "cannot"]
 
 
 def test_f1_by_hand() -> None:

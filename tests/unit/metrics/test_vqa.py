@@ -51,6 +51,10 @@ from commit_tuning.metrics.vqa import normalise, soft_accuracy
         ("stop!", "stop"),
         ("@home", "home"),
         ("snake_case", "snake case"),
+        ("C#", "c#"),  # no punctuation of the list
+        ("C++", "c"),  # but a plus is: the script takes C++ for C
+        ("cafe\u0301", "cafe\u0301"),  # accents stay as they are written
+        ("\u0915\u093f", "\u0915\u093f"),
     ],
 )
 def test_normalisation_by_hand(text: str, expected: str) -> None:
