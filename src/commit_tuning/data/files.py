@@ -179,7 +179,7 @@ def said(value: object, what: str) -> str:
     """
     if isinstance(value, bool):
         raise FaultError(f"the {what} is {str(value).lower()} and no text: write what is to be said, such as yes or no")
-    number = isinstance(value, (int, float)) and math.isfinite(value)
+    number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     return words(str(value) if number else value, what)
 
 

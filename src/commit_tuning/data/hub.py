@@ -14,7 +14,7 @@ from commit_tuning.data.clothoaqa import answer_kind
 from commit_tuning.data.files import FaultError, Source, file_name, said
 from commit_tuning.data.pictures import check_picture, load_picture
 from commit_tuning.data.prompts import DESCRIBE_MUSIC
-from commit_tuning.data.reading import Place, Reader, Record
+from commit_tuning.data.reading import Place, Reader, Record, fields
 from commit_tuning.data.sample import CAPTION, DIRECT, Sample
 from commit_tuning.data.sounds import check_sound, load_sound
 from commit_tuning.errors import UserError
@@ -150,9 +150,10 @@ class HubReader(Reader[int]):
 
     def _media(self, row: dict[str, Any]) -> Source:
         name = self._columns.image or self._columns.audio or ""
-        value = row[name] or {}
-        if isinstance(value.get("bytes"), bytes):
-            return bytes(value["bytes"])
+        value = fields(row[name] or {})
+        content = value.get("bytes")
+        if isinstance(content, bytes):
+            return content
         return Path(file_name(value.get("path"), name))
 
 

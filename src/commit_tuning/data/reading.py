@@ -124,7 +124,7 @@ class Reader(Generic[Entry]):
         self.skipped: list[Skipped] = []
         self._records: list[Record] = []
         self._rate, self._max_seconds, self._strict = rate, max_seconds, strict
-        self._known: dict[Path, str | None] = {}  # of files that several samples share
+        self._known: dict[tuple[str, Path], str | None] = {}  # by medium, of files that several samples share
         self._ids: set[str] = set()
         try:
             for place, entry in entries:
@@ -199,20 +199,20 @@ class Reader(Generic[Entry]):
 
     def _picture(self, folder: Path, *names: str) -> Path:
         """The picture of a resolved media folder that has the first of some names, checked once."""
-        return self._checked(located(folder, folder, *names), check_picture)
+        return self._checked("picture", located(folder, folder, *names), check_picture)
 
     def _sound(self, folder: Path, name: str) -> Path:
         """A sound of a resolved media folder, checked once."""
-        return self._checked(located(folder, folder, name), lambda path: check_sound(path, self._max_seconds))
+        return self._checked("sound", located(folder, folder, name), lambda it: check_sound(it, self._max_seconds))
 
-    def _checked(self, path: Path, check: Callable[[Path], object]) -> Path:
-        if path not in self._known:
+    def _checked(self, medium: str, path: Path, check: Callable[[Path], object]) -> Path:
+        if (medium, path) not in self._known:
             try:
                 check(path)
-                self._known[path] = None
+                self._known[medium, path] = None
             except FaultError as fault:
-                self._known[path] = str(fault)
-        reason = self._known[path]
+                self._known[medium, path] = str(fault)
+        reason = self._known[medium, path]
         if reason is not None:
             raise FaultError(reason)
         return path
