@@ -239,6 +239,9 @@ class Rows(list[dict[str, Any]]):
 
     features: dict[str, Any]
 
+    def with_format(self, kind: None) -> Rows:
+        return self
+
     def select_columns(self, names: list[str]) -> Rows:
         return self
 

@@ -118,7 +118,7 @@ class HubReader(Reader[int]):
         if use.choices is None:
             answers = self._texts(place, _list_of(self._named(use.answers, answers)), f"column {use.answers}")
         else:
-            choices, answers = choice_of(row[use.choices], answers)
+            choices, answers = choice_of(self._named(use.choices, row[use.choices]), answers)
         question = use.instruction
         if use.question is not None:
             question = said(self._named(use.question, row[use.question]), f"column {use.question}")
@@ -214,7 +214,8 @@ def _undecoded(rows: Any, columns: Columns, name: str) -> Any:
     medium, feature = (columns.image, datasets.Image) if columns.image else (columns.audio, datasets.Audio)
     if not isinstance(features[medium], feature):
         raise UserError(f"column {medium} of {name} is no {feature.__name__}: cast it with cast_column")
-    return rows.select_columns(list(dict.fromkeys(columns.names))).cast_column(medium, feature(decode=False))
+    plain = rows.with_format(None).select_columns(list(dict.fromkeys(columns.names)))
+    return plain.cast_column(medium, feature(decode=False))
 
 
 def _class_names(feature: Any) -> list[str] | None:

@@ -126,6 +126,7 @@ class Reader(Generic[Entry]):
         self._rate, self._max_seconds, self._strict = rate, max_seconds, strict
         self._known: dict[tuple[str, Path], str | None] = {}  # by medium, of files that several samples share
         self._ids: set[str] = set()
+        self._blank: list[Skipped] = []  # of the entry that is being read
         try:
             for place, entry in entries:
                 self._take(place, entry)
@@ -134,7 +135,7 @@ class Reader(Generic[Entry]):
         except FaultError as fault:  # of the whole file
             raise UserError(f"{name}: {fault}; expected {self.layout}") from None
         self._records = self._records[:limit]
-        del self._known, self._ids
+        del self._known, self._ids, self._blank
         if not self._records:
             raise UserError(f"no readable sample in {name}{self._first_skip()}; expected {self.layout}")
 
@@ -165,6 +166,7 @@ class Reader(Generic[Entry]):
         return Sample(record.id, record.kind, record.question, record.choices, record.answers, image, audio)
 
     def _take(self, place: Place, entry: Entry | FaultError) -> None:
+        self._blank.clear()
         try:
             if isinstance(entry, FaultError):
                 raise entry
@@ -177,6 +179,7 @@ class Reader(Generic[Entry]):
                 raise UserError(f"{place}: {fault}; repair it, or read without strict to skip it") from None
             self.skipped.append(Skipped(place.path, str(fault), place.line))
             return
+        self.skipped += self._blank if records else []
         self._records += records
         self._ids.update(record.id for record in records)
 
@@ -194,7 +197,7 @@ class Reader(Generic[Entry]):
             fault = FaultError(f"{given - len(kept)} of {given} {what} are blank; the others are read")
             if self._strict:
                 raise fault
-            self.skipped.append(Skipped(place.path, str(fault), place.line))
+            self._blank.append(Skipped(place.path, str(fault), place.line))
         return kept
 
     def _picture(self, folder: Path, *names: str) -> Path:
