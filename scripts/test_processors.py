@@ -31,8 +31,7 @@ def run(capability: str, threads: int, arguments: list[str]) -> tuple[bool, str]
     count = str(threads)
     environment = {**os.environ, **CAPABILITIES[capability]}
     environment |= {"OMP_NUM_THREADS": count, "COMMIT_TUNING_TEST_THREADS": count, "OMP_WAIT_POLICY": "PASSIVE"}
-    workers = [] if threads > 1 else ["-n", "2"]
-    command = [sys.executable, "-m", "pytest", "-q", *workers, *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         print(done.stdout, flush=True)

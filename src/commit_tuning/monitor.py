@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -72,6 +73,7 @@ class BalanceMonitor:
         self.partition.check(model)
         self._optimizer = optimizer
         self._collected: Collector[Batch] = Collector(self.config.probe_samples)
+        self._watched_gradient: tuple[nn.Parameter, Callable[[], Tensor | None]] | None = None
         self._groups = GroupRates(optimizer, self.partition)
         self._watch = StepWatch(optimizer, self._step_begins, self._step_ended)
         self._probe_samples = self.config.probe_samples
@@ -237,7 +239,9 @@ class BalanceMonitor:
                 batch have to be there all the same.
         """
         accumulation = getattr(self._optimizer, "gradient_state", None)
-        for batch in check_batches(batches):
+        micro_batches = check_batches(batches)
+        self._forget_dropped()
+        for batch in micro_batches:
             self._collected.add(batch, batch)
         if accumulation is not None and not accumulation.sync_gradients:
             return
@@ -248,6 +252,18 @@ class BalanceMonitor:
             self._abandon()
             raise
         self.after_step(skipped=getattr(self._optimizer, "step_was_skipped", False))
+
+    def _forget_dropped(self) -> None:
+        """Forget kept micro-batches whose gradients are gone: a loop that skips a step drops them by `zero_grad()`."""
+        watched = self._watched_gradient
+        if watched is not None and watched[0].grad is not watched[1]():
+            self._collected.take()
+            watched = None
+        if watched is None:
+            parameters = (p for name in self.partition for p in self.partition[name] if p.grad is not None)
+            parameter = next(parameters, None)
+            watched = None if parameter is None else (parameter, weakref.ref(parameter.grad))
+        self._watched_gradient = watched
 
     def summary(self) -> dict[str, float]:
         """The last measurement as one flat record, for a log or a progress line: only what there is, all finite.

@@ -16,7 +16,8 @@ from small_experiment import make_experiment, run
 from commit_tuning.experiments import training
 from commit_tuning.experiments.record import RunRecord, alone_in
 
-FAST = ("train.steps=1", "data.val_limit=2", "data.test_limit=2", "eval.images=1")
+OWN_FILES = "data.dataset=iconqa"  # the layout of what is built, read as data that a user may change
+FAST = (OWN_FILES, "train.steps=1", "data.val_limit=2", "data.test_limit=2", "eval.images=1")
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,8 @@ def test_each_optimizer_goes_on_bit_for_bit(
     data = shutil.copytree(recipe.parent / "data", tmp_path / "data")
     next((data / "iconqa" / "train").rglob("image.png")).write_bytes(b"")
     settings = [f"train.optimizer={optimizer}", "train.steps=6", "train.checkpoint_interval=4", f"data.root={data}"]
-    settings += ["model.lora.dropout=0.1", "train.scheduler=cosine", "train.warmup_steps=2", method_of(optimizer)]
+    settings += ["model.lora.dropout=0.1", "train.scheduler=cosine", method_of(optimizer)]
+    settings += [] if optimizer == "dog" else ["train.warmup_steps=2"]  # DoG divides by a first step of no length
     arguments = load_recipe(recipe, settings)
     train(arguments, tmp_path / "whole")
     interrupt_at(5, monkeypatch)

@@ -5,6 +5,7 @@ A mixed run goes on, with a moving average of image batches alone; a run that se
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,3 +101,31 @@ def test_masked_images_in_front_are_no_alarm() -> None:
     coordinator = accumulated([masked, make_batch("llava", 4, torch.float32, seed=1)])
     assert coordinator.drift["vision"] == 0
     assert coordinator.metrics()["step_norm/vision"] > 0
+
+
+def test_micro_batches_of_a_skipped_step_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop inside `accelerator.accumulate` drops the gradients, and leaves out the micro-batch that would step."""
+    model, partition = build("llava")
+    optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(probe_samples=None), partition)
+    accumulation = optimizer.gradient_state = SimpleNamespace(sync_gradients=False)
+    seen: list[int] = []
+    prepare = coordinator.before_step
+    monkeypatch.setattr(
+        coordinator, "before_step", lambda kept, answers: (seen.append(len(kept)), prepare(kept, answers))
+    )
+
+    def micro_batch(seed: int, steps: bool) -> None:
+        batch = make_batch("llava", 2, torch.float32, seed=seed)
+        model(**batch).loss.backward()
+        accumulation.sync_gradients = steps
+        coordinator.step(batch)
+
+    micro_batch(0, steps=False)
+    optimizer.zero_grad()
+    for start in (1, 4):
+        micro_batch(start, steps=False)
+        micro_batch(start + 1, steps=False)
+        micro_batch(start + 2, steps=True)
+        optimizer.zero_grad()
+    assert seen == [3, 3]

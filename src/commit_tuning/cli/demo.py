@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from commit_tuning.cli.compare import finish, run_comparison
 from commit_tuning.cli.display import say
-from commit_tuning.cli.options import JobsOption
+from commit_tuning.cli.options import JobsOption, OutputOption
 
 SETTINGS = (
     "compare.methods=[constant, commit-clr]",
@@ -20,9 +17,7 @@ SETTINGS = (
 
 
 def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where everything goes; created.")
-    ] = Path("commit-tuning-demo"),
+    output: OutputOption = Path("commit-tuning-demo"),
     jobs: JobsOption = None,
 ) -> None:
     """Tune a small model with Constant LR and with CoMMIT-CLR, and write a report. Takes a few minutes on two cores.

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from commit_tuning.cli.display import Display, say
-from commit_tuning.cli.options import SettingsArgument, check_files
+from commit_tuning.cli.options import SettingsArgument, as_path, check_files
 
 
 def evaluate(  # noqa: PLR0917 - typer calls it, by name
@@ -18,10 +18,14 @@ def evaluate(  # noqa: PLR0917 - typer calls it, by name
     settings: SettingsArgument = None,
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "test",
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", metavar="FILE", help="Write every answer there, as JSON lines.")
+        Path | None,
+        typer.Option("--predictions", metavar="FILE", parser=as_path, help="Write every answer there, as JSON lines."),
     ] = None,
     skipped: Annotated[
-        Path | None, typer.Option("--skipped", metavar="FILE", help="List there what cannot be read, as JSON lines.")
+        Path | None,
+        typer.Option(
+            "--skipped", metavar="FILE", parser=as_path, help="List there what cannot be read, as JSON lines."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE where it is there already.")] = False,
 ) -> None:

@@ -16,8 +16,17 @@ RecipeArgument = Annotated[
     str,
     typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe such as iconqa-nano-llava."),
 ]
+
+
+def as_path(text: str | Path) -> Path:
+    """A path that a user gives; nothing, as of an empty variable, is none."""
+    if not str(text).strip():
+        raise typer.BadParameter("the path is empty: name a place, or . for this folder")
+    return Path(text)
+
+
 OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", file_okay=True, help="Where everything goes; created.")
+    Path, typer.Option("--output", "-o", metavar="DIR", parser=as_path, help="Where everything goes; created.")
 ]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Start again: remove what the record there names, and nothing else.")

@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from commit_tuning.cli.display import say
+from commit_tuning.cli.options import as_path
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of 'train' or of 'compare'.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", parser=as_path, help="Output folder of 'train' or of 'compare'.")
+    ],
 ) -> None:
     """Write DIR/report.html: table, curves and answers, in one file that needs nothing else.
 

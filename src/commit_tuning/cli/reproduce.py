@@ -15,6 +15,7 @@ from commit_tuning.cli.options import (
     JobsOption,
     OutputOption,
     SettingsArgument,
+    as_path,
     open_cluster,
 )
 
@@ -31,7 +32,10 @@ def reproduce(  # noqa: PLR0917 - typer calls it, by name
         str | None, typer.Option(metavar="A,B,...", help="Rows of Table 1, e.g. blip2,salmonn-macs; all by default.")
     ] = None,
     data: Annotated[
-        Path, typer.Option(metavar="DIR", help="Holds the official datasets, a folder each; for --scale paper.")
+        Path,
+        typer.Option(
+            metavar="DIR", parser=as_path, help="Holds the official datasets, a folder each; for --scale paper."
+        ),
     ] = Path("data"),
     settings: SettingsArgument = None,
     jobs: JobsOption = None,
@@ -64,6 +68,7 @@ def reproduce(  # noqa: PLR0917 - typer calls it, by name
         return run_comparison(recipe, folder, jobs, cluster=where)
 
     made = Reproduction(Grid(scale, output, tuple(settings or ()), data), start, wanted)
+    made.refuse_taken(targets)
     for name in targets:
         if scale == "paper" and where is None and not _has_gpu():
             show_table(made.needs(name))

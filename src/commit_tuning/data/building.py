@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib.util
 import json
@@ -9,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,11 +18,14 @@ from tempfile import mkdtemp
 from typing import Any, TypeVar
 
 from commit_tuning.data.files import user_path
-from commit_tuning.errors import UserError
+from commit_tuning.errors import UserError, one_line
 from commit_tuning.processes import end_with_parent
+from commit_tuning.storage import explained, sync, write_text
 
 MANIFEST = "MANIFEST.json"
 _CHUNK = 100
+_MARKER = "commit-tuning is building a dataset here"
+_MADE = "dataset"
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -47,8 +52,9 @@ def package_folder(package: str, folder: str, extra: str, use: str) -> Path:
 def build(root: str | Path, title: str, recipe: dict[str, Any], write: Callable[[Path], dict[str, Any]]) -> Path:
     """Write a dataset, unless the same one lies there complete.
 
-    Everything is written to a temporary folder beside ``root``, which is renamed at the end, so a folder that exists is
-    complete. ``MANIFEST.json`` holds the recipe, what ``write`` returned and the checksum.
+    Everything is written to a temporary folder beside ``root`` and moved at the end, so a folder that exists is
+    complete. ``MANIFEST.json`` holds the recipe, what ``write`` returned and checksums. One process builds at a time;
+    the others wait for it. What a killed one left is removed.
 
     Args:
         root: Folder to create.
@@ -60,21 +66,49 @@ def build(root: str | Path, title: str, recipe: dict[str, Any], write: Callable[
         ``root`` as a path.
 
     Raises:
-        UserError: ``root`` holds something else.
+        UserError: ``root`` holds something else, is damaged, or cannot be written.
     """
+    from filelock import FileLock
+
     root = Path(root)
-    if _is_complete(root, title, recipe):
-        return root
-    root.parent.mkdir(parents=True, exist_ok=True)
+    place = root.absolute()
+    with explained(root):
+        if not _is_complete(root, title, recipe):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(place.with_name(f".{place.name}.lock")):
+                if not _is_complete(root, title, recipe):  # another process has built it meanwhile
+                    _remove_unfinished(place)
+                    _build(place, recipe, write)
+    return root
+
+
+def _build(root: Path, recipe: dict[str, Any], write: Callable[[Path], dict[str, Any]]) -> None:
     unfinished = Path(mkdtemp(prefix=f".{root.name}-", suffix=".partial", dir=root.parent))
     try:
-        told = write(unfinished)
-        manifest = {"status": "complete", **recipe, **told, "sha256": dataset_checksum(unfinished)}
-        write_json(unfinished / MANIFEST, manifest)
-        _move(unfinished, root, title, recipe)
+        (unfinished / _MARKER).touch()
+        made = unfinished / _MADE
+        made.mkdir()
+        told = write(made)
+        _write_manifest(made, {"status": "complete", **recipe, **told, "sha256": dataset_checksum(made)})
+        if root.is_dir():
+            root.rmdir()  # empty
+        made.rename(root)
+        sync(root.parent)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return root
+        _remove(unfinished)
+
+
+def _remove_unfinished(root: Path) -> None:
+    """Remove what killed builders of a dataset left. Nobody else may be at work there."""
+    for path in root.parent.glob(f".{glob.escape(root.name)}-*.partial"):
+        if (path / _MARKER).is_file() and not path.is_symlink():
+            _remove(path)
+
+
+def _remove(unfinished: Path) -> None:
+    """Remove a builder's folder, its marker last."""
+    shutil.rmtree(unfinished / _MADE, ignore_errors=True)
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def recipe_of(
@@ -93,25 +127,71 @@ def recipe_of(
 def _is_complete(root: Path, title: str, recipe: dict[str, Any]) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    try:
-        manifest = json.loads((root / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{root} exists and is no {title} dataset: choose another folder or empty it") from None
+    if not (root / MANIFEST).is_file():
+        raise UserError(f"{root} exists and is no {title} dataset: choose another folder or empty it")
+    manifest = check_built(root)
     found = {key: manifest.get(key) for key in recipe}
     if found != recipe or manifest.get("status") != "complete":
-        raise UserError(f"{root} holds another {title} ({found}, wanted {recipe}): choose another folder")
+        raise UserError(f"{root} holds another {title} ({one_line(found)}, wanted {recipe}): choose another folder")
     return True
 
 
-def _move(source: Path, root: Path, title: str, recipe: dict[str, Any]) -> None:
-    source.chmod(0o755)
+def check_built(root: Path) -> dict[str, Any]:
+    """Make sure that a dataset is as it was built, and return its manifest.
+
+    Names, sizes and times of the files tell in a moment that nothing has changed. Where they differ, as after a copy,
+    the content decides.
+
+    Args:
+        root: Its folder, which holds a manifest.
+
+    Raises:
+        UserError: The manifest is damaged, or the content has changed.
+    """
+    manifest = _read_manifest(root)
+    if manifest.get("listing") != _listing(root):
+        if not _holds(root, manifest.get("sha256")):
+            raise _damaged(root, "files are missing, added or changed")
+        with suppress(UserError):  # a folder that cannot be written is compared again each time
+            _write_manifest(root, manifest)
+    return manifest
+
+
+def _write_manifest(root: Path, manifest: dict[str, Any]) -> None:
+    whole = manifest | {"listing": _listing(root)}
+    write_text(root / MANIFEST, _as_json(whole | {"manifest_sha256": _own_checksum(whole)}))
+
+
+def _read_manifest(root: Path) -> dict[str, Any]:
     try:
-        if root.is_dir():
-            root.rmdir()  # empty, or taken meanwhile
-        source.rename(root)
-    except OSError:
-        if not _is_complete(root, title, recipe):  # another process was not first either
-            raise
+        manifest = json.loads((root / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise _damaged(root, f"{MANIFEST} cannot be read") from None
+    if not isinstance(manifest, dict) or manifest.pop("manifest_sha256", None) not in (None, _own_checksum(manifest)):
+        raise _damaged(root, f"{MANIFEST} has changed")
+    return manifest
+
+
+def _own_checksum(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _listing(root: Path) -> str:
+    """The SHA-256 of the names, sizes and times of a dataset's files."""
+    said = ((name, path.stat()) for name, path in _files(root))
+    lines = (f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in said)
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _holds(root: Path, checksum: object) -> bool:
+    try:
+        return dataset_checksum(root) == checksum
+    except Exception:  # what decoders raise at a damaged picture
+        return False
+
+
+def _damaged(root: Path, what: str) -> UserError:
+    return UserError(f"the dataset in {root} is damaged ({what}); remove that folder, and it is built again")
 
 
 def in_processes(task: Callable[[Task], Result], tasks: list[Task], workers: int) -> Iterable[Result]:
@@ -154,7 +234,11 @@ def _chunk(write: Callable[[str, int, int], Result], chunk: tuple[str, int, rang
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON as people read it."""
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    path.write_text(_as_json(value), encoding="utf-8")
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
 
 
 def dataset_checksum(root: str | Path) -> str:
@@ -171,8 +255,7 @@ def dataset_checksum(root: str | Path) -> str:
     """
     from PIL import Image
 
-    root = Path(root)
-    files = sorted((path.relative_to(root).as_posix(), path) for path in root.rglob("*") if path.is_file())
+    files = _files(Path(root))
     if not files:
         raise UserError(f"{root} holds no dataset: build one first")
     digest = hashlib.sha256()
@@ -180,12 +263,16 @@ def dataset_checksum(root: str | Path) -> str:
         if path.suffix == ".png":
             with Image.open(path) as image:
                 content = f"{image.mode} {image.size}".encode() + image.tobytes()
-        elif name != MANIFEST:
-            content = path.read_bytes()
         else:
-            continue
+            content = path.read_bytes()
         digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()
+
+
+def _files(root: Path) -> list[tuple[str, Path]]:
+    """The files of a dataset by name, without its manifest and without hidden ones, which systems add."""
+    files = ((path.relative_to(root).as_posix(), path) for path in root.rglob("[!.]*") if path.is_file())
+    return sorted((name, path) for name, path in files if name != MANIFEST and "/." not in f"/{name}")
 
 
 def cache_dir() -> Path:

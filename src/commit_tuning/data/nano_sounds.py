@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -94,7 +95,9 @@ def _write_chunk(root: str, seed: int, make: MakeClip, task: tuple[str, range]) 
         clip = make(seed, split, number)
         path = Path(root, clip.file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, clip.samples, RATE)
+        encoded = io.BytesIO()  # soundfile itself says nothing of a full disk
+        soundfile.write(encoded, clip.samples, RATE, format=path.suffix[1:].upper())
+        path.write_bytes(encoded.getvalue())
         entries += clip.entries
     return entries
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.figure_style import COLOURS, DASHES, STYLE, drawn
+from commit_tuning.experiments.figure_style import COLOURS, DASHES, STYLE, drawn, save_png
 from commit_tuning.experiments.shown import markdown_text
 from commit_tuning.experiments.table import (
     NOTHING,
@@ -93,7 +93,7 @@ def write_page(folder: Path, page: Path, order: Sequence[str]) -> None:
     sections = []
     for name in names:
         parts = [record for record in records if record["study"] == name]
-        draw(parts).savefig(images / image_name(name), dpi=150)
+        save_png(draw(parts), images / image_name(name))
         sections.append(section(name, parts, findings.get(name)))
     machines = sorted({record["machine"] for record in records if record["machine"]})
     write_text(page, "\n".join([f"{_INTRODUCTION}Machine: {'; '.join(machines)}.\n", *sections]))

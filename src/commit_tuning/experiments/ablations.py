@@ -16,8 +16,9 @@ from typing import Any
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.arms import Axes, as_text, screening_arms
-from commit_tuning.experiments.compare import TABLE, Comparison, read_manifest
+from commit_tuning.experiments.compare import MANIFEST, TABLE, Comparison
 from commit_tuning.experiments.control_quality import control_of
+from commit_tuning.experiments.readable import Manifest, Table, read_json
 from commit_tuning.experiments.recipe import load_recipe
 from commit_tuning.experiments.record import RunRecord, run_folders, without_nan
 from commit_tuning.experiments.schema import Recipe
@@ -125,8 +126,8 @@ def condense(study: str, question: str, plan: Plan, output: Path) -> dict[str, A
     if not path.is_file():
         return None
     _check_plan(plan, path.parent)
-    table = json.loads(path.read_text(encoding="utf-8"))
-    rows = [(row, [RunRecord.read(path.parent / run) for run in row["runs"]]) for row in table["screening"]]
+    table = read_json(path, Table)
+    rows = [(row, [RunRecord.read(path.parent / run) for run in row.runs]) for row in table.screening]
     first = next((records[0] for _, records in rows if records), None)
     kept = {
         "study": study,
@@ -134,20 +135,19 @@ def condense(study: str, question: str, plan: Plan, output: Path) -> dict[str, A
         "model": Path(plan.load().model.name).name,
         "command": plan.command("runs/ablations"),
         "machine": first and f"{first.hardware['cpu']}, torch {first.versions['torch']}",
-        "rows": [_condensed(row, records) for row, records in rows],
+        "rows": [_condensed(row.model_dump(), records) for row, records in rows],
     }
     return dict(without_nan(kept))
 
 
 def _check_plan(plan: Plan, folder: Path) -> None:
     """Refuse a folder whose comparison is not this plan any more, or was made when a default was another."""
-    manifest, recipe = read_manifest(folder), plan.load()
-    wanted = {
-        "compare": recipe.compare.model_dump(mode="json"),
-        "axes": {key: list(values) for key, values in plan.axes},
-        "recipe": recipe.for_record(),
-    }
-    differing = [key for key, value in wanted.items() if manifest.get(key) != value]
+    manifest, recipe = read_json(folder / MANIFEST, Manifest), plan.load()
+    differing = recipe.differences(manifest.recipe)
+    if manifest.compare != recipe.compare.model_dump(mode="json"):
+        differing.append("compare")
+    if manifest.axes != {key: list(values) for key, values in plan.axes}:
+        differing.append("axes")
     if differing:
         raise UserError(
             f"{folder} holds another plan of {plan.name} (it differs in {', '.join(differing)}); "

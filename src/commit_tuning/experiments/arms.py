@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from commit_tuning.config import COORDINATED, REGULARIZERS, CoMMITConfig
-from commit_tuning.errors import UserError
+from commit_tuning.errors import UserError, one_line
 from commit_tuning.experiments.recipe import override
-from commit_tuning.experiments.schema import LITERAL, Recipe, StaticGrid, valid_keys
+from commit_tuning.experiments.schema import LITERAL, Compare, Recipe, StaticGrid, valid_keys
 
 _REGULARIZER, _PENALTY = "commit.regularizer", "drift-penalty"
 _HYPERGRADIENT = ("commit.kappa_bound", "commit.lr_update_interval")
+MAX_RUNS = 20_000
+"""Most runs of a comparison."""
+
+MAX_NAME = 200
+"""Longest name of an arm's folder, in bytes; file systems take 255."""
+
 CONSTANT = "constant"
 STATIC = "static"
 METHOD_LABELS = {
@@ -67,7 +76,11 @@ class Arm:
     def slug(self) -> str:
         """A folder name, unique among the arms of a comparison."""
         varied = "".join(f"_{key}-{as_text(value)}" for key, value in self.variation)
-        return re.sub(r"[^\w.+-]+", "-", f"{self.method}_lr-{self.rates.replace(' / ', '-')}{varied}")
+        name = re.sub(r"[^\w.+-]+", "-", f"{self.method}_lr-{self.rates.replace(' / ', '-')}{varied}")
+        raw = name.encode()
+        if len(raw) <= MAX_NAME:
+            return name
+        return f"{raw[: MAX_NAME - 17].decode(errors='ignore')}-{hashlib.sha256(raw).hexdigest()[:16]}"
 
     def recipe(self, base: Recipe, seed: int, save_weights: bool = False) -> Recipe:
         """The recipe of one run of this arm.
@@ -119,18 +132,29 @@ def screening_arms(recipe: Recipe, axes: Axes = ()) -> list[Arm]:
     """Every method at every rate of the sweep, and every static pair; Constant LR is always among them.
 
     Raises:
-        UserError: An axis that is no key of a recipe, or one with a value twice.
+        UserError: An axis that is no key of a recipe, or one with a value twice, or more runs than `MAX_RUNS`.
     """
     plan = recipe.compare
     methods = dict.fromkeys((CONSTANT, *plan.methods))
+    _bound_runs(plan, len(methods), axes)
     swept = [(method, rate, rate) for method in methods for rate in plan.rates]
     swept += [(STATIC, *pair) for pair in static_pairs(plan.static_grid, plan.rates)]
     arms = [Arm(*arm, variation) for arm in swept for variation in variations(arm[0], axes)]
     slugs = [arm.slug for arm in arms]
-    twice = [slug for slug in slugs if slugs.count(slug) > 1]
+    twice = [slug for slug, count in Counter(slugs).items() if count > 1]
     if twice:
         raise UserError(f"two arms would share the folder {twice[0]}; give every rate and every value of an axis once")
     return arms
+
+
+def _bound_runs(plan: Compare, methods: int, axes: Axes) -> None:
+    """Refuse a plan of more runs than anybody can wait for, before any of them is listed."""
+    grid = plan.static_grid
+    sides = (grid.learning_rate or plan.rates, grid.encoder_learning_rate or plan.rates) if grid else ((), ())
+    bases = methods * len(plan.rates) + math.prod(map(len, sides))
+    runs = bases * math.prod(len(values) + 1 for _, values in axes) * plan.seeds
+    if runs > MAX_RUNS:
+        raise UserError(f"the comparison has up to {one_line(f'{runs:,}', 40)} runs, and {MAX_RUNS:,} are the most")
 
 
 def as_text(value: object) -> str:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.arms import CONSTANT, Arm, Axes, choose, screening_arms
@@ -23,6 +23,7 @@ from commit_tuning.experiments.origin import Origin, refuse_changed
 from commit_tuning.experiments.ownership import refuse_foreign, refuse_taken, remove_named
 from commit_tuning.experiments.pool import Job, RunJobs, default_workers, run_jobs
 from commit_tuning.experiments.progress import Progress, silent
+from commit_tuning.experiments.readable import Manifest, read_json
 from commit_tuning.experiments.record import (
     LOCK,
     LOG,
@@ -30,7 +31,6 @@ from commit_tuning.experiments.record import (
     REPORT,
     RunRecord,
     alone_in,
-    differences,
     leads_elsewhere,
     package_versions,
     writable_folder,
@@ -173,10 +173,9 @@ class Comparison:
 
     def _claim(self, arms: Sequence[Arm]) -> None:
         """Take the folder, or refuse it if what it holds is of another recipe or of other data."""
-        ours = (self.folder / MANIFEST).is_file()
+        ours = os.path.lexists(self.folder / MANIFEST)
         if ours and not self.force:
-            recipe = json.loads(json.dumps(self.recipe.for_record()))
-            differing = differences(read_manifest(self.folder)["recipe"], recipe)
+            differing = self.recipe.differences(read_json(self.folder / MANIFEST, Manifest).recipe)
             if differing:
                 raise UserError(
                     f"{self.folder} holds a comparison of another recipe (it differs in {', '.join(differing)}); "
@@ -252,20 +251,6 @@ class Comparison:
             f"last 20 of {self.recipe.train.steps} steps.\n\n## Screening\n\n{markdown(self.screening)}"
             + (f"\n## Runs that failed\n\n{failures}" if failures else "")
         )
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The stored plan of a comparison.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    path = folder / MANIFEST
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return {"recipe": stored["recipe"], **stored}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read {path} ({error!r}); choose another folder") from None
 
 
 def _outcome(record: RunRecord) -> str:

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -14,6 +15,7 @@ from matplotlib.font_manager import findfont, get_font
 
 from commit_tuning.experiments.curves import Group
 from commit_tuning.experiments.shown import one_line
+from commit_tuning.storage import replacing
 
 COLOURS = {  # Okabe and Ito's colour-blind safe palette; the yellow is darkened to be legible on white
     "constant": "#4d4d4d",
@@ -86,6 +88,21 @@ def drawn(text: str) -> str:
 @cache
 def _drawable() -> frozenset[int]:
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
+def save_png(figure: Figure, path: Path, **options: Any) -> None:
+    """Write a figure as PNG at 150 dots per inch, whole or not at all.
+
+    Args:
+        figure: What to draw.
+        path: Of the file; replaced.
+        **options: Of `Figure.savefig`.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150, **options)
 
 
 def to_svg(figure: Figure, title: str) -> str:

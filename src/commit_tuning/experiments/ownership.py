@@ -32,7 +32,7 @@ def refuse_foreign(folder: Path, record: str, companions: Collection[str] = COMP
     Raises:
         UserError: It holds something.
     """
-    if (folder / record).exists():
+    if os.path.lexists(folder / record):  # what it is, its reader says
         return
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in companions and not is_temporary(path))
     if foreign:

@@ -38,12 +38,12 @@ class Job:
         Raises:
             UserError: The folder holds a complete run of another recipe, or one with damaged files.
         """
-        if not (self.folder / RECORD).is_file():
+        if not os.path.lexists(self.folder / RECORD):
             return None
         record = RunRecord.read(self.folder)
         if record.status == "complete":
             record.refuse_damage()
-        if record.complete and record.recipe != self.recipe.for_record():
+        if record.complete and self.recipe.differences(record.recipe):
             raise UserError(f"{self.folder} holds a complete run of another recipe; choose another --output")
         return record
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, RootModel, TypeAdapter, ValidationError, model_validator
 from typing_extensions import Self
 
 from commit_tuning.errors import UserError
@@ -30,7 +30,7 @@ class _Shape(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
 
-_Read = TypeVar("_Read", bound=_Shape)
+_Read = TypeVar("_Read", bound=BaseModel)
 _Result = TypeVar("_Result")
 
 
@@ -130,12 +130,14 @@ class ArmRow(_Shape):
     method: Text
     rates: Text
     chosen: bool
+    test: Share | None = None
     test_sd: Number | None
     difference: _Difference | None
     validation: Number | None
     seeds: Count
     collapsed: Count
     failed: Count
+    seconds: Number | None = None
     runs: list[Text]
 
     @property
@@ -158,6 +160,17 @@ class Manifest(_Shape):
     compare: dict[Text, Any]
     axes: dict[Text, list[Any]] = {}
     failures: list[Text] = []
+
+
+class Made(RootModel[list[Text]]):
+    """`reproduce.json`: the files that a reproduction has written, by name."""
+
+
+class Floors(_Shape):
+    """`floors.json` of a reproduction."""
+
+    untuned: Share | None
+    blind: Share | None
 
 
 _HISTORY = TypeAdapter(list[_Step])

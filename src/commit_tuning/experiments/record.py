@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from commit_tuning.errors import UserError
-from commit_tuning.storage import sha256, sync, temporary_path, write_bytes, write_text
+from commit_tuning.storage import explained, sha256, sync, temporary_path, write_bytes, write_text
 
 RECORD = "run.json"
 HISTORY = "history.jsonl"
@@ -170,6 +170,8 @@ class RunRecord:
             record = _form().validate_json(path.read_bytes(), strict=True)
             _check_names(record.files or ())
         except FileNotFoundError:
+            if path.is_symlink():
+                raise UserError(f"{path} is a link to nothing; remove it or give another folder") from None
             raise UserError(f"no {RECORD} in {folder}; give the output folder of a run") from None
         except (OSError, ValueError) as error:
             reason = _reason(error)
@@ -322,15 +324,22 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes from working in a folder that can be written; one that dies keeps nobody out.
 
     Raises:
-        UserError: Another process works there.
+        UserError: Another process works there, or the lock cannot be written.
     """
     from filelock import FileLock, Timeout
 
+    lock = FileLock(folder / LOCK, timeout=0)
+    with explained(folder / LOCK):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"another process is at work in {folder}; wait for it, or choose another --output"
+            ) from None
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            yield
-    except Timeout:
-        raise UserError(f"another process is at work in {folder}; wait for it, or choose another --output") from None
+        yield
+    finally:
+        lock.release()
 
 
 def package_versions() -> dict[str, str]:

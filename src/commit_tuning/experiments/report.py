@@ -37,6 +37,7 @@ SIDE = 480
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _KIND = "kind/"
+_GENERATOR = '<meta name="generator" content="commit-tuning">'
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,28 @@ def write_report(folder: str | Path) -> Path:
         Where the page lies.
 
     Raises:
-        UserError: There is no run in or below the folder that can be shown, or the page cannot be written.
+        UserError: There is no run in or below the folder that can be shown, or the page cannot be written, or a file
+            of that name is no report of ours.
     """
     folder = Path(folder)
+    _refuse_foreign(folder / REPORT)
     try:
         write_text(folder / REPORT, _render(folder, read_contents(folder)))
     except RecursionError:
         raise UserError(f"a record in or below {folder} is nested too deeply to be shown; remove it") from None
     return folder / REPORT
+
+
+def _refuse_foreign(page: Path) -> None:
+    try:
+        with page.open("rb") as file:
+            ours = _GENERATOR.encode() in file.read(1000)
+    except FileNotFoundError:
+        ours = not page.is_symlink()
+    except OSError:
+        ours = False
+    if not ours:
+        raise UserError(f"{page} is there and is no report of this version; move it away, and ask for the report again")
 
 
 def _render(folder: Path, contents: Contents) -> str:

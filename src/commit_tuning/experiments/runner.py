@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from contextlib import suppress
@@ -40,7 +41,6 @@ from commit_tuning.experiments.record import (
     SKIPPED,
     RunRecord,
     alone_in,
-    differences,
     hardware,
     json_line,
     package_versions,
@@ -85,7 +85,7 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, fo
     if not force:
         refuse_foreign(folder, RECORD)
     with alone_in(folder):
-        before = RunRecord.read(folder) if (folder / RECORD).exists() else None
+        before = RunRecord.read(folder) if os.path.lexists(folder / RECORD) else None
         if before is not None and not force and _is_finished(before, recipe):
             remove_checkpoints(folder)
             return before
@@ -108,7 +108,7 @@ def _is_finished(before: RunRecord, recipe: Recipe) -> bool:
     Raises:
         UserError: It is of something else, or its files are damaged.
     """
-    differing = differences(before.recipe, recipe.for_record())
+    differing = recipe.differences(before.recipe)
     if differing and (before.status != "failed" or stored(before.folder)):
         raise UserError(
             f"{before.folder} holds a {'complete' if before.status == 'complete' else 'begun'} run of another recipe "

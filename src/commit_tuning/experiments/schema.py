@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from commit_tuning.config import METHODS, CoMMITConfig, ProjectorPlace
 from commit_tuning.data.prompts import PROMPTS
 from commit_tuning.errors import one_line
+from commit_tuning.experiments.record import differences
 from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.models.nano import NANO_MODELS
 
@@ -256,6 +259,16 @@ class Recipe(Section):
         """What decides a single run, as plain JSON values, with what the method and the dataset decide resolved."""
         plain = self.model_dump(mode="json", exclude={"compare": True, "train": {"checkpoint_interval"}})
         return plain | {"commit": self.commit_config().to_dict(), "eval": self.generation().model_dump(mode="json")}
+
+    def differences(self, stored: dict[str, Any]) -> list[str]:
+        """The dotted keys in which the recipe of a record differs from this one.
+
+        A key that a record lacks, as of an older version, has its default. Settings of the method always stand in it.
+        """
+        with suppress(ValidationError, KeyError):  # where it is no recipe of this version, it is compared as it is
+            filled = Recipe.model_validate_json(json.dumps(stored | {"commit": {}})).for_record()
+            stored = filled | {"commit": stored["commit"]}
+        return differences(stored, self.for_record())
 
 
 def valid_keys() -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from commit_tuning.data.aokvqa import AOKVQA
-from commit_tuning.data.building import MANIFEST
+from commit_tuning.data.building import MANIFEST, check_built
 from commit_tuning.data.clothoaqa import ClothoAQA
 from commit_tuning.data.files import user_path
 from commit_tuning.data.iconqa import IconQA
@@ -91,12 +91,15 @@ class Task:
         """The dataset's folder; one that is built here is made first if it is not there yet.
 
         Raises:
-            UserError: The folder holds something else, or something that building needs is not installed.
+            UserError: The folder holds something else, is damaged, or something that building needs is not installed.
         """
         if chosen is None and self.default is not None:
             return self.default(workers=workers)
         folder = user_path(str(chosen))
-        if self.build is None or os.path.isfile(folder / MANIFEST):  # noqa: PTH113 (it never raises)
+        if self.build is None:
+            return folder
+        if os.path.isfile(folder / MANIFEST):  # noqa: PTH113 (it never raises)
+            check_built(folder)
             return folder
         return self.build(folder, workers=workers)
 

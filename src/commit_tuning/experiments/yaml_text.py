@@ -26,7 +26,7 @@ _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader with plain values only: a date is text, as in YAML 1.2, and so is its `1e-3` a number."""
+    """The safe loader with plain values only. As in YAML 1.2, dates and `1:30` are text, `1e-3` and `0400` numbers."""
 
     yaml_constructors = {  # noqa: RUF012 (PyYAML's own name)
         tag: make
@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
         if tag is None or tag.rpartition(":")[2] in _PLAIN
     }
     yaml_implicit_resolvers = {  # noqa: RUF012
-        letter: [(tag, form) for tag, form in forms if tag.rpartition(":")[2] in (*_PLAIN, "merge")]
+        letter: [(tag, form) for tag, form in forms if tag.rpartition(":")[2] in ("null", "bool", "merge")]
         for letter, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -62,10 +62,17 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
+def _whole(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    return int(text, 0 if re.match("0[xo]", text) else 10)
+
+
+_INTEGER = re.compile(r"^([-+]?\d[\d_]*|0x[\da-fA-F]+|0o[0-7]+)$", re.ASCII)
+_REAL = re.compile(r"^[-+]?((\d[\d_]*(\.\d*)?|\.\d+)([eE][-+]?\d+)?|\.(inf|Inf|INF))$|^\.(nan|NaN|NAN)$", re.ASCII)
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _REAL, list("-+.0123456789"))
 
 
 def parse_mapping(text: str, *, source: str) -> dict[str, Any]:

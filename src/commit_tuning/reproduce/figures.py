@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from commit_tuning.experiments.arms import METHOD_LABELS, Arm
 from commit_tuning.experiments.compare import Comparison
 from commit_tuning.experiments.curves import Group
+from commit_tuning.experiments.figure_style import save_png
 from commit_tuning.experiments.plots import Panel, draw_panels, explanation, smoothing
 from commit_tuning.experiments.shown import markdown_text
 from commit_tuning.experiments.table import NOTHING, markdown_table
@@ -136,5 +137,5 @@ def _page(name: str, figure: Figure, folder: Path, caption: str) -> str:
     }
     columns = min(len(handles), int(figure.get_figwidth() // _LEGEND_INCHES))
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
-    figure.savefig(folder / f"{name}.png", dpi=150)
+    save_png(figure, folder / f"{name}.png")
     return f"![{caption}]({name}.png)\n\n{caption}\n\nIn the paper: {FIGURES[name]}\n"

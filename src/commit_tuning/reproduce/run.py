@@ -10,6 +10,8 @@ from pathlib import Path
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.compare import Comparison
+from commit_tuning.experiments.ownership import refuse_taken
+from commit_tuning.experiments.readable import Made, read_json
 from commit_tuning.experiments.record import writable_folder
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.reproduce import paper_scale
@@ -20,6 +22,7 @@ from commit_tuning.reproduce.two_parameters import figure1
 from commit_tuning.storage import write_text
 
 TARGETS = ("table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7")
+MADE = "reproduce.json"
 Start = Callable[[Recipe, Path], Comparison]
 
 
@@ -45,6 +48,10 @@ def targets_of(asked: str, rows: Sequence[Row]) -> list[str]:
     if asked != "all" and asked not in possible:
         raise UserError(f"--rows: {asked} shows none of {', '.join(row.name for row in rows)}; leave --rows out")
     return possible if asked == "all" else [asked]
+
+
+def _files_of(target: str) -> list[str]:
+    return [f"{target}.{kind}" for kind in ("md", "json", "png")]
 
 
 def runs_of(recipe: Recipe) -> int:
@@ -77,12 +84,27 @@ class Reproduction:
             target: One of :data:`TARGETS`.
 
         Raises:
-            UserError: The folder cannot be written, or holds a comparison of another recipe.
+            UserError: The folder cannot be written, holds files of the user's, or a comparison of another recipe.
         """
         folder = writable_folder(self.grid.folder)
+        self.refuse_taken([target])
+        write_text(folder / MADE, json.dumps(sorted({*self._made(), *_files_of(target)}), indent=1) + "\n")
         page = self._page(target, folder)
         write_text(folder / f"{target}.md", page)
         return page
+
+    def refuse_taken(self, targets: Sequence[str]) -> None:
+        """Make sure that nothing of the user's stands where some tables and figures are to be written.
+
+        Raises:
+            UserError: Something does.
+        """
+        refuse_taken(self.grid.folder, [name for target in targets for name in _files_of(target)], self._made())
+
+    def _made(self) -> list[str]:
+        """The files in the folder that a reproduction has written."""
+        path = self.grid.folder / MADE
+        return list(read_json(path, Made).root) if path.is_file() else []
 
     def needs(self, target: str) -> str:
         """What the runs of a table or figure need at paper scale, and the command that starts them, as Markdown."""

@@ -18,6 +18,7 @@ from commit_tuning.experiments.compare import Comparison
 from commit_tuning.experiments.dataset import decoded, ensure_data
 from commit_tuning.experiments.evaluate import ask
 from commit_tuning.experiments.evaluation import score
+from commit_tuning.experiments.readable import Floors, read_json
 from commit_tuning.experiments.schema import Recipe
 from commit_tuning.experiments.shown import Markdown, strong
 from commit_tuning.experiments.table import (
@@ -140,8 +141,8 @@ def floors_of(comparison: Comparison) -> dict[str, float | None]:
     """
     recipe, path = comparison.recipe, comparison.folder / FLOORS
     if path.is_file():
-        return dict(json.loads(path.read_text("utf-8")))
-    floors = {"untuned": None, "blind": blind_score(recipe)}
+        return read_json(path, Floors).model_dump()
+    floors: dict[str, float | None] = {"untuned": None, "blind": blind_score(recipe)}
     try:
         torch.empty(0, device=recipe.train.device)
     except (RuntimeError, AssertionError):

@@ -24,7 +24,7 @@ from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
 from commit_tuning.config import CoMMITConfig
-from commit_tuning.experiments.figure_style import COLOURS, STYLE
+from commit_tuning.experiments.figure_style import COLOURS, STYLE, save_png
 from commit_tuning.reproduce.two_parameter_model import (
     BEST,
     CLOSE,
@@ -268,7 +268,7 @@ def _kappa(runs: Sequence[Trajectory]) -> str:
 def figure1(folder: Path, seeds: int = 5) -> str:
     """Write figure1.png and figure1.json into a folder that is there, in seconds; returns its page as Markdown."""
     found = results(seeds)
-    draw(found).savefig(folder / "figure1.png", dpi=150, metadata={"Software": None})
+    save_png(draw(found), folder / "figure1.png", metadata={"Software": None})
     write_text(folder / "figure1.json", json.dumps(_record(found), indent=1, allow_nan=False) + "\n")
     return f"![Figure 1](figure1.png)\n\n{markdown(found)}"
 

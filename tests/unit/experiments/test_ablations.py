@@ -134,7 +134,7 @@ def test_a_folder_of_another_plan_is_refused(ran: list[str], tmp_path: Path) -> 
     finish(WINDOW, tmp_path)
     with pytest.raises(UserError, match="another plan of window-nano-blip2"):
         condense("window", "", replace(WINDOW, axes=(("commit.kappa_window", (20,)),)), tmp_path)
-    with pytest.raises(UserError, match=r"another plan .*differs in recipe"):  # as after a change of a default
+    with pytest.raises(UserError, match=r"another plan .*differs in commit"):  # as after a change of a default
         condense("window", "", replace(WINDOW, settings=("commit.drift_target=1e-3",)), tmp_path)
 
 

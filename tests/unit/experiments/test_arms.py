@@ -136,3 +136,17 @@ def test_the_reference_shares_the_settings_outside_of_the_method() -> None:
     constants = [Arm("constant", 1e-2, 1e-2, sgd), Arm("constant", 1e-3, 1e-3, adam)]
     arm = Arm("commit-clr", 1e-3, 1e-3, (*adam, ("commit.kappa_window", 7)))
     assert reference_of(arm, [*constants, arm]) == constants[1]
+
+
+def test_long_axis_values_make_short_distinct_names() -> None:
+    recipe = load_recipe("iconqa-nano-llava")
+    names = tuple("\N{LATIN SMALL LETTER E WITH ACUTE}" * 300 + end for end in "ab")
+    slugs = [arm.slug for arm in screening_arms(recipe, (("model.name", names),))]
+    assert len(set(slugs)) == len(slugs)
+    assert all(len(slug.encode()) <= 200 for slug in slugs)
+
+
+def test_plan_of_too_many_runs_is_refused_at_once() -> None:
+    axes = tuple((key, tuple(range(1, 1000))) for key in ("commit.kappa_window", "train.steps", "train.batch_size"))
+    with pytest.raises(UserError, match=r"has up to [\d,]+ runs, and 20,000 are the most"):
+        screening_arms(load_recipe("iconqa-nano-llava"), axes)

@@ -153,5 +153,28 @@ def test_more_seeds_and_methods_may_be_added_later(ran: list[str], tmp_path: Pat
 
 def test_a_manifest_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "compare.json").write_text("{")
-    with pytest.raises(UserError, match=r"cannot read .*compare\.json"):
+    with pytest.raises(UserError, match=r"compare\.json is damaged"):
         Comparison(load_recipe("iconqa-nano-llava", PLAN), tmp_path).run()
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"recipe": 1}', '{"recipe": {}, "compare": []}', "[" * 100_000])
+def test_damaged_manifest_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "compare.json").write_text(text)
+    with pytest.raises(UserError, match=r"compare\.json is damaged") as refused:
+        Comparison(load_recipe("iconqa-nano-llava", PLAN), tmp_path).run()
+    assert "\n" not in str(refused.value)
+
+
+def test_manifest_without_newer_keys_is_the_same(ran: list[str], tmp_path: Path) -> None:
+    Comparison(load_recipe("iconqa-nano-llava", PLAN), tmp_path).run()
+    manifest = json.loads((tmp_path / "compare.json").read_text())
+    del manifest["recipe"]["model"]["trust_remote_code"]
+    (tmp_path / "compare.json").write_text(json.dumps(manifest))
+    Comparison(load_recipe("iconqa-nano-llava", PLAN), tmp_path).run()
+
+
+def test_dangling_manifest_is_not_replaced(ran: list[str], tmp_path: Path) -> None:
+    (tmp_path / "compare.json").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"compare\.json is damaged \(No such file"):
+        Comparison(load_recipe("iconqa-nano-llava", PLAN), tmp_path).run()
+    assert (tmp_path / "compare.json").is_symlink()

@@ -9,6 +9,7 @@ import pytest
 
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.recipe import RECIPE_FOLDERS, load_recipe, override
+from commit_tuning.experiments.yaml_text import parse_value
 
 SHIPPED = sorted({path.stem for folder in RECIPE_FOLDERS for path in folder.glob("*.yaml")})
 
@@ -217,3 +218,73 @@ def test_faults_in_overrides(setting: str, message: str) -> None:
 def test_recipe_survives_json() -> None:
     recipe = load_recipe("iconqa-nano-blip2")
     assert type(recipe).model_validate_json(recipe.model_dump_json()) == recipe
+
+
+NEWER_KEYS = (
+    ("model", "trust_remote_code"),
+    ("data", "max_tokens"),
+    ("data", "too_long"),
+    ("train", "gradient_checkpointing"),
+)
+
+
+@pytest.mark.parametrize(("section", "key"), NEWER_KEYS)
+def test_record_without_newer_key_is_of_the_recipe(section: str, key: str) -> None:
+    recipe = load_recipe("iconqa-nano-llava")
+    stored = recipe.for_record()
+    del stored[section][key]
+    assert recipe.differences(stored) == []
+    assert override(recipe, {"train.steps": 7}).differences(stored) == ["commit.switch_latest", "train.steps"]
+
+
+def test_record_with_a_dropped_key_is_of_the_recipe() -> None:
+    recipe = load_recipe("iconqa-nano-llava")
+    stored = recipe.for_record()
+    stored["train"]["checkpoint_interval"] = 5
+    assert recipe.differences(stored) == []
+
+
+@pytest.mark.parametrize("stored", [{}, {"model": 1}, {"model": {"name": "m"}, "commit": {}}])
+def test_record_of_no_recipe_differs(stored: dict[str, object]) -> None:
+    assert load_recipe("iconqa-nano-llava").differences(stored)
+
+
+def test_missing_setting_of_the_method_is_a_difference() -> None:
+    recipe = load_recipe("iconqa-nano-llava")
+    stored = recipe.for_record()
+    del stored["commit"]["kappa_window"]
+    assert recipe.differences(stored) == ["commit.kappa_window"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0400", 400),
+        ("-0400", -400),
+        ("0o17", 15),
+        ("0x1F", 31),
+        ("1_000", 1000),
+        ("08", 8),
+        ("1:30", "1:30"),
+        ("1:30.5", "1:30.5"),
+        ("0b11", "0b11"),
+        ("1e3", 1e3),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("-1.5e-3", -1.5e-3),
+        ("-.inf", float("-inf")),
+        (".", "."),
+        ("-", "-"),
+        ("2026-01-01", "2026-01-01"),
+    ],
+)
+def test_numbers_are_read_as_in_yaml_1_2(text: str, value: object) -> None:
+    read = parse_value(f"[{text}]" if text != "-" else "'-'", source="it")
+    read = read[0] if isinstance(read, list) else read
+    assert (type(read), read) == (type(value), value)
+
+
+@pytest.mark.parametrize("text", ["!!int 1:30", "!!int 0b1", "1__0", "!!int [1]"])
+def test_whole_numbers_of_other_forms_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="is no int|expected a scalar"):
+        parse_value(text, source="it")

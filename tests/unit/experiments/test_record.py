@@ -152,3 +152,15 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write to"):
         writable_folder(tmp_path / "file" / "below")
+
+
+def test_lock_that_is_a_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*/\.lock: is a directory"), alone_in(tmp_path):
+        pass
+
+
+def test_dangling_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"run\.json is a link to nothing; remove it"):
+        RunRecord.read(tmp_path)

@@ -221,3 +221,23 @@ def test_constant_curve_has_a_scale_around_it(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     write_lines(folder / "history.jsonl", [{"step": step, "loss": 0.1, "lr/vision": 0.3} for step in range(1, 90)])
     assert page_of(folder).count("<svg role") == 2  # no warning about limits that are the same
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_report_of_the_user_is_not_overwritten(tmp_path: Path, kind: str) -> None:
+    page = write_run(tmp_path / "run") / "report.html"
+    if kind == "file":
+        page.write_text("<html>mine</html>")
+    elif kind == "folder":
+        page.mkdir()
+    else:
+        page.symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"report\.html is there and is no report"):
+        write_report(tmp_path / "run")
+    assert kind != "file" or page.read_text() == "<html>mine</html>"
+
+
+def test_report_of_ours_is_written_again(tmp_path: Path) -> None:
+    page = write_report(write_run(tmp_path / "run"))
+    page.write_bytes(page.read_bytes().replace(b"</html>", b""))
+    assert write_report(tmp_path / "run").read_text().endswith("</html>")

@@ -24,7 +24,7 @@ from commit_tuning.reproduce.figures import kappa_table
 from commit_tuning.reproduce.plan import METHODS, ROWS, Grid, Row, rows_named
 from commit_tuning.reproduce.published import TABLE1, TABLE2
 from commit_tuning.reproduce.run import TARGETS, Reproduction, rows_of, runs_of, targets_of
-from commit_tuning.reproduce.tables import Cell, Line, blind_score, seeds_for, summary, table1, tasks_table
+from commit_tuning.reproduce.tables import Cell, Line, blind_score, floors_of, seeds_for, summary, table1, tasks_table
 
 SCORE = {"constant": 0.5, "feature-cd": 0.4, "language-cd": 0.3, "commit-clr": 0.6, "commit": 0.2, "literal": 0.1}
 
@@ -246,3 +246,28 @@ def test_paper_scale_says_what_is_needed_without_running_anything(
     assert text.endswith(expected.get(target, "needs paper-blip2"))
     assert ("there/textvqa" in text) == (target not in {"figure1", "figure5"})
     assert not ran
+
+
+@pytest.mark.parametrize("name", ["figure1.md", "figure1.json", "figure1.png"])
+def test_file_of_the_user_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    made = Reproduction(Grid("nano", tmp_path), lambda recipe, place: pytest.fail("runs"))
+    with pytest.raises(UserError, match=f"{name} is there and no record"):
+        made.make("figure1")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_file_of_a_reproduction_is_made_again(ran: list[str], tmp_path: Path) -> None:
+    made = Reproduction(Grid("nano", tmp_path), lambda recipe, place: pytest.fail("runs"))
+    made.make("figure1")
+    (tmp_path / "figure1.md").write_text("half")
+    made.make("figure1")
+    assert (tmp_path / "figure1.md").read_text().startswith("![Figure 1]")
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"untuned": "high", "blind": 0}', "[" * 100_000])
+def test_damaged_floors_are_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "floors.json").write_text(text)
+    comparison = Comparison(load_recipe("nano-blip2"), tmp_path)
+    with pytest.raises(UserError, match=r"floors\.json is damaged"):
+        floors_of(comparison)
