@@ -31,6 +31,8 @@ from commit_tuning.data.sample import Sample
 from commit_tuning.data.songdescriber import SongDescriber
 from commit_tuning.data.textvqa import TextVQA
 from commit_tuning.errors import UserError
+from commit_tuning.metrics.aokvqa import direct_answer
+from commit_tuning.metrics.vqa import soft_accuracy
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ def open_hub(root: Path, **options: Any) -> HubReader:
     return HubReader(datasets.Dataset.from_dict(rows, features=features), "facebook/textvqa", **options)
 
 
+TALK = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A cat."}]
 Open = Callable[..., Reader[Any]]
 READERS: dict[str, tuple[Callable[[Path], Written], Open]] = {  # a new reader joins by one line
     "iconqa": (write_iconqa, lambda root, **options: IconQA(root, "train", **options)),
@@ -601,6 +604,46 @@ def test_json_that_ends_wrongly_is_an_error(name: str, change: Callable[[str], s
     case.check_error("is not valid JSON")
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_one_object_of_conversations_is_named(indent: int | None, tmp_path: Path) -> None:
+    case = make("llava", tmp_path / "root")
+    assert case.written.notes is not None
+    entries = json.loads(case.written.notes.read_text())
+    case.written.notes.write_text(json.dumps({"version": 1, "data": entries}, indent=indent))
+    case.check_error("is one JSON object with its entries under 'data': save that list alone")
+    case.written.notes.write_text(json.dumps(entries[0], indent=indent))
+    if indent is None:
+        assert [sample.id for sample in case(strict=True)] == ["c0"]
+    else:
+        case.check_error("is one JSON object on several lines: put it into a list, [...]")
+
+
+def test_a_blank_vote_is_one_of_ten(tmp_path: Path) -> None:
+    textvqa, aokvqa = make("textvqa", tmp_path / "a"), make("aokvqa", tmp_path / "b")
+    put(answers=[" "] * 6 + ["nokia"] * 2 + ["htc"] * 2)(textvqa.written.notes)  # type: ignore[arg-type]
+    put(direct_answers=[""] * 8 + ["boat"] * 2)(aokvqa.written.notes)  # type: ignore[arg-type]
+    brand, boat = textvqa()[2], AOKVQA(aokvqa.root, "train", "direct_answer")[2]
+    assert (len(brand.answers), brand.answer, len(boat.answers), boat.answer) == (10, "nokia", 10, "boat")
+    # of ten, two match: each of the two left out leaves 1/3, each of the eight others 2/3
+    assert soft_accuracy("nokia", brand.answers) == pytest.approx((2 * 1 / 3 + 8 * 2 / 3) / 10)
+    assert direct_answer("boat", boat.answers) == pytest.approx(2 / 3)
+    assert textvqa().skipped == []
+
+
+def test_blank_captions_are_left_out_and_counted(tmp_path: Path) -> None:
+    case = make("macs", tmp_path / "root")
+    put(annotations=[{"sentence": " "}, {"sentence": "rain"}])(case.written.notes)  # type: ignore[arg-type]
+    reader = case()
+    assert (len(reader), reader[2].answers) == (5, ("rain",))
+    assert [skip.reason for skip in reader.skipped] == ["1 of 2 sentence are blank; the others are read"]
+
+
+def test_a_file_is_checked_as_each_medium(tmp_path: Path) -> None:
+    case = make("llava", tmp_path / "root")
+    put(image=None, audio="images/1.jpg", conversations=TALK)(case.written.notes)  # type: ignore[arg-type]
+    case.check_third_is_skipped("1.jpg is not a whole sound")
+
+
 def test_entries_of_a_list_may_stand_as_they_like(tmp_path: Path) -> None:
     case = make("llava", tmp_path / "root")
     assert case.written.notes is not None
@@ -700,6 +743,10 @@ ENTRIES: dict[str, dict[str, tuple[Callable[[Path], None], str]]] = {  # a new b
         "no annotations": (put(annotations=[]), "no annotations"),
         "annotations of another type": (put(annotations="rain"), "no annotations"),
         "an annotation of another type": (put(annotations=["rain"]), "not an object"),
+        "a blank sentence and no sound": (
+            put(filename="park-paris-9.wav", annotations=[{"sentence": " "}, {"sentence": "rain"}]),
+            "park-paris-9.wav is missing",
+        ),
         "a blank sentence": (put(annotations=[{"sentence": " "}]), "no sentence"),
         "no city": (put(filename="rain.wav"), "no city"),
         "a path out": (put(filename="../airport-paris-1.wav"), "lies outside"),
@@ -713,7 +760,10 @@ ENTRIES: dict[str, dict[str, tuple[Callable[[Path], None], str]]] = {  # a new b
         "a caption id that is there": (line(3, "1,102,Piano,True,1,2,7,02/2.mp3,2.0"), "is there already"),
         "a column too few": (line(3, "2,102,Piano"), "3 columns instead of 9"),
         "a column too many": (line(3, "2,102,Slow, sad,True,1,2,7,02/2.mp3,2.0"), "10 columns instead of 9"),
-        "not UTF-8": (line(3, "2,102,\udce9,True,1,2,7,02/2.mp3,2.0"), "is not UTF-8"),
+        "cp1252": (
+            line(3, "2,102,\udce9,True,1,2,7,02/2.mp3,2.0"),
+            "the caption is not UTF-8; save a file in cp1252 or another code page as UTF-8",
+        ),
         "a long field": (line(3, f'2,102,"{"a" * 200_000}",True,1,2,7,02/2.mp3,2.0'), "are not CSV"),
         "letters after a quote": (line(3, '2,102,"Slow"x,True,1,2,7,02/2.mp3,2.0'), "lines 4 to 4 are not CSV"),
     },
@@ -824,6 +874,14 @@ def test_hostile_yaml_is_an_error(damage: str, tmp_path: Path) -> None:
     assert case.written.notes is not None
     case.written.notes.write_text(YAML[damage])
     case.check_error()
+
+
+def test_aliases_are_counted_as_often_as_they_stand(tmp_path: Path) -> None:
+    case = make("macs", tmp_path / "root")
+    assert case.written.notes is not None
+    notes = "a: &a [" + "{sentence: rain}," * 1000 + "]\nfiles:\n"
+    case.written.notes.write_text(notes + "- {filename: park-paris-0.wav, annotations: *a}\n" * 2000)  # 100 kB
+    case.check_error("holds more than 4,194,304 values, its aliases written out")
 
 
 def test_a_line_without_end_is_skipped_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ class AOKVQA(Reader[object]):
     """The questions of one split in the file's order; see :class:`Reader`.
 
     In the multiple-choice setting the answer is the right choice. In the direct-answer setting the answers are those of
-    ten people, and questions marked ``difficult_direct_answer`` are left out, but not of train: the official
-    ``evaluation/eval_predictions.py`` does not count them. The answers of the test split are not public.
+    ten people, blank ones too. Questions marked ``difficult_direct_answer`` are left out, but not of train: the
+    official ``evaluation/eval_predictions.py`` does not count them. The answers of the test split are not public.
 
     Args:
         root: Folder of the JSON files (or holding them in ``aokvqa/`` or ``annotations/``).
@@ -53,19 +53,17 @@ class AOKVQA(Reader[object]):
 
     def _read(self, place: Place, entry: object) -> Iterator[Record]:
         item = fields(entry)
-        choices, answers = self._choices_and_answers(place, item)
+        choices, answers = self._choices_and_answers(item)
         if self._leaves_out and item.get("difficult_direct_answer") is True:
             return
         name, question = identity(item.get("question_id"), "question_id"), words(item.get("question"), "question")
         picture = self._picture(self._images, *_pictures(item.get("image_id")))
         yield Record(place, name, self._setting, question, choices, answers, (picture,))
 
-    def _choices_and_answers(
-        self, place: Place, item: dict[str, object]
-    ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    def _choices_and_answers(self, item: dict[str, object]) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
         if self._setting == DIRECT:
             what = "direct_answers (those of the test split are not public)"
-            return None, self._texts(place, item.get("direct_answers"), what)
+            return None, texts(item.get("direct_answers"), what, blank=True)
         return choice_of(item.get("choices"), item.get("correct_choice_idx"))
 
 

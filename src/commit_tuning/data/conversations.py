@@ -13,15 +13,16 @@ One list in a JSON file, or one object a line (JSONL). :mod:`commit_tuning.data.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from commit_tuning.data.files import FaultError, json_lines, user_path, words
+from commit_tuning.data.files import MAX_LINE, FaultError, json_lines, read_json, shown, user_path, words
 from commit_tuning.data.reading import Place, Reader, Record, check_option, fields, json_entries
 from commit_tuning.data.sample import CONVERSATION
-from commit_tuning.data.talk import exchanges, talk_of
+from commit_tuning.data.talk import ASKED, TURN_LISTS, exchanges, talk_of
 from commit_tuning.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -107,4 +108,41 @@ def _entries(path: Path) -> Iterator[tuple[Place, object]]:
     if start.startswith(b"["):
         yield from json_entries(path)
     else:
+        _check_lines(path)
         yield from ((Place(path, line), entry) for line, entry in json_lines(path))
+
+
+def _check_lines(path: Path) -> None:
+    """Refuse one JSON object that holds the entries under a key, or that stands on several lines.
+
+    Raises:
+        FaultError: It is one.
+    """
+    with path.open("rb") as file:
+        first, several = file.readline(MAX_LINE), False
+    try:
+        found = json.loads(first)
+    except (ValueError, RecursionError):
+        found, several = _whole(path), True
+    if not isinstance(found, dict):
+        return
+    key = next((key for key, value in found.items() if _holds_entries(value)), None)
+    if key is not None:
+        raise FaultError(
+            f"{shown(path)} is one JSON object with its entries under {shown(key)!r}: save that list alone"
+        )
+    if several:
+        raise FaultError(f"{shown(path)} is one JSON object on several lines: put it into a list, [...]")
+
+
+def _whole(path: Path) -> object:
+    """What a file of one JSON value holds; None for any other."""
+    try:
+        return read_json(path)
+    except FaultError:
+        return None
+
+
+def _holds_entries(value: object) -> bool:
+    entry = value[0] if isinstance(value, list) and value else None
+    return isinstance(entry, dict) and not {*TURN_LISTS, *ASKED}.isdisjoint(entry)

@@ -32,6 +32,9 @@ MAX_LINE = 2**24
 MAX_DEPTH = 20
 """Deepest nesting of a YAML file; libyaml's own composer overflows the C stack on deeper ones."""
 
+MAX_YAML_VALUES = 2**22
+"""Most values of a YAML file, each counted as often as aliases repeat it."""
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -145,7 +148,7 @@ def words(value: object, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise FaultError(f"no {what}")
     if _SURROGATE.search(value):
-        raise FaultError(f"the {what} is not UTF-8")
+        raise FaultError(f"the {what} is not UTF-8; save a file in cp1252 or another code page as UTF-8")
     return value.strip()
 
 
@@ -176,7 +179,7 @@ def said(value: object, what: str) -> str:
     """
     if isinstance(value, bool):
         raise FaultError(f"the {what} is {str(value).lower()} and no text: write what is to be said, such as yes or no")
-    number = isinstance(value, (int, float)) and math.isfinite(value)
+    number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     return words(str(value) if number else value, what)
 
 
@@ -185,8 +188,8 @@ def latin(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("latin-1") if _SURROGATE.search(text) else text
 
 
-def texts(value: object, what: str) -> tuple[str, ...]:
-    """A list of texts or numbers, as texts; blank ones are left out.
+def texts(value: object, what: str, *, blank: bool = False) -> tuple[str, ...]:
+    """A list of texts or numbers, as texts; blank ones are left out, or `blank`, are empty texts.
 
     Raises:
         FaultError: It is no list, an entry of it is neither, or none is left.
@@ -196,10 +199,10 @@ def texts(value: object, what: str) -> tuple[str, ...]:
     strange = next((one for one in value if not isinstance(one, (str, int, float))), None)
     if strange is not None:
         raise FaultError(f"no {what}: one is a {type(strange).__name__}, not a text")
-    kept = tuple(said(one, what) for one in value if not isinstance(one, str) or one.strip())
-    if not kept:
+    kept = tuple("" if isinstance(one, str) and not one.strip() else said(one, what) for one in value)
+    if not any(kept):
         raise FaultError(f"no {what}")
-    return kept
+    return kept if blank else tuple(filter(None, kept))
 
 
 def number(value: object, what: str, below: int = 10**12) -> int:
@@ -281,18 +284,20 @@ def read_yaml(path: Path) -> Any:
     """What a YAML file holds, every scalar as its text.
 
     Raises:
-        FaultError: The file is missing, too large, not UTF-8, not YAML, or nested too deep.
+        FaultError: The file is missing, too large, not UTF-8, not YAML, nested too deep, or has too many values.
     """
     import yaml
 
+    from commit_tuning.data.yaml_size import sizes
+
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     try:
-        text, depth = utf8(_content(path, MAX_YAML), shown(path)), 0
-        for event in yaml.parse(text, Loader=loader):
-            starts, ends = isinstance(event, yaml.CollectionStartEvent), isinstance(event, yaml.CollectionEndEvent)
-            depth += starts - ends
+        text = utf8(_content(path, MAX_YAML), shown(path))
+        for depth, values in sizes(yaml.parse(text, Loader=loader), MAX_YAML_VALUES):
             if depth > MAX_DEPTH:
                 raise FaultError(f"{shown(path)} is nested too deep")
+            if values > MAX_YAML_VALUES:
+                raise FaultError(f"{shown(path)} holds more than {MAX_YAML_VALUES:,} values, its aliases written out")
         return yaml.load(text, Loader=loader)  # a BaseLoader builds texts, lists and mappings of them, nothing else
     except (ValueError, RecursionError, yaml.YAMLError):
         raise FaultError(f"{shown(path)} is not valid YAML") from None

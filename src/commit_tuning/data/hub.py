@@ -14,7 +14,7 @@ from commit_tuning.data.clothoaqa import answer_kind
 from commit_tuning.data.files import FaultError, Source, file_name, said
 from commit_tuning.data.pictures import check_picture, load_picture
 from commit_tuning.data.prompts import DESCRIBE_MUSIC
-from commit_tuning.data.reading import Place, Reader, Record
+from commit_tuning.data.reading import Place, Reader, Record, fields
 from commit_tuning.data.sample import CAPTION, DIRECT, Sample
 from commit_tuning.data.sounds import check_sound, load_sound
 from commit_tuning.errors import UserError
@@ -118,7 +118,7 @@ class HubReader(Reader[int]):
         if use.choices is None:
             answers = self._texts(place, _list_of(self._named(use.answers, answers)), f"column {use.answers}")
         else:
-            choices, answers = choice_of(row[use.choices], answers)
+            choices, answers = choice_of(self._named(use.choices, row[use.choices]), answers)
         question = use.instruction
         if use.question is not None:
             question = said(self._named(use.question, row[use.question]), f"column {use.question}")
@@ -150,9 +150,10 @@ class HubReader(Reader[int]):
 
     def _media(self, row: dict[str, Any]) -> Source:
         name = self._columns.image or self._columns.audio or ""
-        value = row[name] or {}
-        if isinstance(value.get("bytes"), bytes):
-            return bytes(value["bytes"])
+        value = fields(row[name] or {})
+        content = value.get("bytes")
+        if isinstance(content, bytes):
+            return content
         return Path(file_name(value.get("path"), name))
 
 
@@ -213,7 +214,8 @@ def _undecoded(rows: Any, columns: Columns, name: str) -> Any:
     medium, feature = (columns.image, datasets.Image) if columns.image else (columns.audio, datasets.Audio)
     if not isinstance(features[medium], feature):
         raise UserError(f"column {medium} of {name} is no {feature.__name__}: cast it with cast_column")
-    return rows.select_columns(list(dict.fromkeys(columns.names))).cast_column(medium, feature(decode=False))
+    plain = rows.with_format(None).select_columns(list(dict.fromkeys(columns.names)))
+    return plain.cast_column(medium, feature(decode=False))
 
 
 def _class_names(feature: Any) -> list[str] | None:

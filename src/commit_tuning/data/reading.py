@@ -124,8 +124,9 @@ class Reader(Generic[Entry]):
         self.skipped: list[Skipped] = []
         self._records: list[Record] = []
         self._rate, self._max_seconds, self._strict = rate, max_seconds, strict
-        self._known: dict[Path, str | None] = {}  # of files that several samples share
+        self._known: dict[tuple[str, Path], str | None] = {}  # by medium, of files that several samples share
         self._ids: set[str] = set()
+        self._blank: list[Skipped] = []  # of the entry that is being read
         try:
             for place, entry in entries:
                 self._take(place, entry)
@@ -134,7 +135,7 @@ class Reader(Generic[Entry]):
         except FaultError as fault:  # of the whole file
             raise UserError(f"{name}: {fault}; expected {self.layout}") from None
         self._records = self._records[:limit]
-        del self._known, self._ids
+        del self._known, self._ids, self._blank
         if not self._records:
             raise UserError(f"no readable sample in {name}{self._first_skip()}; expected {self.layout}")
 
@@ -165,6 +166,7 @@ class Reader(Generic[Entry]):
         return Sample(record.id, record.kind, record.question, record.choices, record.answers, image, audio)
 
     def _take(self, place: Place, entry: Entry | FaultError) -> None:
+        self._blank.clear()
         try:
             if isinstance(entry, FaultError):
                 raise entry
@@ -177,6 +179,7 @@ class Reader(Generic[Entry]):
                 raise UserError(f"{place}: {fault}; repair it, or read without strict to skip it") from None
             self.skipped.append(Skipped(place.path, str(fault), place.line))
             return
+        self.skipped += self._blank if records else []
         self._records += records
         self._ids.update(record.id for record in records)
 
@@ -194,25 +197,25 @@ class Reader(Generic[Entry]):
             fault = FaultError(f"{given - len(kept)} of {given} {what} are blank; the others are read")
             if self._strict:
                 raise fault
-            self.skipped.append(Skipped(place.path, str(fault), place.line))
+            self._blank.append(Skipped(place.path, str(fault), place.line))
         return kept
 
     def _picture(self, folder: Path, *names: str) -> Path:
         """The picture of a resolved media folder that has the first of some names, checked once."""
-        return self._checked(located(folder, folder, *names), check_picture)
+        return self._checked("picture", located(folder, folder, *names), check_picture)
 
     def _sound(self, folder: Path, name: str) -> Path:
         """A sound of a resolved media folder, checked once."""
-        return self._checked(located(folder, folder, name), lambda path: check_sound(path, self._max_seconds))
+        return self._checked("sound", located(folder, folder, name), lambda it: check_sound(it, self._max_seconds))
 
-    def _checked(self, path: Path, check: Callable[[Path], object]) -> Path:
-        if path not in self._known:
+    def _checked(self, medium: str, path: Path, check: Callable[[Path], object]) -> Path:
+        if (medium, path) not in self._known:
             try:
                 check(path)
-                self._known[path] = None
+                self._known[medium, path] = None
             except FaultError as fault:
-                self._known[path] = str(fault)
-        reason = self._known[path]
+                self._known[medium, path] = str(fault)
+        reason = self._known[medium, path]
         if reason is not None:
             raise FaultError(reason)
         return path

@@ -42,7 +42,8 @@ class Sample:
         kind: Kind of question, such as choose_txt, direct_answer or caption; results are split by it.
         question: The instruction, as the dataset has it.
         choices: Option texts (for IconQA's choose_img places or letters); None if the answer is free.
-        answers: Every accepted or reference answer, at least one, in the dataset's order.
+        answers: Every accepted or reference answer, at least one, in the dataset's order. Some may be empty: of
+            annotators who said nothing.
         image: RGB of 8 bits, upright, on white; or None.
         audio: The sound, or None.
     """
@@ -57,9 +58,12 @@ class Sample:
 
     @property
     def answer(self) -> str:
-        """What is trained on: the first caption, else the most frequent answer, of equals the first.
+        """What is trained on: the first caption, else the most frequent answer that is not empty, of equals the first.
 
         >>> Sample("1", "direct_answer", "Which brand?", None, ("nokia", "htc", "htc", "nokia")).answer
         'nokia'
         """
-        return self.answers[0] if self.kind == CAPTION else max(self.answers, key=self.answers.count)
+        return self.answers[0] if self.kind == CAPTION else max(self.answers, key=self._votes)
+
+    def _votes(self, answer: str) -> int:
+        return self.answers.count(answer) if answer else 0

@@ -26,8 +26,8 @@ _MEDIUM_OF = {
 }
 _FILE_KEYS = ("image", "images", "audio", "audios", "sound", "sounds")
 _TEXT_PARTS = ("text", "input_text", "output_text")
-_TURN_LISTS = ("conversations", "messages", "conversation")
-_ASKED, _SAID = ("instruction", "query", "prompt", "question"), ("output", "response", "completion", "answer")
+TURN_LISTS = ("conversations", "messages", "conversation")
+ASKED, _SAID = ("instruction", "query", "prompt", "question"), ("output", "response", "completion", "answer")
 _TRAINED = ("weight", "loss", "train", "training", "loss_scale")
 
 _REFUSED = {
@@ -41,7 +41,7 @@ _REFUSED = {
     **dict.fromkeys(("reasoning", "reasoning_content", "thinking"), "a train of thought beside the answer"),
     **dict.fromkeys(("train_detail", "mask"), "a mask over what is trained on"),
 }
-_KNOWN = {*_FILE_KEYS, *_TURN_LISTS, *_REFUSED, "system"}
+_KNOWN = {*_FILE_KEYS, *TURN_LISTS, *_REFUSED, "system"}
 _PLAIN = {
     "id", "idx", "index", "uid", "uuid", "sample_id", "conversation_id", "question_id", "image_id", "item_id", "name",
     "source", "dataset", "data_source", "origin", "url", "license", "category", "categories", "type", "task", "topic",
@@ -141,17 +141,17 @@ def _refuse(item: dict[str, object]) -> None:
 
 def _turns(item: dict[str, object], unread: Counter[str]) -> tuple[list[Turn], set[str]]:
     """The turns, and the keys that they were made of."""
-    lists = [key for key in _TURN_LISTS if key in item]
+    lists = [key for key in TURN_LISTS if key in item]
     if len(lists) > 1:
         raise FaultError(f"both {' and '.join(lists)}: leave one")
     if lists:
         return _listed(item[lists[0]], unread), set(lists)
-    asked, answers = [key for key in _ASKED if key in item], [key for key in _SAID if key in item]
+    asked, answers = [key for key in ASKED if key in item], [key for key in _SAID if key in item]
     if not asked and "input" in item:
         asked = ["input"]
     if len(asked) != 1 or len(answers) != 1:
         raise FaultError(
-            f"no conversations, no messages and no question with its answer ({', '.join(_ASKED)}; {', '.join(_SAID)}); "
+            f"no conversations, no messages and no question with its answer ({', '.join(ASKED)}; {', '.join(_SAID)}); "
             f"the entry has {shown(', '.join(item))}"
         )
     question, answer = item[asked[0]], item[answers[0]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from commit_tuning.data.files import file_name, identity, words
+from commit_tuning.data.files import file_name, identity, texts, words
 from commit_tuning.data.pictures import picture_names
 from commit_tuning.data.reading import Place, Reader, Record, check_option, fields, find, json_entries
 from commit_tuning.data.sample import DIRECT
@@ -14,7 +14,8 @@ from commit_tuning.data.sample import DIRECT
 class TextVQA(Reader[object]):
     """The questions of one split in the file's order, each with ten answers; see :class:`Reader`.
 
-    The answers of the test split are not public: all its entries are broken. OCR tokens are not read.
+    A blank answer is one of the ten, which the official score counts. The answers of the test split are not public: all
+    its entries are broken. OCR tokens are not read.
 
     Args:
         root: Folder in which the JSON files lie and the archives were unpacked; both may be one folder deeper, in
@@ -36,7 +37,8 @@ class TextVQA(Reader[object]):
 
     def _read(self, place: Place, entry: object) -> Iterator[Record]:
         item = fields(entry)
-        answers = self._texts(place, item.get("answers"), "answers (those of TextVQA's test split are not public)")
+        what = "answers (those of TextVQA's test split are not public)"
+        answers = texts(item.get("answers"), what, blank=True)
         name = identity(item.get("question_id"), "question_id")
         picture = self._picture(self._images, *picture_names(file_name(item.get("image_id"), "image_id")))
         yield Record(place, name, DIRECT, words(item.get("question"), "question"), None, answers, (picture,))

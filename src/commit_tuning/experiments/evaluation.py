@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -53,9 +54,12 @@ def answer_questions(
 
 @torch.no_grad()
 def generate(model: Any, processor: Any, prompts: dict[str, torch.Tensor], settings: Eval) -> list[str]:
-    """The greedy answers to a left-padded batch of prompts, as text."""
-    output = model.generate(**prompts, do_sample=False, max_new_tokens=settings.max_new_tokens)
-    answers = processor.batch_decode(output[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
+    """The greedy answers to a left-padded batch of prompts, as text; they end where the model's positions do."""
+    asked = prompts["input_ids"].shape[1]
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    room = min(settings.max_new_tokens or 1, longest - asked)
+    output = model.generate(**prompts, do_sample=False, max_new_tokens=room)
+    answers = processor.batch_decode(output[:, asked:], skip_special_tokens=True)
     return [answer.strip() for answer in answers]
 
 

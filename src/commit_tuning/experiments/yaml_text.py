@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
+from commit_tuning.data.yaml_size import sizes
 from commit_tuning.errors import UserError, one_line
 
 MAX_LETTERS = 2**18
@@ -117,27 +117,11 @@ def parse_value(text: str, *, source: str) -> Any:
 
 def _check_size(text: str, source: str) -> None:
     """Refuse what is too large when every alias is written out, before any of it is built."""
-    for depth, values in _sizes(text):
+    for depth, values in sizes(yaml.parse(text, Loader=_Loader), MAX_VALUES):
         if depth > MAX_DEPTH:
             raise UserError(f"{source} is nested more than {MAX_DEPTH} deep; a recipe needs 4")
         if values > MAX_VALUES:
             raise UserError(f"{source} holds more than {MAX_VALUES:,} values, its aliases written out; shorten it")
-
-
-def _sizes(text: str) -> Iterator[tuple[int, int]]:
-    """After each part of a YAML text: how deep it is nested, and the values so far with those that aliases repeat."""
-    values, anchored, open_parts = 0, dict[str | None, int](), list[tuple[str | None, int]]()
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.AliasEvent):
-            values += anchored.get(event.anchor, 1)
-        elif isinstance(event, yaml.NodeEvent):
-            open_parts.append((event.anchor, values))
-            values += 1
-            anchored[event.anchor] = MAX_VALUES  # while it is open: an alias inside repeats it without end
-        if isinstance(event, yaml.ScalarEvent | yaml.CollectionEndEvent):
-            anchor, before = open_parts.pop()
-            anchored[anchor] = values - before
-        yield len(open_parts), values
 
 
 def _line(error: yaml.MarkedYAMLError) -> str:

@@ -348,6 +348,82 @@ def test_the_hubs_sounds_need_no_decoder_of_datasets(tmp_path: Path) -> None:
     assert "the file is not a whole sound" in reader.skipped[0].reason
 
 
+def of_classes(tmp_path: Path) -> Any:
+    """Three rows whose columns are classes, lists of them, true or false, and ids of which one is missing."""
+    import datasets
+
+    animal = datasets.ClassLabel(names=["cat", "dog"])
+    features = datasets.Features(
+        image=datasets.Image(),
+        question=datasets.Value("string"),
+        answers=datasets.List(animal),
+        one=animal,
+        both=datasets.List(animal),
+        true=datasets.Value("bool"),
+        id=datasets.Value("string"),
+    )
+    columns = {
+        "image": [encoded(tmp_path / "a.png")] * 3,
+        "question": ["what?"] * 3,
+        "answers": [[0, 1, 1], [-1, 0], []],
+        "one": [0, 1, -1],
+        "both": [[1, 0]] * 3,
+        "true": [True, False, None],
+        "id": ["x", None, "z"],
+    }
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def outcome(rows: Any, **columns: Any) -> tuple[list[tuple[str, ...]], list[tuple[int | None, str]]]:
+    """Answers and skips of the rows."""
+    reader = HubReader(rows, Columns(image="image", **columns))
+    return [sample.answers for sample in reader], [(skip.line, skip.reason) for skip in reader.skipped]
+
+
+def test_classes_of_the_hub_are_their_names(tmp_path: Path) -> None:
+    rows = of_classes(tmp_path)
+    assert outcome(rows, answers="one") == ([("cat",), ("dog",)], [(3, "no column one")])
+    blank = (2, "1 of 2 column answers are blank; the others are read")
+    assert outcome(rows) == ([("cat", "dog", "dog"), ("cat",)], [blank, (3, "no column answers")])
+    reader = HubReader(rows, Columns(image="image", choices="both", answers="one"))
+    assert [(sample.choices, sample.answer) for sample in reader] == [(("dog", "cat"), "dog"), (("dog", "cat"), "cat")]
+    with pytest.raises(UserError, match="1 of 2 column answers are blank"):
+        HubReader(rows, Columns(image="image"), strict=True)
+
+
+def test_a_missing_id_of_the_hub_is_skipped_once(tmp_path: Path) -> None:
+    assert outcome(of_classes(tmp_path), answers="one", id="id")[1] == [(2, "no column id"), (3, "no column one")]
+    assert outcome(of_classes(tmp_path), id="id")[1] == [(2, "no column id"), (3, "no column answers")]
+
+
+def test_truth_of_the_hub_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the column true is true and no text: write what is to be said, such as yes"):
+        outcome(of_classes(tmp_path), answers="true")
+    neither = "the column id is neither true nor false"
+    assert outcome(of_classes(tmp_path), answers="one", leave_out="id")[1][0] == (1, neither)
+    assert outcome(of_classes(tmp_path), answers="one", leave_out="true") == ([("dog",)], [(3, "no column one")])
+
+
+def test_the_hubs_rows_are_read_in_any_format(tmp_path: Path) -> None:
+    rows = of_classes(tmp_path)
+    assert outcome(rows.with_format("numpy")) == outcome(rows)
+
+
+def test_streams_and_several_splits_of_the_hub_are_named(tmp_path: Path) -> None:
+    import datasets
+
+    rows = of_classes(tmp_path)
+    with pytest.raises(
+        UserError, match=r"is a IterableDataset, not a datasets\.Dataset with a length: load it with str"
+    ):
+        outcome(rows.to_iterable_dataset())
+    for splits in (datasets.DatasetDict, datasets.IterableDatasetDict):
+        with pytest.raises(UserError, match=r"has several splits: give one, such as dataset\['val'\]"):
+            outcome(splits(val=rows))
+    with pytest.raises(UserError, match="no readable sample in the dataset"):
+        outcome(rows.select([]))
+
+
 def test_faults_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = hub_rows({"picture": "string"}, picture=["a.png"])
     with pytest.raises(UserError, match="has no column question, answers, image; it has picture"):

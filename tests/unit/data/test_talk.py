@@ -107,6 +107,10 @@ def test_numbers_are_read_as_their_text() -> None:
     ]
 
 
+def test_a_number_of_any_size_is_its_text() -> None:
+    assert exchanges(talk_of(spoken("What?", 10**400)).turns) == [(0, "What?", str(10**400))]
+
+
 def test_context_of_a_prompt_is_not_trained_on() -> None:
     prompt = [USER, BOT, {"role": "user", "content": "Sure?"}]
     talk = talk_of({"image": "a.png", "prompt": prompt, "completion": [BOT]})

@@ -11,7 +11,8 @@ from commit_tuning.data.iconqa import IconQA
 from commit_tuning.data.nano_iconqa import build_nano_iconqa
 from commit_tuning.errors import UserError
 from commit_tuning.experiments.dataset import StoredQuestions, StreamedQuestions, open_splits
-from commit_tuning.experiments.schema import Data
+from commit_tuning.experiments.evaluation import generate
+from commit_tuning.experiments.schema import Data, Eval
 from commit_tuning.models.nano import load_nano, load_processor
 
 
@@ -138,3 +139,20 @@ def test_positions_of_a_model_bound_a_recipe(tmp_path: Path) -> None:
     questions = open_splits(root, data, "nano-blip2", "cpu")["train"]
     assert len(questions.prompts([0, 1, 2, 3, 4])[0]) == 4
     assert "the model reads 128" in questions.skipped[0].reason
+
+
+@pytest.mark.parametrize("name", ["nano-llava", "nano-blip2", "nano-internvl2"])
+def test_an_answer_ends_where_the_positions_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = load_nano(name)
+    samples = IconQA(build_nano_iconqa(tmp_path, train=5, val=3, test=3), "train")
+    _, prompts = StreamedQuestions(samples, VisionCollator(processor)).prompts([0, 1])
+    for part in (one for one in model.modules() if hasattr(one, "generation_config")):
+        monkeypatch.setattr(part.generation_config, "eos_token_id", None)  # it never stops by itself
+    written = []
+    make = model.generate
+    monkeypatch.setattr(model, "generate", lambda **given: written.append(make(**given)) or written[0])
+    short = generate(model, processor, prompts, Eval(max_new_tokens=3))
+    assert len(short) == 2
+    assert written.pop().shape[1] == prompts["input_ids"].shape[1] + 3
+    generate(model, processor, prompts, Eval(max_new_tokens=1000))
+    assert written[0].shape[1] == 128

@@ -104,3 +104,9 @@ def test_against_the_definition() -> None:
         prediction = draw.choice(["red", "blue", "green", "pink"])
         expected = float(averaged_over_leaving_one_out(prediction, answers))
         assert soft_accuracy(prediction, answers) == pytest.approx(expected, abs=1e-15)
+
+
+def test_a_blank_vote_counts_as_in_the_script() -> None:
+    assert soft_accuracy("the", [""] * 10) == 1  # nothing is left of either
+    assert soft_accuracy("nike", [""] * 7 + ["nike"] * 3) == pytest.approx(0.9)
+    assert soft_accuracy("", [""] * 10) == 0  # ours: a blank prediction is never right
