@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import signal
 import sys
+from collections.abc import Iterator, Sequence
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+LONGEST = 20.0  # seconds that an input may take
 
 FULL = os.environ.get("COMMIT_TUNING_CAMPAIGN") == "full"
 
@@ -29,3 +36,34 @@ def inputs(short: int, full: int) -> settings:
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
+
+
+@contextlib.contextmanager
+def no_hang() -> Iterator[None]:
+    """Fail when an input takes longer than `LONGEST`."""
+
+    def hangs(*_: object) -> None:
+        raise AssertionError(f"still at work after {LONGEST:g} s")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def succeeds_or_says(arguments: Sequence[str]) -> int:
+    """Run the command line in this process: success, or exit code 2 and one line; returns the code."""
+    from commit_tuning.cli.app import main
+
+    said = io.StringIO()
+    streams = contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO())
+    with no_hang(), streams[0], streams[1], pytest.raises(SystemExit) as exited:
+        main(arguments)
+    code = int(exited.value.code or 0)
+    lines = said.getvalue().splitlines()
+    assert code in (0, 2), (code, lines)
+    assert code == 0 or (len(lines) == 1 and lines[0].isprintable()), lines
+    return code

@@ -286,5 +286,5 @@ def test_numbers_are_read_as_in_yaml_1_2(text: str, value: object) -> None:
 
 @pytest.mark.parametrize("text", ["!!int 1:30", "!!int 0b1", "1__0", "!!int [1]"])
 def test_whole_numbers_of_other_forms_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match="is no int|expected a scalar"):
+    with pytest.raises(UserError, match=r"is no int|expected a scalar"):
         parse_value(text, source="it")
