@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from campaign import sized
 from commands import interrupt_at, results
-from small_experiment import make_audio_experiment, make_experiment
+from small_experiment import as_if_built, make_audio_experiment, make_experiment
 
 from commit_tuning.experiments.recipe import load_recipe
 from commit_tuning.experiments.record import RunRecord
@@ -82,5 +82,6 @@ def test_what_was_skipped_before_the_stop_is_not_forgotten(recipe: Path, tmp_pat
     broken, long = sorted((data / "iconqa" / "train").rglob("data.json"))[3:5]
     broken.with_name("image.png").write_bytes(b"")
     long.write_text(json.dumps(json.loads(long.read_bytes()) | {"question": "what is here? " * 2000}))
+    as_if_built(data)
     record = check_goes_on(recipe, (f"data.root={data}", "data.max_tokens=200"), tmp_path)
     assert record.skipped["train"].startswith("2, ")

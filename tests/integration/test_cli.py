@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_experiment import make_experiment, run
+from small_experiment import as_if_built, make_experiment, run
 
 from commit_tuning import CoMMITConfig
 from commit_tuning.errors import UserError
@@ -37,7 +37,7 @@ def with_a_broken_picture(recipe: Path, folder: Path, split: str) -> Path:
     """A copy of the recipe's data in which a picture of a split is empty."""
     data = shutil.copytree(recipe.parent / "data", folder / "data")
     next((data / "iconqa" / split).rglob("image.png")).write_bytes(b"")
-    return data
+    return as_if_built(data)
 
 
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:

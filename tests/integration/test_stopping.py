@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import Command, complete, interrupt_at, is_free, lines, results, table, wait_for
-from small_experiment import make_experiment, run
+from small_experiment import as_if_built, make_experiment, run
 
 from commit_tuning.experiments.evaluate import Evaluation, evaluate
 from commit_tuning.experiments.recipe import load_recipe
@@ -106,6 +106,7 @@ def test_each_optimizer_goes_on_bit_for_bit(optimizer: str, recipe: Path, tmp_pa
     """With dropout, a schedule and a damaged picture in training, so that nothing of the state is idle."""
     data = shutil.copytree(recipe.parent / "data", tmp_path / "data")
     next((data / "iconqa" / "train").rglob("image.png")).write_bytes(b"")
+    as_if_built(data)
     settings = [f"train.optimizer={optimizer}", "train.steps=6", "train.checkpoint_interval=4", f"data.root={data}"]
     settings += ["model.lora.dropout=0.1", "train.scheduler=cosine", method_of(optimizer)]
     settings += [] if optimizer == "dog" else ["train.warmup_steps=2"]  # DoG divides by a first step of no length

@@ -112,7 +112,7 @@ def _refuse_foreign(page: Path) -> None:
             ours = _GENERATOR.encode() in file.read(1000)
     except FileNotFoundError:
         ours = not page.is_symlink()
-    except OSError:
+    except (OSError, ValueError):  # no name that a file can have
         ours = False
     if not ours:
         raise UserError(f"{page} is there and is no report of this version; move it away, and ask for the report again")
