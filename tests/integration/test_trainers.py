@@ -26,6 +26,7 @@ from loops import (
 from torch import Tensor, nn
 
 from commit_tuning import CoMMITConfig, Coordinator, UserError
+from commit_tuning.errors import ConfigError
 
 
 @torch.no_grad()
@@ -160,6 +161,18 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
     (checkpoint / "commit.pt").unlink()
     with pytest.raises(UserError, match="a trainer without CoMMIT"):
         with_trainer(Task(tmp_path), max_steps=4).train(resume_from_checkpoint=str(checkpoint))
+
+
+@pytest.mark.parametrize("other", ["groups", "parameters"])
+def test_a_checkpoint_of_other_groups_is_one_line(other: str, tmp_path: Path) -> None:
+    first = with_trainer(Task(tmp_path, saves=True), max_steps=2)
+    first._learning_rates = {"projector_lr": 1e-3} if other == "groups" else {}
+    first.train()
+    resumed = with_trainer(Task(tmp_path), max_steps=4)
+    resumed.model.lm_head.weight.requires_grad_(other == "groups")
+    with pytest.raises(ConfigError, match=r"checkpoint-2 is of an optimizer with other parameter groups \(") as told:
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert "\n" not in str(told.value)
 
 
 def test_where_only_the_model_was_saved_control_begins_anew_with_the_optimizer(tmp_path: Path) -> None:

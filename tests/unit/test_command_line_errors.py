@@ -39,8 +39,8 @@ def outcome(
     return code, capsys.readouterr().err.splitlines()
 
 
-def test_thirteen_kinds_of_faults_of_the_machine() -> None:
-    assert len(KINDS) == 13
+def test_fourteen_kinds_of_faults_of_the_machine() -> None:
+    assert len(KINDS) == 14
 
 
 @pytest.mark.parametrize("number", KINDS, ids=[errno.errorcode[number] for number in KINDS])

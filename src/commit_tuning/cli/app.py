@@ -31,6 +31,7 @@ _OF_THE_MACHINE = {
     errno.EDQUOT: "free some space, or choose another place",
     errno.EFBIG: "choose another place",
     errno.EIO: "check the disk",
+    errno.ENOENT: "see that it is there, and that nothing else removes it",
     errno.EISDIR: "name a file",
     errno.ENOTDIR: "name a folder",
     errno.ENAMETOOLONG: "choose a shorter name",

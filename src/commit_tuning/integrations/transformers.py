@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.core.shards import refuse_unsupported
-from commit_tuning.errors import ConfigError, UserError
+from commit_tuning.errors import ConfigError, UserError, one_line
 from commit_tuning.integrations.steps import StepHooks
 from commit_tuning.models.partition import partition_model, unwrap
 from commit_tuning.models.rates import set_base_rates
@@ -129,7 +129,15 @@ class CoMMITTrainerMixin:
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             self._step_hooks.resume(_saved_state(Path(checkpoint)))
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        except ValueError as error:
+            if "parameter group" not in str(error):
+                raise
+            raise ConfigError(
+                f"{checkpoint} is of an optimizer with other parameter groups ({one_line(error)}): resume with the "
+                "learning_rates, and with the parameters frozen, that made it"
+            ) from None
 
 
 class _Start(TrainerCallback):  # type: ignore[misc]
