@@ -167,7 +167,11 @@ def _read_manifest(root: Path) -> dict[str, Any]:
         manifest = json.loads((root / MANIFEST).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         raise _damaged(root, f"{MANIFEST} cannot be read") from None
-    if not isinstance(manifest, dict) or manifest.pop("manifest_sha256", None) not in (None, _own_checksum(manifest)):
+    if not isinstance(manifest, dict):
+        raise _damaged(root, f"{MANIFEST} has changed")
+    checksum = manifest.pop("manifest_sha256", None)
+    by_older_version = checksum is None and "listing" not in manifest
+    if not by_older_version and checksum != _own_checksum(manifest):
         raise _damaged(root, f"{MANIFEST} has changed")
     return manifest
 
