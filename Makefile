@@ -6,15 +6,16 @@ READY := .venv/.ready
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml lab/pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make setup PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' --editable './lab[rivals]'
 	$(BIN)/commit-tuning --version
+	$(BIN)/commit-lab --version
 	touch $@
 
 demo: setup  ## the main job: a short comparison on real icons, with a report
-	$(BIN)/commit-tuning demo --output runs/demo
+	$(BIN)/commit-lab demo --output runs/demo
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from commit_lab.nano.models.load import load_nano
+from commit_lab.nano.pictures.nano_questions import word_samples
 from commit_tuning import partition_model
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.nano_questions import word_samples
 from commit_tuning.integrations.lightning import CoMMITCallback
-from commit_tuning.models.nano import load_nano
 
 
 class Finetuning(lightning.LightningModule):

@@ -9,10 +9,10 @@ import argparse
 import torch
 from torch.utils.data import DataLoader
 
+from commit_lab.nano.models.load import load_nano
+from commit_lab.nano.pictures.nano_questions import word_samples
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.nano_questions import word_samples
-from commit_tuning.models.nano import load_nano
 
 ACCUMULATION = 2
 

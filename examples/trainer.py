@@ -9,10 +9,10 @@ import argparse
 import torch
 from transformers import TrainingArguments
 
+from commit_lab.nano.models.load import load_nano
+from commit_lab.nano.pictures.nano_questions import word_samples
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.nano_questions import word_samples
 from commit_tuning.integrations.transformers import CoMMITTrainer  # instead of: from transformers import Trainer
-from commit_tuning.models.nano import load_nano
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig
 
-from commit_tuning.data.nano_questions import make_question
+from commit_lab.nano.models.load import load_nano
+from commit_lab.nano.pictures.nano_questions import make_question
 from commit_tuning.integrations.trl import CoMMITSFTTrainer  # instead of: from trl import SFTTrainer
-from commit_tuning.models.nano import load_nano
 
 CHAT = """{% for m in messages %}{% for c in m.content %}{{ '<image>' if c.type == 'image' else c.text }}
 {% endfor %}{% endfor %}"""

@@ -58,7 +58,9 @@ def settings() -> dict[str, dict[str, Any]]:
         for method, controller in itertools.product(("commit-clr", "commit"), CONTROLLERS)
     ]
     chosen += [{**regularizer, "controller": c, **SCHEDULE} for regularizer in REGULARIZERS for c in CONTROLLERS[:2]]
-    chosen += [{"controller": c, "kappa_estimator": e, **SCHEDULE} for c in CONTROLLERS for e in ("arithmetic", "ratio")]
+    chosen += [
+        {"controller": c, "kappa_estimator": e, **SCHEDULE} for c in CONTROLLERS for e in ("arithmetic", "ratio")
+    ]
     chosen += [{"controller": c, "rate_normalization": "product", **SCHEDULE} for c in CONTROLLERS[1:3]]
     chosen += [{}, {"drift_scale": 4.0, **SCHEDULE}, {"method": "commit", "probe_samples": None}]
     return {json.dumps(one, sort_keys=True): one for one in chosen}
@@ -85,7 +87,7 @@ def one_run(kind: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     model, partition, batches = plain() if kind == "plain" else nano(kind)
-    groups = [{"params": [p for p in partition[module]], "lr": 2e-3} for module in partition]
+    groups = [{"params": list(partition[module]), "lr": 2e-3} for module in partition]
     optimizer = torch.optim.AdamW(groups)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * STEPS)
     coordinator = coordinator_of(model, optimizer, chosen, partition)
@@ -125,8 +127,9 @@ def coordinator_of(model: Any, optimizer: Any, chosen: Mapping[str, Any], partit
 def plain() -> tuple[Any, Any, list[dict[str, Any]]]:
     """A module with two encoders, of which one has a turn at every other batch."""
     import torch
-    from commit_tuning import ModulePartition
     from torch import nn
+
+    from commit_tuning import ModulePartition
 
     class Plain(nn.Module):
         def __init__(self) -> None:
@@ -149,9 +152,7 @@ def plain() -> tuple[Any, Any, list[dict[str, Any]]]:
     modules = {
         "vision": list(model.see.named_parameters("see")),
         "audio": list(model.hear.named_parameters("hear")),
-        "language_model": [
-            (n, p) for n, p in model.named_parameters() if not n.startswith(("see", "hear"))
-        ],
+        "language_model": [(n, p) for n, p in model.named_parameters() if not n.startswith(("see", "hear"))],
     }
     batches = []
     for number in range(10):
@@ -184,8 +185,8 @@ def nano(name: str) -> tuple[Any, Any, list[dict[str, Any]]]:
         from commit_lab.nano.models.load import load_nano
         from commit_tuning.partition.discover import partition_model
     except ImportError:
-        from commit_tuning.models.nano import load_nano
-        from commit_tuning.models.partition import partition_model
+        from commit_lab.nano.models.load import load_nano
+        from commit_tuning.partition.discover import partition_model
     from commit_tuning.data.collate import VisionCollator
     from commit_tuning.data.sample import Audio, Sample
 

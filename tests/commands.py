@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.record import RunRecord, alone_in
+from commit_tuning.train.record import RunRecord, alone_in
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["commands", "commit_tuning.experiments.runner", "commit_tuning.cli.app", "peft"])
+_CONTEXT.set_forkserver_preload(["commands", "commit_tuning.train.runner", "commit_tuning.cli.app", "peft"])
 _LONGEST = 120.0  # seconds until a test gives up
 Moment = Callable[[], bool]
 
@@ -111,7 +111,7 @@ def table(comparison: Path) -> list[list[str]]:
 @contextmanager
 def interrupt_at(step: int) -> Iterator[None]:
     """Let every run of this process end during a step, counted from 1, as if it were killed there."""
-    from commit_tuning.experiments.training import Training
+    from commit_tuning.train.training import Training
 
     real = Training.advance
 

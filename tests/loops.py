@@ -212,7 +212,7 @@ def trl_trainer(task: Task) -> Run:
     from trl import SFTConfig
 
     from commit_tuning.integrations.trl import CoMMITSFTTrainer
-    from commit_tuning.models.nano import load_processor
+    from commit_tuning.models.load import load_processor
 
     samples = Dataset.from_list([{k: v.tolist() for k, v in sample.items()} for sample in task.samples()])
     arguments = SFTConfig(**trainer_arguments(task, dataset_kwargs={"skip_prepare_dataset": True}))

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from commit_lab.nano import building
 from commit_tuning.cli.app import main
-from commit_tuning.data import building
 
 
 def make_experiment(folder: Path) -> Path:
     """Write a recipe, its data and its model; returns the recipe's path."""
-    from commit_tuning.data.nano_iconqa import build_nano_iconqa, nano_vocabulary
-    from commit_tuning.models.nano import build_model, build_processor, build_tokenizer
+    from commit_lab.nano.models.build import build_model, build_processor, build_tokenizer
+    from commit_lab.nano.pictures.nano_iconqa import build_nano_iconqa, nano_vocabulary
 
     tokenizer = build_tokenizer(nano_vocabulary())
     build_model("nano-llava", len(tokenizer)).save_pretrained(folder / "model")
@@ -26,9 +26,9 @@ def make_experiment(folder: Path) -> Path:
 
 def make_audio_experiment(folder: Path) -> Path:
     """The same with sounds: an untrained nano SALMONN and questions about clips."""
-    from commit_tuning.data.nano_clothoaqa import build_nano_clothoaqa, nano_clothoaqa_vocabulary
-    from commit_tuning.models.nano_build import build_model, build_processor
-    from commit_tuning.models.nano_salmonn import build_salmonn_tokenizer
+    from commit_lab.nano.models.build import build_model, build_processor
+    from commit_lab.nano.models.salmonn import build_salmonn_tokenizer
+    from commit_lab.nano.sounds.nano_clothoaqa import build_nano_clothoaqa, nano_clothoaqa_vocabulary
 
     tokenizer = build_salmonn_tokenizer(nano_clothoaqa_vocabulary())
     build_model("nano-salmonn", len(tokenizer)).save_pretrained(folder / "model")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from commit_tuning.config import CoMMITConfig
     from commit_tuning.coordinator import Coordinator
-    from commit_tuning.core.partition import ModulePartition
     from commit_tuning.errors import UserError
-    from commit_tuning.models.partition import partition_model
     from commit_tuning.monitor import BalanceMonitor
+    from commit_tuning.partition.discover import partition_model
+    from commit_tuning.partition.modules import ModulePartition
 
 __version__ = "0.1.0"
 
@@ -29,9 +29,9 @@ _HOME = {
     "BalanceMonitor": "commit_tuning.monitor",
     "CoMMITConfig": "commit_tuning.config",
     "Coordinator": "commit_tuning.coordinator",
-    "ModulePartition": "commit_tuning.core.partition",
+    "ModulePartition": "commit_tuning.partition.modules",
     "UserError": "commit_tuning.errors",
-    "partition_model": "commit_tuning.models.partition",
+    "partition_model": "commit_tuning.partition.discover",
 }
 
 

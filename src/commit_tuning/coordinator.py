@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from commit_tuning.config import CoMMITConfig
-from commit_tuning.core.controllers import make_controller
-from commit_tuning.core.forward import Batch
-from commit_tuning.core.partition import ModulePartition
-from commit_tuning.core.probe import DriftProbe, Snapshot
-from commit_tuning.core.regularizer import Gradients, previous_step_gradients
-from commit_tuning.core.shards import is_sharded, refuse_unsupported
-from commit_tuning.core.stability import instability
-from commit_tuning.core.trial import check_control
-from commit_tuning.core.unlabelled import sample_answers
+from commit_tuning.control.stability import instability
+from commit_tuning.control.trial import check_control
+from commit_tuning.distributed.shards import is_sharded, refuse_unsupported
 from commit_tuning.errors import ConfigError, NoAnswerError, ShardingError
-from commit_tuning.models.partition import partition_model
+from commit_tuning.measure.forward import Batch
+from commit_tuning.measure.probe import DriftProbe, Snapshot
+from commit_tuning.methods import make_controller
 from commit_tuning.monitor import BalanceMonitor
+from commit_tuning.paper.regularizer import Gradients, previous_step_gradients
+from commit_tuning.paper.sampled_answers import sample_answers
+from commit_tuning.partition.discover import partition_model
+from commit_tuning.partition.modules import ModulePartition
 
 LARGEST_MULTIPLIER = 1e12  # a base rate of 1e-15 is raised to that of an ordinary training by it
 

@@ -18,21 +18,21 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning.config import CoMMITConfig
-from commit_tuning.core.alarms import Alarms
-from commit_tuning.core.balance import KappaWindow, balance_coefficient
-from commit_tuning.core.displacement import Displacement
-from commit_tuning.core.forward import Batch
-from commit_tuning.core.groups import GroupRates
-from commit_tuning.core.hooks import StepWatch
-from commit_tuning.core.memory import is_out_of_memory, release_memory
-from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
-from commit_tuning.core.probe import DriftProbe, Measurement
-from commit_tuning.core.ranks import several_ranks, sum_over_ranks
-from commit_tuning.core.samples import Collector, answer_tokens, check_batches, take_samples
-from commit_tuning.core.shards import local, refuse_unsupported, whole
+from commit_tuning.control.balance import KappaWindow, balance_coefficient
+from commit_tuning.control.groups import GroupRates
+from commit_tuning.control.step_watch import StepWatch
+from commit_tuning.distributed.ranks import several_ranks, sum_over_ranks
+from commit_tuning.distributed.shards import local, refuse_unsupported, whole
 from commit_tuning.errors import ConfigError, NoAnswerError, UserError
-from commit_tuning.models.forward import forward_pass
-from commit_tuning.models.partition import partition_model
+from commit_tuning.health.alarms import Alarms
+from commit_tuning.measure.batches import Collector, answer_tokens, check_batches, take_samples
+from commit_tuning.measure.displacement import Displacement
+from commit_tuning.measure.forward import Batch
+from commit_tuning.measure.memory import is_out_of_memory, release_memory
+from commit_tuning.measure.probe import DriftProbe, Measurement
+from commit_tuning.measure.transformers_forward import forward_pass
+from commit_tuning.partition.discover import partition_model
+from commit_tuning.partition.modules import LANGUAGE_MODEL, ModulePartition
 
 
 class BalanceMonitor:

@@ -18,8 +18,8 @@ from campaign import say, sized
 from commands import results
 from small_experiment import make_experiment, run
 
-from commit_tuning.experiments.record import RECORD, RunRecord
 from commit_tuning.storage import is_temporary
+from commit_tuning.train.record import RECORD, RunRecord
 
 SETTINGS = ("train.steps=2", "train.checkpoint_interval=1", "eval.images=2")
 CALLS: tuple[tuple[Any, str], ...] = (

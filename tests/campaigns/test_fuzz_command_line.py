@@ -9,13 +9,14 @@ from campaign import inputs, succeeds_or_says
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commit_lab.reproduce.run import Reproduction
 from commit_tuning.errors import UserError
-from commit_tuning.experiments import evaluate, inspect, runner
-from commit_tuning.experiments.arms import screening_arms
-from commit_tuning.experiments.compare import Comparison
-from commit_tuning.experiments.evaluate import Evaluation
-from commit_tuning.experiments.record import RunRecord
-from commit_tuning.reproduce.run import Reproduction
+from commit_tuning.train import evaluate, runner
+from commit_tuning.train import inspect_target as inspect
+from commit_tuning.train.compare.arms import screening_arms
+from commit_tuning.train.compare.comparison import Comparison
+from commit_tuning.train.evaluate import Evaluation
+from commit_tuning.train.record import RunRecord
 
 COMMANDS = ["train", "evaluate", "compare", "report", "reproduce", "inspect", "demo"]
 OPTIONS = [

@@ -20,15 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from commit_tuning.data.aokvqa import AOKVQA
-from commit_tuning.data.clothoaqa import ClothoAQA
-from commit_tuning.data.conversations import Conversations
-from commit_tuning.data.hub import AOKVQA_DIRECT, HUB, Columns, HubReader
-from commit_tuning.data.iconqa import IconQA
-from commit_tuning.data.macs import MACS
-from commit_tuning.data.reading import Reader
-from commit_tuning.data.songdescriber import SongDescriber
-from commit_tuning.data.textvqa import TextVQA
+from commit_tuning.data.readers.aokvqa import AOKVQA
+from commit_tuning.data.readers.base import Reader
+from commit_tuning.data.readers.clothoaqa import ClothoAQA
+from commit_tuning.data.readers.conversations import Conversations
+from commit_tuning.data.readers.hub import AOKVQA_DIRECT, HUB, Columns, HubReader
+from commit_tuning.data.readers.iconqa import IconQA
+from commit_tuning.data.readers.macs import MACS
+from commit_tuning.data.readers.songdescriber import SongDescriber
+from commit_tuning.data.readers.textvqa import TextVQA
 from commit_tuning.errors import UserError
 
 LONGEST = 20
@@ -63,7 +63,7 @@ BYTES = st.one_of(
 TURNS = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]
 PARTS = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What?"}]
 SAID = {"role": "assistant", "content": "A cat."}
-TALKS: list[dict[str, Any]] = [  # every form of data/talk.py
+TALKS: list[dict[str, Any]] = [  # every form of data/readers/talk.py
     {"id": "1", "image": "a.png", "conversations": TURNS},
     {"images": ["a.png"], "system": "Be brief.", "conversations": TURNS},
     {"audios": ["a.wav"], "messages": [{"role": "user", "content": "<audio>What?"}, SAID | {"weight": 1}]},

@@ -14,11 +14,11 @@ from damage import JUNK, places, replaced
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commit_tuning.experiments import runner
-from commit_tuning.experiments.arms import screening_arms
-from commit_tuning.experiments.recipe import find_recipe
-from commit_tuning.experiments.record import RunRecord
-from commit_tuning.experiments.schema import Recipe, valid_keys
+from commit_tuning.train import runner
+from commit_tuning.train.compare.arms import screening_arms
+from commit_tuning.train.recipe.load import find_recipe
+from commit_tuning.train.recipe.schema import Recipe, valid_keys
+from commit_tuning.train.record import RunRecord
 
 SHIPPED = yaml.safe_load(find_recipe("iconqa-nano-llava").read_text(encoding="utf-8"))
 WORDS = st.sampled_from(

@@ -15,13 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_records import ARMS, run_record, write_comparison
 
-from commit_tuning.data.building import MANIFEST, build
+from commit_lab.nano.building import MANIFEST, build
+from commit_tuning.data.tasks import TASKS
 from commit_tuning.errors import UserError
-from commit_tuning.experiments import compare, dataset, evaluate, plots
-from commit_tuning.experiments.arms import screening_arms
-from commit_tuning.experiments.origin import Origin
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.tasks import TASKS
+from commit_tuning.report import plots
+from commit_tuning.train import dataset, evaluate
+from commit_tuning.train.compare import comparison as compare
+from commit_tuning.train.compare.arms import screening_arms
+from commit_tuning.train.origin import Origin
+from commit_tuning.train.recipe.load import load_recipe
 
 PLAN = ["compare.methods=[commit-clr]", "compare.rates=[1e-3]", "compare.static_grid=null", "compare.seeds=1"]
 RECIPE = load_recipe("iconqa-nano-llava", PLAN)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from report_records import ARMS, run_record, write_comparison, write_run
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments import plots
-from commit_tuning.experiments.report import write_report
+from commit_tuning.report import plots
+from commit_tuning.report.page import write_report
 
 RUN = f"runs/{ARMS[0]}/seed-0"
 FILES = ("table.json", "compare.json", f"{RUN}/run.json", f"{RUN}/history.jsonl", f"{RUN}/predictions.jsonl")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from report_records import prediction, run_record, write_comparison, write_run
 
-from commit_tuning.experiments.report import write_report
+from commit_tuning.report.page import write_report
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MARK = "document.title='ran';document.documentElement.setAttribute('data-ran','1')"

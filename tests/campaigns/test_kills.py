@@ -18,10 +18,10 @@ from campaign import say, sized
 from commands import Command, Moment, complete, is_free, lines, results, table, wait_for
 from small_experiment import make_experiment
 
-from commit_tuning.data.building import dataset_checksum
-from commit_tuning.data.nano_iconqa import build_nano_iconqa
-from commit_tuning.experiments.record import RECORD, RunRecord
+from commit_lab.nano.building import dataset_checksum
+from commit_lab.nano.pictures.nano_iconqa import build_nano_iconqa
 from commit_tuning.storage import is_temporary
+from commit_tuning.train.record import RECORD, RunRecord
 
 STEPS = 10
 SETTINGS = (f"train.steps={STEPS}", "train.checkpoint_interval=2", "train.save_weights=true", "model.lora.dropout=0.1")

@@ -12,9 +12,9 @@ from campaign import sized
 from commands import interrupt_at, results
 from small_experiment import as_if_built, make_audio_experiment, make_experiment
 
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.record import RunRecord
-from commit_tuning.experiments.runner import train
+from commit_tuning.train.recipe.load import load_recipe
+from commit_tuning.train.record import RunRecord
+from commit_tuning.train.runner import train
 
 STEPS = ("train.steps=7", "train.checkpoint_interval=4", "commit.probe_interval=2", "commit.lr_update_interval=2")
 MOVING = ("model.lora.dropout=0.1", "train.scheduler=cosine", "train.warmup_steps=2")  # so that no state is idle

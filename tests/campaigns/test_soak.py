@@ -11,9 +11,9 @@ import pytest
 from campaign import say, sized
 from small_experiment import make_experiment
 
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.record import RunRecord
-from commit_tuning.experiments.runner import train
+from commit_tuning.train.recipe.load import load_recipe
+from commit_tuning.train.record import RunRecord
+from commit_tuning.train.runner import train
 
 STEPS = sized(300, 20_000)
 WARM_UP = 100  # steps until allocator and caches have taken what they keep

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from commit_lab.nano.pictures.nano_questions import nano_vocabulary
 from commit_tuning.data.collate import VisionCollator, build_prompt, question_text
-from commit_tuning.data.nano_questions import nano_vocabulary
 from commit_tuning.data.sample import Audio, Sample
 from commit_tuning.errors import UserError
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from commit_tuning.data.files import FaultError
-from commit_tuning.data.iconqa import IconQA
 from commit_tuning.data.pictures import choice_names, collage
+from commit_tuning.data.readers.iconqa import IconQA
 from commit_tuning.data.sample import Sample
 from commit_tuning.errors import UserError
 

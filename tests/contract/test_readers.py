@@ -20,16 +20,16 @@ import soundfile
 import yaml
 from PIL import Image
 
-from commit_tuning.data.aokvqa import AOKVQA
-from commit_tuning.data.clothoaqa import ClothoAQA
-from commit_tuning.data.conversations import Conversations
-from commit_tuning.data.hub import HubReader
-from commit_tuning.data.iconqa import IconQA
-from commit_tuning.data.macs import MACS
-from commit_tuning.data.reading import DamagedError, Reader
+from commit_tuning.data.readers.aokvqa import AOKVQA
+from commit_tuning.data.readers.base import DamagedError, Reader
+from commit_tuning.data.readers.clothoaqa import ClothoAQA
+from commit_tuning.data.readers.conversations import Conversations
+from commit_tuning.data.readers.hub import HubReader
+from commit_tuning.data.readers.iconqa import IconQA
+from commit_tuning.data.readers.macs import MACS
+from commit_tuning.data.readers.songdescriber import SongDescriber
+from commit_tuning.data.readers.textvqa import TextVQA
 from commit_tuning.data.sample import Sample
-from commit_tuning.data.songdescriber import SongDescriber
-from commit_tuning.data.textvqa import TextVQA
 from commit_tuning.errors import UserError
 from commit_tuning.metrics.aokvqa import direct_answer
 from commit_tuning.metrics.vqa import soft_accuracy

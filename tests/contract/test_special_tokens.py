@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from test_collator import PROCESSORS, hearing
 
+from commit_lab.nano.models.build import NANO_MODELS
 from commit_tuning.data.collate import RefusedError, VisionCollator, build_prompt
 from commit_tuning.data.prompts import PROMPTS
 from commit_tuning.data.sample import Audio, Sample
 from commit_tuning.data.tokens import PlainTokens
-from commit_tuning.models.nano import NANO_MODELS, load_processor
+from commit_tuning.models.load import load_processor
 
 ALL: dict[str, Callable[[], Any]] = (
     PROCESSORS

@@ -8,17 +8,17 @@ import re
 from dataclasses import dataclass
 
 import pytest
+import reference
 import torch
 from torch import Tensor, nn
 
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition, partition_model
-from commit_tuning.core import reference
-from commit_tuning.core.divergence import AnswerPositions
-from commit_tuning.core.forward import PlainForward
-from commit_tuning.core.probe import DriftProbe
-from commit_tuning.core.samples import take_samples
 from commit_tuning.errors import PartitionError
-from commit_tuning.models.forward import forward_pass
+from commit_tuning.measure.batches import take_samples
+from commit_tuning.measure.divergence import AnswerPositions
+from commit_tuning.measure.forward import PlainForward
+from commit_tuning.measure.probe import DriftProbe
+from commit_tuning.measure.transformers_forward import forward_pass
 from families.catalogue import build, build_model, needs
 
 RATE = 1e-2

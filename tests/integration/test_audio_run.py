@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_experiment import make_audio_experiment, run
 
-from commit_tuning.experiments.record import RunRecord, read_lines
+from commit_tuning.train.record import RunRecord, read_lines
 
 
 def test_salmonn_is_tuned_on_sounds_and_asked_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

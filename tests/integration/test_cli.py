@@ -14,10 +14,10 @@ from small_experiment import as_if_built, make_experiment, run
 
 from commit_tuning import CoMMITConfig
 from commit_tuning.errors import UserError
-from commit_tuning.experiments import runner, training
-from commit_tuning.experiments.evaluate import recipe_of_run
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.record import RunRecord, read_lines
+from commit_tuning.train import runner, training
+from commit_tuning.train.evaluate import recipe_of_run
+from commit_tuning.train.recipe.load import load_recipe
+from commit_tuning.train.record import RunRecord, read_lines
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_weights_load_into_the_model_they_came_from(finished: Path, recipe: Path
     import peft
     from safetensors.torch import load_file
 
-    from commit_tuning.models.nano import load_model
+    from commit_tuning.models.load import load_model
 
     base, _ = load_model(recipe.parent / "model")
     before = {name: parameter.detach().clone() for name, parameter in base.named_parameters()}

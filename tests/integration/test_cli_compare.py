@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from small_experiment import make_experiment, run
 
-from commit_tuning.experiments.record import RunRecord, load_records
+from commit_tuning.train.record import RunRecord, load_records
 
 ARMS = ("constant_lr-0.001", "commit-clr_lr-0.001")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from small_experiment import make_experiment, run
 
-from commit_tuning.experiments import training
-from commit_tuning.experiments.record import RunRecord, alone_in
+from commit_tuning.train import training
+from commit_tuning.train.record import RunRecord, alone_in
 
 OWN_FILES = "data.dataset=iconqa"  # the layout of what is built, read as data that a user may change
 FAST = (OWN_FILES, "train.steps=1", "data.val_limit=2", "data.test_limit=2", "eval.images=1")
@@ -127,7 +127,7 @@ def test_what_cannot_be_read_is_not_said_to_be_written(
     def broken(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO), "/data/cat.png")
 
-    monkeypatch.setattr("commit_tuning.experiments.training.accumulate_gradients", broken)
+    monkeypatch.setattr("commit_tuning.train.training.accumulate_gradients", broken)
     assert run(["train", recipe, "-o", tmp_path, *FAST]) == 2
     assert error_line(capsys) == "commit-tuning: error: /data/cat.png: Input/output error; check the disk"
 
@@ -291,7 +291,7 @@ def test_older_run_is_shown_as_unchecked(recipe: Path, finished: Path, capsys: p
 def test_hostile_ids_never_become_paths(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from commit_tuning.data.reading import Reader
+    from commit_tuning.data.readers.base import Reader
 
     ids = {0: "../../../../victim", 1: "shop/12", 2: "x" * 300}
     read = Reader.__getitem__

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_experiment import run
 
-from commit_tuning.reproduce import run as reproduction
+from commit_lab.reproduce import run as reproduction
 
 
 @pytest.mark.parametrize(

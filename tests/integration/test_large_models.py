@@ -12,11 +12,11 @@ from small_experiment import make_experiment
 from torch import nn
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.evaluate import evaluate
-from commit_tuning.experiments.model_setup import checkpoint_gradients, precision, prepare
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.runner import train
-from commit_tuning.experiments.schema import Lora, Model
+from commit_tuning.train.evaluate import evaluate
+from commit_tuning.train.model_setup import checkpoint_gradients, precision, prepare
+from commit_tuning.train.recipe.load import load_recipe
+from commit_tuning.train.recipe.schema import Lora, Model
+from commit_tuning.train.runner import train
 
 
 @pytest.mark.parametrize("make", [tiny_llava, tiny_blip2])

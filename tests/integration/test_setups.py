@@ -10,6 +10,7 @@ from typing import Any
 
 import peft
 import pytest
+import reference
 import torch
 import torch.distributed as dist
 from accelerate.utils.deepspeed import DummyOptim
@@ -20,9 +21,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition, UserError, partition_model
-from commit_tuning.core import reference
 from commit_tuning.errors import ShardingError
-from commit_tuning.inspection import inspect_model
+from commit_tuning.health.inspection import inspect_model
 
 F64 = torch.float64
 EVERY_STEP = CoMMITConfig(probe_interval=1, lr_update_interval=2, probe_samples=None)

@@ -10,10 +10,10 @@ import pytest
 from commands import Command, complete, interrupt_at, is_free, lines, results, table, wait_for
 from small_experiment import as_if_built, make_experiment, run
 
-from commit_tuning.experiments.evaluate import Evaluation, evaluate
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.record import RunRecord
-from commit_tuning.experiments.runner import train
+from commit_tuning.train.evaluate import Evaluation, evaluate
+from commit_tuning.train.recipe.load import load_recipe
+from commit_tuning.train.record import RunRecord
+from commit_tuning.train.runner import train
 
 STEPS = 12
 SETTINGS = (f"train.steps={STEPS}", "train.checkpoint_interval=4")
@@ -91,7 +91,7 @@ def test_a_signal_before_or_after_the_steps(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ["train", recipe, "-o", tmp_path / "run", *SETTINGS]
-    monkeypatch.setattr(f"commit_tuning.experiments.runner.{place}", lambda *_, **__: signal.raise_signal(number))
+    monkeypatch.setattr(f"commit_tuning.train.runner.{place}", lambda *_, **__: signal.raise_signal(number))
     assert run(arguments) == 128 + number
     again = "the same command starts again with what is missing"
     assert capsys.readouterr().err.splitlines()[-1] == f"commit-tuning: {WORDS[number]}; {again}"

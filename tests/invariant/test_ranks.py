@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
 from commit_tuning.integrations.transformers import _save_state
-from commit_tuning.models.partition import unwrap
+from commit_tuning.partition.discover import unwrap
 
 SAMPLES = (2, 4)  # on the two ranks, where they differ
 

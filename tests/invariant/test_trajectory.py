@@ -3,11 +3,11 @@
 import random
 
 import pytest
+import reference
 import torch
 from conftest import build, make_batch
 
 from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator
-from commit_tuning.core import reference
 
 STEPS = 50
 

@@ -6,12 +6,12 @@ import warnings
 from typing import Any
 
 import pytest
+import reference
 import torch
 from conftest import build, make_batch
 from torch import Tensor
 
 from commit_tuning import CoMMITConfig, Coordinator
-from commit_tuning.core import reference
 from commit_tuning.errors import BatchError
 
 

@@ -14,9 +14,9 @@ from small_experiment import run
 
 from commit_tuning.cli.app import _OF_THE_MACHINE
 from commit_tuning.errors import UserError
-from commit_tuning.experiments import evaluate
-from commit_tuning.experiments.record import RunFailedError
 from commit_tuning.processes import StoppedError
+from commit_tuning.train import evaluate
+from commit_tuning.train.record import RunFailedError
 
 KINDS = sorted(_OF_THE_MACHINE)
 NO_MEMORY = [

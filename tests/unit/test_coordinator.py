@@ -7,12 +7,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import reference
 import torch
 from conftest import build, make_batch, plain_partition
 
 from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator
-from commit_tuning.core import reference
-from commit_tuning.core.groups import GroupRates
+from commit_tuning.control.groups import GroupRates
 from commit_tuning.errors import BatchError, PartitionError
 
 QUIET = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)

@@ -15,8 +15,8 @@ from rich.console import Console
 from commit_tuning.cli.app import main
 from commit_tuning.cli.display import Display, say, show_table
 from commit_tuning.cli.inspect import _print_table
-from commit_tuning.experiments.shown import one_line
-from commit_tuning.experiments.table import markdown_table
+from commit_tuning.shown import one_line
+from commit_tuning.train.compare.table import markdown_table
 
 HOSTILE = [
     "[red]a[/red]",

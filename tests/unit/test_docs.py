@@ -8,7 +8,7 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from commit_tuning.config import CoMMITConfig
-from commit_tuning.experiments.schema import (
+from commit_tuning.train.recipe.schema import (
     COMMIT_KEYS,
     Compare,
     Data,

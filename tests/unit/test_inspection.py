@@ -10,9 +10,9 @@ from conftest import build, make_batch
 
 from commit_tuning.cli.app import main
 from commit_tuning.errors import BatchError, PartitionError
-from commit_tuning.experiments.inspect import inspect_target
-from commit_tuning.inspection import inspect_model
-from commit_tuning.models.nano import load_processor
+from commit_tuning.health.inspection import inspect_model
+from commit_tuning.models.load import load_processor
+from commit_tuning.train.inspect_target import inspect_target
 
 LAST_LAYER = "model.vision_tower.encoder.layers.2"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from commit_tuning.data.building import in_processes
+from commit_lab.nano.building import in_processes
 from commit_tuning.processes import HeldBack, StoppedError, terminable
 
 

@@ -1,4 +1,4 @@
-"""The command line: `commit-tuning train`, `compare`, `report`, `demo`."""
+"""The command line: `commit-tuning train`, `evaluate`, `compare`, `report`, `inspect`."""
 
 import sys
 
@@ -19,7 +19,5 @@ def main() -> None:
 
 
 def _missing(module: str) -> int:
-    sys.stderr.write(
-        f"commit-tuning: error: the command line needs {module}; pip install 'commit-tuning[experiments]'\n"
-    )
+    sys.stderr.write(f"commit-tuning: error: the command line needs {module}; pip install 'commit-tuning[train]'\n")
     return 2

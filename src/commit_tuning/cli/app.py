@@ -6,17 +6,15 @@ import errno
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from commit_tuning.cli.compare import compare
-from commit_tuning.cli.demo import demo
 from commit_tuning.cli.display import say, spell_out
 from commit_tuning.cli.evaluate import evaluate
 from commit_tuning.cli.inspect import inspect
 from commit_tuning.cli.report import report
-from commit_tuning.cli.reproduce import reproduce
 from commit_tuning.cli.train import train
 from commit_tuning.errors import UserError, one_line
 from commit_tuning.processes import StoppedError, terminable
@@ -41,15 +39,18 @@ _OF_THE_MACHINE = {
 }
 """What to do about the errors of the operating system that no program can mend."""
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in (train, evaluate, compare, report, reproduce, inspect, demo):
-    app.command(no_args_is_help=command is not demo)(command)
+OPTIONS: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": "rich",
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+"""Of every application."""
+
+app = typer.Typer(**OPTIONS)
+for command in (train, evaluate, compare, report, inspect):
+    app.command(no_args_is_help=True)(command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -68,14 +69,14 @@ def commit_tuning(
 ) -> None:
     """Coordinated instruction tuning of multimodal language models (CoMMIT).
 
-    Start with [bold]commit-tuning demo[/bold]: it tunes a small model twice in a few minutes and writes a report.
+    Start with [bold]commit-tuning inspect MODEL[/bold]: it says what of a model trains, and what cannot.
 
     Exit codes: 0 all went well, 1 a run failed, 2 the input is at fault, 130 interrupted, 143 stopped by SIGTERM.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit.
+    """Run `commit-tuning` and exit.
 
     Args:
         arguments: Words after the command's name; those of the process by default.
@@ -83,44 +84,58 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: Always, with the exit code.
     """
-    from commit_tuning.experiments.record import RunFailedError
+    run_app(app, "commit-tuning", arguments)
+
+
+def run_app(application: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run an application, say each kind of error in one line, and exit.
+
+    Args:
+        application: Its commands.
+        name: What it is called.
+        arguments: Words after the command's name; those of the process by default.
+
+    Raises:
+        SystemExit: Always, with the exit code.
+    """
+    from commit_tuning.train.record import RunFailedError
 
     spell_out()
     try:
         with terminable():
             words = None if arguments is None else list(arguments)
-            code = app(args=words, prog_name="commit-tuning", standalone_mode=False)
+            code = application(args=words, prog_name=name, standalone_mode=False)
     except UserError as error:
-        _fail(f"error: {error}", MISUSED)
+        _fail(name, f"error: {error}", MISUSED)
     except RunFailedError as error:
-        _fail(f"run failed: {error}", FAILED)
+        _fail(name, f"run failed: {error}", FAILED)
     except StoppedError as stopped:
-        _fail(str(stopped), stopped.exit_code)
+        _fail(name, str(stopped), stopped.exit_code)
     except _USAGE as error:
-        _explain(error)
+        _explain(name, error)
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             raise
         where = "the disk" if error.filename is None else one_line(error.filename)
-        _fail(f"error: {where}: {error.strerror}; {_OF_THE_MACHINE[error.errno]}", MISUSED)
+        _fail(name, f"error: {where}: {error.strerror}; {_OF_THE_MACHINE[error.errno]}", MISUSED)
     except (MemoryError, RuntimeError) as error:
         if not _lacks_memory(error):
             raise
-        _fail("run failed: out of memory; lower train.micro_batch_size or eval.batch_size", FAILED)
+        _fail(name, "run failed: out of memory; lower train.micro_batch_size or eval.batch_size", FAILED)
     if code == INTERRUPTED:  # typer's, after Ctrl-C
-        _fail(str(StoppedError(signal.SIGINT)), INTERRUPTED)
+        _fail(name, str(StoppedError(signal.SIGINT)), INTERRUPTED)
     sys.exit(code or 0)
 
 
-def _explain(error: Exception) -> NoReturn:
+def _explain(name: str, error: Exception) -> NoReturn:
     """Say in one line what is wrong with the words of a command; show its help if there are none."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()  # type: ignore[attr-defined]
         sys.exit(MISUSED)
     context = getattr(error, "ctx", None)
-    command = context.command_path if context else "commit-tuning"
+    command = context.command_path if context else name
     message = error.format_message().removesuffix(".")  # type: ignore[attr-defined]
-    _fail(f"error: {message}; see {command} --help", MISUSED)
+    _fail(name, f"error: {message}; see {command} --help", MISUSED)
 
 
 def _lacks_memory(error: Exception) -> bool:
@@ -129,6 +144,6 @@ def _lacks_memory(error: Exception) -> bool:
     return type(error).__name__ in names or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    say(f"commit-tuning: {one_line(message, 2000)}", error=True)
+def _fail(name: str, message: str, code: int) -> NoReturn:
+    say(f"{name}: {one_line(message, 2000)}", error=True)
     sys.exit(code)

@@ -22,9 +22,9 @@ from commit_tuning.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from commit_tuning.experiments.cluster import Cluster
-    from commit_tuning.experiments.compare import Comparison
-    from commit_tuning.experiments.schema import Recipe
+    from commit_tuning.train.compare.cluster import Cluster
+    from commit_tuning.train.compare.comparison import Comparison
+    from commit_tuning.train.recipe.schema import Recipe
 
 
 def compare(  # noqa: PLR0917 - typer calls it, by name
@@ -60,7 +60,7 @@ def compare(  # noqa: PLR0917 - typer calls it, by name
 
       commit-tuning compare recipe.yaml -o runs/s --cluster slurm --cluster-option partition=gpu,gpus_per_node=1
     """
-    from commit_tuning.experiments.recipe import load_recipe
+    from commit_tuning.train.recipe.load import load_recipe
 
     numbers = {"seeds": seeds, "screen_seeds": screen_seeds, "first_seed": first_seed}
     changes = [
@@ -93,9 +93,9 @@ def run_comparison(
     force: bool = False,
 ) -> Comparison:
     """Run a comparison with its progress shown, and print the table."""
-    from commit_tuning.experiments.compare import Comparison
-    from commit_tuning.experiments.pool import default_workers
-    from commit_tuning.experiments.table import markdown
+    from commit_tuning.train.compare.comparison import Comparison
+    from commit_tuning.train.compare.pool import default_workers
+    from commit_tuning.train.compare.table import markdown
 
     workers = jobs or (cluster.default_workers() if cluster else default_workers(recipe.train.device))
     engine = cluster.run_jobs if cluster else None

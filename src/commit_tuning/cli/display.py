@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typing_extensions import Self
 
-from commit_tuning.experiments.shown import one_line, visible
+from commit_tuning.shown import one_line, visible
 
 
 def say(text: str, *, error: bool = False) -> None:

@@ -38,9 +38,9 @@ def evaluate(  # noqa: PLR0917 - typer calls it, by name
     """
     from transformers.utils import logging
 
-    from commit_tuning.experiments.evaluate import evaluate as ask
-    from commit_tuning.experiments.record import json_line
     from commit_tuning.storage import write_text
+    from commit_tuning.train.evaluate import evaluate as ask
+    from commit_tuning.train.record import json_line
 
     check_files({"--predictions": predictions, "--skipped": skipped}, force)
     logging.disable_progress_bar()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from commit_tuning.cli.options import SettingsArgument
-from commit_tuning.experiments.shown import one_line
+from commit_tuning.shown import one_line
 
 
 def inspect(
@@ -30,7 +30,7 @@ def inspect(
     """
     from transformers.utils import logging
 
-    from commit_tuning.experiments.inspect import inspect_target
+    from commit_tuning.train.inspect_target import inspect_target
 
     logging.disable_progress_bar()
     found = inspect_target(target, settings or [])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from commit_tuning.experiments.cluster import Cluster
+    from commit_tuning.train.compare.cluster import Cluster
 
 RecipeArgument = Annotated[
     str,
@@ -65,8 +65,8 @@ def check_files(files: Mapping[str, Path | None], force: bool) -> None:
             that is there already.
     """
     from commit_tuning.errors import UserError
-    from commit_tuning.experiments.record import writable_folder
     from commit_tuning.storage import write_text
+    from commit_tuning.train.record import writable_folder
 
     given = {option: Path(os.path.realpath(file)) for option, file in files.items() if file is not None}
     for option, file in given.items():
@@ -88,7 +88,7 @@ def parse_axes(texts: list[str]) -> tuple[tuple[str, tuple[Any, ...]], ...]:
         UserError: Not of that form.
     """
     from commit_tuning.errors import UserError, one_line
-    from commit_tuning.experiments.yaml_text import parse_value
+    from commit_tuning.train.recipe.yaml_text import parse_value
 
     axes = []
     for text in texts:
@@ -114,6 +114,6 @@ def open_cluster(name: str | None, options: list[str], output: Path) -> Cluster 
         if options:
             raise UserError("--cluster-option is for --cluster, which is not given; add --cluster slurm")
         return None
-    from commit_tuning.experiments.cluster import connect, parse_options
+    from commit_tuning.train.compare.cluster import connect, parse_options
 
     return connect(name, output, parse_options(options))

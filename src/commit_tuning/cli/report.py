@@ -23,6 +23,6 @@ def report(
     Example:
       commit-tuning report runs/table
     """
-    from commit_tuning.experiments.report import write_report
+    from commit_tuning.report.page import write_report
 
     say(f"report in {write_report(folder)}")

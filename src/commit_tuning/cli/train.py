@@ -27,7 +27,7 @@ def train(
 
       commit-tuning train my.yaml commit.controller=literal train.learning_rate=1e-4 -o runs/paper
     """
-    from commit_tuning.experiments.recipe import load_recipe
+    from commit_tuning.train.recipe.load import load_recipe
 
     changes = [
         *(settings or []),
@@ -36,7 +36,7 @@ def train(
     loaded = load_recipe(recipe, changes)
     from transformers.utils import logging
 
-    from commit_tuning.experiments.runner import train as run
+    from commit_tuning.train.runner import train as run
 
     logging.disable_progress_bar()
     with Display(every=10) as display:

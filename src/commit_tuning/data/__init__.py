@@ -1,1 +1,1 @@
-"""Data: readers of datasets in their official layouts, the nano edition of IconQA and its icons, and the collator."""
+"""Data: samples, their datasets and pictures and sounds, prompts, and the collator."""

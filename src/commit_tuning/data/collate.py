@@ -49,12 +49,12 @@ class RefusedError(UserError):
         self.reasons = dict(reasons)
 
 
-def question_text(sample: Sample, prompt: str = "nano") -> str:
+def question_text(sample: Sample, prompt: str = "plain") -> str:
     """The words of a question, such as ``What is shown? Options: heart, star. Answer:``."""
     return find_prompt(prompt).question(sample)
 
 
-def build_prompt(processor: Any, sample: Sample, prompt: str = "nano") -> str:
+def build_prompt(processor: Any, sample: Sample, prompt: str = "plain") -> str:
     """The text that goes to the processor, with the placeholder of picture or sound where the processor wants one.
 
     A processor with a chat template gets one user turn; without, the plain words. LLaVA's processor expands an image
@@ -99,7 +99,7 @@ class VisionCollator:
         self,
         processor: Any,
         device: torch.device | str | None = None,
-        prompt: str = "nano",
+        prompt: str = "plain",
         *,
         max_tokens: int | None = None,
         cut: bool = False,

@@ -288,7 +288,7 @@ def read_yaml(path: Path) -> Any:
     """
     import yaml
 
-    from commit_tuning.data.yaml_size import sizes
+    from commit_tuning.data.readers.yaml_size import sizes
 
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     try:

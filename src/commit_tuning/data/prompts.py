@@ -1,6 +1,6 @@
 """How published models were asked: a table of prompts, each with its source.
 
-`nano` is this project's own and the default. What stands around a prompt (the roles of a chat, the place of the
+`plain` is this project's own and the default. What stands around a prompt (the roles of a chat, the place of the
 picture) is the processor's business, see :mod:`commit_tuning.data.collate`.
 """
 
@@ -61,7 +61,7 @@ class Prompt:
 
 
 PROMPTS = {
-    "nano": Prompt(
+    "plain": Prompt(
         "{question} Answer:",
         "{question} Options: {options}. Answer:",
         "{question} Answer:",

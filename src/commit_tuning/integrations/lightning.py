@@ -11,12 +11,12 @@ from torch import nn
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
-from commit_tuning.core.forward import Batch
-from commit_tuning.core.partition import ModulePartition
-from commit_tuning.core.shards import refuse_unsupported
+from commit_tuning.distributed.shards import refuse_unsupported
 from commit_tuning.errors import UserError
 from commit_tuning.integrations.steps import StepHooks
-from commit_tuning.models.partition import partition_model
+from commit_tuning.measure.forward import Batch
+from commit_tuning.partition.discover import partition_model
+from commit_tuning.partition.modules import ModulePartition
 
 _STARTED = "started"
 

@@ -10,14 +10,14 @@ from typing import Any
 from torch import nn
 
 from commit_tuning.config import CoMMITConfig
+from commit_tuning.control.step_watch import inner_optimizer
 from commit_tuning.coordinator import Coordinator
-from commit_tuning.core.forward import Batch
-from commit_tuning.core.hooks import inner_optimizer
-from commit_tuning.core.partition import ModulePartition
-from commit_tuning.core.samples import Collector
-from commit_tuning.core.shards import refuse_unsupported
+from commit_tuning.distributed.shards import refuse_unsupported
 from commit_tuning.errors import BatchError
-from commit_tuning.models.partition import unwrap
+from commit_tuning.measure.batches import Collector
+from commit_tuning.measure.forward import Batch
+from commit_tuning.partition.discover import unwrap
+from commit_tuning.partition.modules import ModulePartition
 
 
 class StepHooks:

@@ -17,12 +17,12 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from commit_tuning.config import CoMMITConfig
+from commit_tuning.control.base_rates import set_base_rates
 from commit_tuning.coordinator import Coordinator
-from commit_tuning.core.shards import refuse_unsupported
+from commit_tuning.distributed.shards import refuse_unsupported
 from commit_tuning.errors import ConfigError, UserError, one_line
 from commit_tuning.integrations.steps import StepHooks
-from commit_tuning.models.partition import partition_model, unwrap
-from commit_tuning.models.rates import set_base_rates
+from commit_tuning.partition.discover import partition_model, unwrap
 from commit_tuning.storage import replacing
 
 STATE = "commit.pt"
@@ -36,7 +36,7 @@ class CoMMITTrainerMixin:
         commit: Method and settings; `CoMMITConfig()` by default. `CoMMITConfig(method="constant")` only measures, and
             changes not one bit of the training.
         learning_rates: Base learning rates beside `args.learning_rate`, by name (`vision_lr`, `projector_lr`, and their
-            aliases) or by a regular expression on parameter names: see `commit_tuning.models.rates.base_rates`.
+            aliases) or by a regular expression on parameter names: see `commit_tuning.control.base_rates.base_rates`.
         partition: Makes the partition of a model; `partition_model` by default.
         **kwargs: The trainer's own.
 

@@ -1,1 +1,1 @@
-"""How transformers models are taken apart and probed fast, and the nano models."""
+"""Models of transformers by name, and a model that transformers lacks."""

@@ -4,20 +4,21 @@ import copy
 
 import numpy as np
 import pytest
+import reference
 import torch
 from conftest import build, make_batch
 
+from commit_lab.nano.models.build import NANO_MODELS
+from commit_lab.nano.models.load import load_nano
+from commit_lab.nano.pictures.nano_questions import word_samples
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
 from commit_tuning.config import PROJECTOR_PLACES
-from commit_tuning.core import reference
-from commit_tuning.core.forward import undisturbed
-from commit_tuning.core.probe import DriftProbe, Snapshot
-from commit_tuning.core.regularizer import previous_step_gradients
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.nano_questions import word_samples
 from commit_tuning.data.sample import Audio, Sample
-from commit_tuning.models.forward import TransformersForward, forward_pass
-from commit_tuning.models.nano import NANO_MODELS, load_nano
+from commit_tuning.measure.forward import undisturbed
+from commit_tuning.measure.probe import DriftProbe, Snapshot
+from commit_tuning.measure.transformers_forward import TransformersForward, forward_pass
+from commit_tuning.paper.regularizer import previous_step_gradients
 
 F64 = torch.float64
 

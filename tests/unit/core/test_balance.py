@@ -3,12 +3,12 @@
 import math
 
 import pytest
+import reference
 import torch
 
-from commit_tuning.core import reference
-from commit_tuning.core.balance import KappaWindow, balance_coefficient
-from commit_tuning.core.controllers import LiteralController, learning_rate_multipliers
-from commit_tuning.core.divergence import AnswerPositions, token_kl
+from commit_tuning.control.balance import KappaWindow, balance_coefficient
+from commit_tuning.control.controllers import LiteralController, learning_rate_multipliers
+from commit_tuning.measure.divergence import AnswerPositions, token_kl
 
 DRIFTS = [(8.0, 1.0), (1.0, 2.0), (2.0, 1.0)]  # kappa 8, 1/2, 2
 

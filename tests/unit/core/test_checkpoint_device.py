@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning import CoMMITConfig, ModulePartition
-from commit_tuning.core.controllers import make_controller
+from commit_tuning.methods import make_controller
 
 
 def controller_on(device, method):

@@ -4,17 +4,17 @@ import math
 
 import pytest
 
+from commit_lab.studies.simulate import Plant, judge, simulate, verdict
 from commit_tuning import CoMMITConfig
-from commit_tuning.core.balance import KappaWindow
-from commit_tuning.core.controllers import (
+from commit_tuning.control.balance import KappaWindow
+from commit_tuning.control.controllers import (
     FIRST_STEP,
     BoundedController,
     CompensatedController,
     TrustRegionController,
     coordinating_controller,
 )
-from commit_tuning.core.simulate import Plant, judge, simulate, verdict
-from commit_tuning.core.stability import effective_span, feedback, instability, largest_root, window_span
+from commit_tuning.control.stability import effective_span, feedback, instability, largest_root, window_span
 
 ONES = {"language_model": 1.0, "vision": 1.0}
 PAPER = {"controller": "literal", "kappa_estimator": "arithmetic", "kappa_window": 20, "probe_interval": 1}

@@ -8,16 +8,16 @@ import torch
 from conftest import build, make_batch
 from torch import nn
 
+from commit_lab.nano.models.load import load_nano
+from commit_lab.nano.pictures.nano_questions import word_samples
 from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator, partition_model
-from commit_tuning.core.displacement import LEAST, Displacement, Reading
-from commit_tuning.core.divergence import token_kl
-from commit_tuning.core.forward import undisturbed
-from commit_tuning.core.probe import DriftProbe
-from commit_tuning.core.tangent import moving, quadratic_drift
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.nano_questions import word_samples
-from commit_tuning.models.forward import forward_pass
-from commit_tuning.models.nano import load_nano
+from commit_tuning.measure.displacement import LEAST, Displacement, Reading
+from commit_tuning.measure.divergence import token_kl
+from commit_tuning.measure.forward import undisturbed
+from commit_tuning.measure.forward_mode import moving, quadratic_drift
+from commit_tuning.measure.probe import DriftProbe
+from commit_tuning.measure.transformers_forward import forward_pass
 
 F64 = torch.float64
 

@@ -5,9 +5,9 @@ from families.catalogue import build_model as build_family
 from torch import nn
 
 from commit_tuning import ModulePartition, partition_model
+from commit_tuning.control.base_rates import base_rates
 from commit_tuning.errors import PartitionError
-from commit_tuning.models.partition import unwrap
-from commit_tuning.models.rates import base_rates
+from commit_tuning.partition.discover import unwrap
 
 
 def two_layers():

@@ -9,11 +9,11 @@ from conftest import build, make_batch
 from torch import nn
 
 from commit_tuning import CoMMITConfig, Coordinator
-from commit_tuning.core import divergence
-from commit_tuning.core.displacement import Displacement
-from commit_tuning.core.forward import InputNorms, undisturbed
-from commit_tuning.core.probe import DriftProbe, Snapshot, _unit_roundoff, learning_steps
-from commit_tuning.models.forward import forward_pass
+from commit_tuning.measure import divergence
+from commit_tuning.measure.displacement import Displacement
+from commit_tuning.measure.forward import InputNorms, undisturbed
+from commit_tuning.measure.probe import DriftProbe, Snapshot, _unit_roundoff, learning_steps
+from commit_tuning.measure.transformers_forward import forward_pass
 
 
 def test_learning_steps_by_hand():

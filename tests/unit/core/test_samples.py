@@ -9,7 +9,7 @@ import torch
 from conftest import build, make_batch
 
 from commit_tuning import CoMMITConfig, Coordinator
-from commit_tuning.core.samples import Collector, take_samples
+from commit_tuning.measure.batches import Collector, take_samples
 
 IMAGE = 3  # the placeholder of the tiny LLaVA
 

@@ -15,9 +15,9 @@ from conftest import build, make_batch
 from torch import nn
 
 from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator, ModulePartition
-from commit_tuning.core.alarms import SKIPPED
-from commit_tuning.core.displacement import LEAST, Displacement, Reading
 from commit_tuning.errors import ConfigError
+from commit_tuning.health.alarms import SKIPPED
+from commit_tuning.measure.displacement import LEAST, Displacement, Reading
 
 QUIET = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
 EVERY_STEP = CoMMITConfig(probe_interval=1, lr_update_interval=1)

@@ -3,16 +3,16 @@
 import copy
 
 import pytest
+import reference
 import torch
 from conftest import build, make_batch
 from families.catalogue import build as build_family
 
 from commit_tuning import CoMMITConfig, Coordinator
-from commit_tuning.core import reference
-from commit_tuning.core.divergence import AnswerPositions
-from commit_tuning.core.unlabelled import sample_answers
 from commit_tuning.errors import BatchError
-from commit_tuning.models.forward import forward_pass
+from commit_tuning.measure.divergence import AnswerPositions
+from commit_tuning.measure.transformers_forward import forward_pass
+from commit_tuning.paper.sampled_answers import sample_answers
 
 
 def certain(kind):

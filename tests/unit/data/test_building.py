@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from commit_tuning.data import building
-from commit_tuning.data.building import MANIFEST, build, cache_dir, check_built
+from commit_lab.nano import building
+from commit_lab.nano.building import MANIFEST, build, cache_dir, check_built
+from commit_tuning.data.tasks import TASKS
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.tasks import TASKS
 
 RECIPE = {"format": 1, "seed": 0}
 

@@ -14,15 +14,15 @@ import soundfile
 import yaml
 from PIL import Image
 
-from commit_tuning.data.aokvqa import AOKVQA
-from commit_tuning.data.clothoaqa import ClothoAQA
-from commit_tuning.data.conversations import Conversations
-from commit_tuning.data.hub import AOKVQA_DIRECT, HUB, Columns, HubReader, open_hub
-from commit_tuning.data.macs import CITIES, MACS
 from commit_tuning.data.pictures import load_picture
+from commit_tuning.data.readers.aokvqa import AOKVQA
+from commit_tuning.data.readers.clothoaqa import ClothoAQA
+from commit_tuning.data.readers.conversations import Conversations
+from commit_tuning.data.readers.hub import AOKVQA_DIRECT, HUB, Columns, HubReader, open_hub
+from commit_tuning.data.readers.macs import CITIES, MACS
+from commit_tuning.data.readers.songdescriber import SongDescriber, split_of
+from commit_tuning.data.readers.textvqa import TextVQA
 from commit_tuning.data.sample import CAPTION, Sample
-from commit_tuning.data.songdescriber import SongDescriber, split_of
-from commit_tuning.data.textvqa import TextVQA
 from commit_tuning.errors import UserError
 
 

@@ -4,8 +4,8 @@ import importlib.util
 
 import pytest
 
-from commit_tuning.data import icons
-from commit_tuning.data.concepts import CONCEPT_NAMES, parse_table
+from commit_lab.nano.pictures import icons
+from commit_lab.nano.pictures.concepts import CONCEPT_NAMES, parse_table
 from commit_tuning.errors import UserError
 
 

@@ -4,8 +4,8 @@ import importlib.util
 
 import pytest
 
-from commit_tuning.data import lettering
-from commit_tuning.data.lettering import FONTS, SPLIT_FONTS, font_folder, split_fonts, text_mask
+from commit_lab.nano.pictures import lettering
+from commit_lab.nano.pictures.lettering import FONTS, SPLIT_FONTS, font_folder, split_fonts, text_mask
 from commit_tuning.errors import UserError
 
 

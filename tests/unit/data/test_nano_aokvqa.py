@@ -7,13 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from commit_tuning.data.aokvqa import AOKVQA
-from commit_tuning.data.building import MANIFEST, dataset_checksum
-from commit_tuning.data.facts import ALSO_SAID, FACTS, HELD_OUT, PHRASES, VALUES, known_concepts, sentence, value_of
-from commit_tuning.data.icons import concepts
-from commit_tuning.data.nano_aokvqa import build_nano_aokvqa, nano_aokvqa_vocabulary
-from commit_tuning.data.nano_fact_questions import CHOICES, FORMS, OUTCOMES, FactQuestion, make_fact_question
-from commit_tuning.data.painter import Painter
+from commit_lab.nano.building import MANIFEST, dataset_checksum
+from commit_lab.nano.pictures.facts import (
+    ALSO_SAID,
+    FACTS,
+    HELD_OUT,
+    PHRASES,
+    VALUES,
+    known_concepts,
+    sentence,
+    value_of,
+)
+from commit_lab.nano.pictures.icons import concepts
+from commit_lab.nano.pictures.nano_aokvqa import build_nano_aokvqa, nano_aokvqa_vocabulary
+from commit_lab.nano.pictures.nano_fact_questions import CHOICES, FORMS, OUTCOMES, FactQuestion, make_fact_question
+from commit_lab.nano.pictures.painter import Painter
+from commit_tuning.data.readers.aokvqa import AOKVQA
 from commit_tuning.errors import UserError
 from commit_tuning.metrics.aokvqa import direct_answer
 

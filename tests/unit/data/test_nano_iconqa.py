@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from commit_tuning.data import building, nano_iconqa
-from commit_tuning.data.building import cache_dir, dataset_checksum
-from commit_tuning.data.iconqa import IconQA
-from commit_tuning.data.nano_iconqa import build_nano_iconqa, default_nano_root
+from commit_lab.nano import building
+from commit_lab.nano.building import cache_dir, dataset_checksum
+from commit_lab.nano.pictures import nano_iconqa
+from commit_lab.nano.pictures.nano_iconqa import build_nano_iconqa, default_nano_iconqa_root
+from commit_tuning.data.readers.iconqa import IconQA
 from commit_tuning.errors import UserError
 
 SIZES = {"train": 12, "val": 6, "test": 9}
@@ -106,6 +107,6 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_default_root_is_in_the_chosen_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMMIT_TUNING_CACHE", str(tmp_path))
     monkeypatch.setattr(nano_iconqa, "build_nano_iconqa", lambda root, workers: root)
-    assert default_nano_root().parent == cache_dir() == tmp_path
+    assert default_nano_iconqa_root().parent == cache_dir() == tmp_path
     monkeypatch.delenv("COMMIT_TUNING_CACHE")
     assert cache_dir().name in {"commit-tuning", "Cache"}

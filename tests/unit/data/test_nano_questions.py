@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 import pytest
 from PIL import Image
 
-from commit_tuning.data import nano_questions
-from commit_tuning.data.icons import Glyph, concepts
-from commit_tuning.data.nano_questions import (
+from commit_lab.nano.pictures import nano_questions
+from commit_lab.nano.pictures.icons import Glyph, concepts
+from commit_lab.nano.pictures.nano_questions import (
     CHOICE_PX,
     COLOURS,
     KINDS,
@@ -18,7 +18,7 @@ from commit_tuning.data.nano_questions import (
     make_question,
     nano_vocabulary,
 )
-from commit_tuning.data.painter import PICTURE_PX
+from commit_lab.nano.pictures.painter import PICTURE_PX
 
 
 @pytest.fixture(scope="module")

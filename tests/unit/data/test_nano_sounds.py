@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 import yaml
 
-from commit_tuning.data import nano_clothoaqa, nano_macs, nano_songdescriber, nano_sounds, sounds
-from commit_tuning.data.building import dataset_checksum
-from commit_tuning.data.clothoaqa import ClothoAQA
-from commit_tuning.data.macs import MACS
-from commit_tuning.data.nano_clothoaqa import build_nano_clothoaqa, nano_clothoaqa_vocabulary
-from commit_tuning.data.nano_iconqa import nano_vocabulary
-from commit_tuning.data.nano_macs import build_nano_macs, nano_macs_vocabulary
-from commit_tuning.data.nano_songdescriber import build_nano_songdescriber, nano_songdescriber_vocabulary
-from commit_tuning.data.nano_sounds import vocabulary
-from commit_tuning.data.scores import Score, Tone
-from commit_tuning.data.songdescriber import SongDescriber, split_of
-from commit_tuning.data.sound_concepts import Player
+from commit_lab.nano.building import dataset_checksum
+from commit_lab.nano.pictures.nano_iconqa import nano_vocabulary
+from commit_lab.nano.sounds import nano_clothoaqa, nano_macs, nano_songdescriber, nano_sounds
+from commit_lab.nano.sounds.nano_clothoaqa import build_nano_clothoaqa, nano_clothoaqa_vocabulary
+from commit_lab.nano.sounds.nano_macs import build_nano_macs, nano_macs_vocabulary
+from commit_lab.nano.sounds.nano_songdescriber import build_nano_songdescriber, nano_songdescriber_vocabulary
+from commit_lab.nano.sounds.nano_sounds import vocabulary
+from commit_lab.nano.sounds.scores import Score, Tone
+from commit_lab.nano.sounds.sound_concepts import Player
+from commit_tuning.data import sounds
+from commit_tuning.data.readers.clothoaqa import ClothoAQA
+from commit_tuning.data.readers.macs import MACS
+from commit_tuning.data.readers.songdescriber import SongDescriber, split_of
 from commit_tuning.errors import UserError
 
 SIZES = {"train": 9, "val": 2, "test": 3}

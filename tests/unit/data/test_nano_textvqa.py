@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from commit_tuning.data.annotators import misspelt
-from commit_tuning.data.building import dataset_checksum
-from commit_tuning.data.icons import concepts
-from commit_tuning.data.nano_text_questions import (
+from commit_lab.nano.building import dataset_checksum
+from commit_lab.nano.pictures.icons import concepts
+from commit_lab.nano.pictures.nano_text_questions import (
     FIRST_LETTERS,
     FORMS,
     LAST_LETTERS,
@@ -20,8 +19,9 @@ from commit_tuning.data.nano_text_questions import (
     _Writer,
     make_text_question,
 )
-from commit_tuning.data.nano_textvqa import build_nano_textvqa, nano_textvqa_vocabulary
-from commit_tuning.data.textvqa import TextVQA
+from commit_lab.nano.pictures.nano_textvqa import build_nano_textvqa, nano_textvqa_vocabulary
+from commit_lab.nano.sounds.annotators import misspelt
+from commit_tuning.data.readers.textvqa import TextVQA
 from commit_tuning.errors import UserError
 from commit_tuning.metrics.vqa import soft_accuracy
 

@@ -8,10 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from commit_tuning.data import soundfont
-from commit_tuning.data.scores import CHORALE, Piece, Score, Tone, pieces, read_score
-from commit_tuning.data.sound_concepts import CONCEPTS, HIGHEST, LOUD, QUIET, SHIFTS, Player, Sound, levelled, mixed
-from commit_tuning.data.soundfont import RATE, Note, Voice, recordings, render
+from commit_lab.nano.sounds import soundfont
+from commit_lab.nano.sounds.scores import CHORALE, Piece, Score, Tone, pieces, read_score
+from commit_lab.nano.sounds.sound_concepts import CONCEPTS, HIGHEST, LOUD, QUIET, SHIFTS, Player, Sound, levelled, mixed
+from commit_lab.nano.sounds.soundfont import RATE, Note, Voice, recordings, render
 from commit_tuning.errors import UserError
 
 OCARINA, ORGAN, XYLOPHONE = Voice(0, 79), Voice(0, 16), Voice(0, 13)

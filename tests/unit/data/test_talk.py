@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from commit_tuning.data.files import FaultError
-from commit_tuning.data.talk import exchanges, talk_of
+from commit_tuning.data.readers.talk import exchanges, talk_of
 
 USER, BOT = {"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A cat."}
 GOOD: dict[str, Any] = {"messages": [USER, BOT], "image": "a.png"}

@@ -16,16 +16,17 @@ from typing import Any
 
 import pytest
 
+from commit_lab.studies.ablation_page import read_findings, read_records, write_page
+from commit_lab.studies.ablations import Plan, Study, adopt_finished_runs, condense, write_records
 from commit_tuning.cli import compare as cli
 from commit_tuning.cli.app import main
 from commit_tuning.errors import UserError
-from commit_tuning.experiments import compare, dataset
-from commit_tuning.experiments.ablation_page import read_findings, read_records, write_page
-from commit_tuning.experiments.ablations import Plan, Study, adopt_finished_runs, condense, write_records
-from commit_tuning.experiments.arms import screening_arms
-from commit_tuning.experiments.compare import Comparison
-from commit_tuning.experiments.pool import Job
-from commit_tuning.experiments.record import RunRecord
+from commit_tuning.train import dataset
+from commit_tuning.train.compare import comparison as compare
+from commit_tuning.train.compare.arms import screening_arms
+from commit_tuning.train.compare.comparison import Comparison
+from commit_tuning.train.compare.pool import Job
+from commit_tuning.train.record import RunRecord
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "ablations.py"
 STUDIES: dict[str, Study] = runpy.run_path(str(SCRIPT))["STUDIES"]
@@ -195,7 +196,7 @@ def test_the_page_comes_from_records_and_findings_alone(ran: list[str], tmp_path
 
 
 def test_a_sweep_of_rates_and_two_models_make_panels(ran: list[str], tmp_path: Path) -> None:
-    from commit_tuning.experiments.ablation_page import draw
+    from commit_lab.studies.ablation_page import draw
 
     sweep = replace(WINDOW, name="sweep", rates=(1e-4, 1e-3))
     finish(sweep, tmp_path)

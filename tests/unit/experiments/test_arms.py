@@ -7,9 +7,9 @@ import re
 import pytest
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.arms import Arm, choose, reference_of, screening_arms, static_pairs, variations
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.schema import StaticGrid
+from commit_tuning.train.compare.arms import Arm, choose, reference_of, screening_arms, static_pairs, variations
+from commit_tuning.train.recipe.load import load_recipe
+from commit_tuning.train.recipe.schema import StaticGrid
 
 PLAN = ("compare.rates=[1e-3, 1e-2]", "compare.methods=[commit-clr]", "compare.static_grid={}")
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments import checkpoint
-from commit_tuning.experiments.checkpoint import Checkpoints, newest, read, remove_checkpoints, stored
 from commit_tuning.storage import temporary_path
+from commit_tuning.train import checkpoint
+from commit_tuning.train.checkpoint import Checkpoints, newest, read, remove_checkpoints, stored
 
 IDENTITY = {"recipe": {"train": {"steps": 9}}, "versions": {"torch": "2.6"}}
 

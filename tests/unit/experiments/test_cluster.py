@@ -14,11 +14,11 @@ import pytest
 
 from commit_tuning.cli.options import open_cluster
 from commit_tuning.errors import UserError
-from commit_tuning.experiments import cluster
-from commit_tuning.experiments.cluster import TICKET, connect, parse_options
-from commit_tuning.experiments.pool import LOG, Job
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.record import RECORD, RunRecord
+from commit_tuning.train.compare import cluster
+from commit_tuning.train.compare.cluster import TICKET, connect, parse_options
+from commit_tuning.train.compare.pool import LOG, Job
+from commit_tuning.train.recipe.load import load_recipe
+from commit_tuning.train.record import RECORD, RunRecord
 
 submitit = pytest.importorskip("submitit")
 Ended = dict[str, RunRecord | None]

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments import compare, dataset
-from commit_tuning.experiments.compare import Comparison
-from commit_tuning.experiments.pool import Job
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.record import RunRecord
+from commit_tuning.train import dataset
+from commit_tuning.train.compare import comparison as compare
+from commit_tuning.train.compare.comparison import Comparison
+from commit_tuning.train.compare.pool import Job
+from commit_tuning.train.recipe.load import load_recipe
+from commit_tuning.train.record import RunRecord
 
 PLAN = (
     "compare.methods=[commit-clr]",

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from commit_lab.studies.control_quality import control_table, read_control
 from commit_tuning import CoMMITConfig
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.control_quality import control_table, read_control
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.record import RunRecord
+from commit_tuning.train.recipe.load import load_recipe
+from commit_tuning.train.record import RunRecord
 
 
 def write_run(folder: Path, rows: list[dict[str, Any]], *changes: str) -> None:

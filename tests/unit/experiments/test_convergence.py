@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from commit_tuning.experiments.convergence import (
+from commit_lab.studies.convergence import (
     Adam,
     Problem,
     balance_factor,

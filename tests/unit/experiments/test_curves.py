@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from commit_tuning.experiments.curves import Group, curve
-from commit_tuning.experiments.plots import Panel, explanation
-from commit_tuning.experiments.record import RunRecord
+from commit_tuning.report.curves import Group, curve
+from commit_tuning.report.plots import Panel, explanation
+from commit_tuning.train.record import RunRecord
 
 
 def group(*histories: list[dict[str, Any]]) -> Group:

@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from commit_lab.nano.models.load import load_nano
+from commit_lab.nano.pictures.nano_iconqa import build_nano_iconqa
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.iconqa import IconQA
-from commit_tuning.data.nano_iconqa import build_nano_iconqa
+from commit_tuning.data.readers.iconqa import IconQA
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.dataset import StoredQuestions, StreamedQuestions, open_splits
-from commit_tuning.experiments.evaluation import generate
-from commit_tuning.experiments.schema import Data, Eval
-from commit_tuning.models.nano import load_nano, load_processor
+from commit_tuning.models.load import load_processor
+from commit_tuning.train.dataset import StoredQuestions, StreamedQuestions, open_splits
+from commit_tuning.train.recipe.schema import Data, Eval
+from commit_tuning.train.scoring import generate
 
 
 def test_stored_and_streamed_questions_are_the_same(tmp_path: Path) -> None:

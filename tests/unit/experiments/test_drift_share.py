@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from commit_lab.studies.drift_share import drift_shares, share_table
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.drift_share import drift_shares, share_table
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.record import RunRecord
-from commit_tuning.experiments.table import NOTHING
+from commit_tuning.train.compare.table import NOTHING
+from commit_tuning.train.recipe.load import load_recipe
+from commit_tuning.train.record import RunRecord
 
 ROWS = [
     {"loss": 4.0, "drift/language_model": 1e-2, "drift/vision": None},

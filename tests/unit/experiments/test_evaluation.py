@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import PlainModel, build, make_batch
 
-from commit_tuning.experiments.evaluation import answer_loss, evenly
-from commit_tuning.experiments.schema import Train
-from commit_tuning.experiments.training import clip_gradients, questions_seen
+from commit_tuning.train.recipe.schema import Train
+from commit_tuning.train.scoring import answer_loss, evenly
+from commit_tuning.train.training import clip_gradients, questions_seen
 
 
 class Questions:

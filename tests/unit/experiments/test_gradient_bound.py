@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from commit_tuning.experiments.gradient_bound import check_bound, gradient_bounds
+from commit_lab.studies.gradient_bound import check_bound, gradient_bounds
 
 
 def test_equation_5_by_hand() -> None:

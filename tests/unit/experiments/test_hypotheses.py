@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from commit_tuning.errors import UserError
-from commit_tuning.experiments.hypotheses import (
+from commit_lab.studies.hypotheses import (
     CONTROLS,
     HYPOTHESES,
     PAIRS,
@@ -22,8 +21,8 @@ from commit_tuning.experiments.hypotheses import (
     markdown,
     sentence,
 )
-from commit_tuning.experiments.kappa_and_loss import RunSummary, read_runs
-from commit_tuning.experiments.rank_correlation import (
+from commit_lab.studies.kappa_and_loss import RunSummary, read_runs
+from commit_lab.studies.rank_correlation import (
     Estimate,
     correlation,
     partial_rank_correlations,
@@ -31,7 +30,8 @@ from commit_tuning.experiments.rank_correlation import (
     residuals,
     with_intervals,
 )
-from commit_tuning.experiments.record import RunRecord
+from commit_tuning.errors import UserError
+from commit_tuning.train.record import RunRecord
 
 NAN = float("nan")
 

@@ -14,10 +14,10 @@ import conftest
 import pytest
 import torch
 
-from commit_tuning.data.nano_iconqa import build_nano_iconqa
+from commit_lab.nano.pictures.nano_iconqa import build_nano_iconqa
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.record import read_lines
-from commit_tuning.experiments.shown import markdown_text
+from commit_tuning.shown import markdown_text
+from commit_tuning.train.record import read_lines
 
 SCRIPTS = Path(__file__).parents[3] / "benchmarks"
 ARMS = ["constant:1e-3", "default:1e-3:probe_interval=1"]
@@ -102,7 +102,7 @@ def test_a_long_run_has_a_line_for_every_stop(
 def test_alignment_starts_from_a_fresh_bridge(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from commit_tuning.models.nano import load_nano
+    from commit_lab.nano.models.load import load_nano
 
     settings = [f"data.root={data}", "train.batch_size=4", "data.in_memory=false"]
     options = ["--arms", ARMS[0], "--stops", 1, "--seeds", 0, "--output", tmp_path, "--settings", *settings]
@@ -140,8 +140,8 @@ def test_a_linear_probe_finds_what_is_there_and_nothing_else(tmp_path: Path) -> 
 def test_the_probe_reads_runs_with_weights(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from commit_tuning.experiments.recipe import load_recipe
-    from commit_tuning.experiments.runner import train
+    from commit_tuning.train.recipe.load import load_recipe
+    from commit_tuning.train.runner import train
 
     settings = [f"data.root={data}", "train.steps=1", "train.learning_rate=3e-2", "commit.method=constant"]
     train(load_recipe("iconqa-nano-blip2", [*settings, "eval.images=0"]), tmp_path / "run")
@@ -175,9 +175,9 @@ def test_a_flamingo_is_blind_at_first(
 def test_three_modalities_have_a_kappa_for_each_encoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from commit_tuning.data.nano_clothoaqa import nano_clothoaqa_vocabulary
-    from commit_tuning.models.nano_build import build_model, build_processor
-    from commit_tuning.models.nano_salmonn import build_salmonn_tokenizer
+    from commit_lab.nano.models.build import build_model, build_processor
+    from commit_lab.nano.models.salmonn import build_salmonn_tokenizer
+    from commit_lab.nano.sounds.nano_clothoaqa import nano_clothoaqa_vocabulary
 
     tokenizer, listener = build_salmonn_tokenizer(nano_clothoaqa_vocabulary()), tmp_path / "listener"
     build_model("nano-salmonn", len(tokenizer)).save_pretrained(listener)

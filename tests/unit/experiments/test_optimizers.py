@@ -14,10 +14,10 @@ from torch.optim import Optimizer
 
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition
 from commit_tuning.errors import ConfigError, UserError
-from commit_tuning.experiments.optimizers import build_optimizer, found_rates, show_evaluated
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.schema import Train
-from commit_tuning.experiments.training import build_scheduler
+from commit_tuning.train.optimizers import build_optimizer, found_rates, show_evaluated
+from commit_tuning.train.recipe.load import load_recipe
+from commit_tuning.train.recipe.schema import Train
+from commit_tuning.train.training import build_scheduler
 
 FINDING = ("prodigy", "dog", "schedule-free")
 RATES = {"adamw": 1e-3, "adam": 1e-3, "sgd": 0.1, "prodigy": 1.0, "dog": 1.0, "schedule-free": 1e-3}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.ownership import refuse_foreign, refuse_taken, remove_named, start_over
-from commit_tuning.experiments.record import RECORD, RunRecord, is_result
+from commit_tuning.train.ownership import refuse_foreign, refuse_taken, remove_named, start_over
+from commit_tuning.train.record import RECORD, RunRecord, is_result
 
 HOSTILE = [
     "../victim",

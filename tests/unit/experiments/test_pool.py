@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments import pool
-from commit_tuning.experiments.compare import Comparison
-from commit_tuning.experiments.recipe import load_recipe
+from commit_tuning.train.compare import pool
+from commit_tuning.train.compare.comparison import Comparison
+from commit_tuning.train.recipe.load import load_recipe
 
 
 @pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="no server to fork from here")
@@ -38,6 +38,6 @@ def test_a_model_that_is_not_assembled_stops_a_comparison_before_any_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"make it with `python scripts/assemble_small.py small-llava`"):
+    with pytest.raises(UserError, match=r"make it with `python lab/pretraining/assemble_small.py small-llava`"):
         Comparison(load_recipe("small-llava"), tmp_path / "runs").run()
     assert not (tmp_path / "runs").exists()

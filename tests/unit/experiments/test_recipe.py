@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.recipe import RECIPE_FOLDERS, load_recipe, override
-from commit_tuning.experiments.yaml_text import parse_value
+from commit_tuning.train.recipe.load import RECIPE_FOLDERS, load_recipe, override
+from commit_tuning.train.recipe.yaml_text import parse_value
 
 SHIPPED = sorted({path.stem for folder in RECIPE_FOLDERS for path in folder.glob("*.yaml")})
 

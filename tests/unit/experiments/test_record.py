@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.record import RunRecord, alone_in, json_line, load_records, read_lines, writable_folder
+from commit_tuning.train.record import RunRecord, alone_in, json_line, load_records, read_lines, writable_folder
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from commit_lab.studies.regularizer_report import accuracy_table, draw, effect_table, into_page
+from commit_lab.studies.regularizer_study import NONE, Regularizer, read_arms, step_gain
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.record import RunRecord
-from commit_tuning.experiments.regularizer_report import accuracy_table, draw, effect_table, into_page
-from commit_tuning.experiments.regularizer_study import NONE, Regularizer, read_arms, step_gain
-from commit_tuning.experiments.table import NOTHING
+from commit_tuning.train.compare.table import NOTHING
+from commit_tuning.train.recipe.load import load_recipe
+from commit_tuning.train.record import RunRecord
 
 CONSTANT = "commit.method=constant"
 PENALTY = ("commit.regularizer=drift-penalty", "commit.regularizer_weight=0.3", "commit.regularizer_step=optimizer")

@@ -13,10 +13,10 @@ from PIL import Image
 from report_records import ARMS, prediction, run_record, table_row, write_comparison, write_lines, write_run
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments import plots
-from commit_tuning.experiments.record import RunRecord
-from commit_tuning.experiments.report import Contents, picture_address, read_contents, starvation, write_report
-from commit_tuning.experiments.table import NOTHING
+from commit_tuning.report import plots
+from commit_tuning.report.page import Contents, picture_address, read_contents, starvation, write_report
+from commit_tuning.train.compare.table import NOTHING
+from commit_tuning.train.record import RunRecord
 
 
 @pytest.fixture

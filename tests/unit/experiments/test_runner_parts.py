@@ -11,12 +11,12 @@ import torch
 from conftest import PlainModel, tiny_blip2, tiny_llava
 
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.dataset import chunks, data_order
-from commit_tuning.experiments.model_setup import add_lora, freeze
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.schema import Lora, Train
-from commit_tuning.experiments.training import accumulate_gradients, build_scheduler, not_finite, starvation_note
-from commit_tuning.models.partition import partition_model
+from commit_tuning.partition.discover import partition_model
+from commit_tuning.train.dataset import chunks, data_order
+from commit_tuning.train.model_setup import add_lora, freeze
+from commit_tuning.train.recipe.load import load_recipe
+from commit_tuning.train.recipe.schema import Lora, Train
+from commit_tuning.train.training import accumulate_gradients, build_scheduler, not_finite, starvation_note
 
 
 def take(count: int, *, samples: int = 10, batch: int = 4, seed: int = 0) -> list[list[int]]:

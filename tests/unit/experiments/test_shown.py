@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from matplotlib.text import Text
 
-from commit_tuning.experiments.curves import Group
-from commit_tuning.experiments.figure_style import drawn
-from commit_tuning.experiments.plots import draw_accuracy, draw_curves
-from commit_tuning.experiments.shown import markdown_text, one_line, strong, visible
-from commit_tuning.experiments.table import markdown_table
+from commit_tuning.report.curves import Group
+from commit_tuning.report.figure_style import drawn
+from commit_tuning.report.plots import draw_accuracy, draw_curves
+from commit_tuning.shown import markdown_text, one_line, strong, visible
+from commit_tuning.train.compare.table import markdown_table
 
 HOSTILE = (
     "a|b", "`code`", "*a* **b** _c_ __d__", "<b>x</b> <!-- c -->", "[a](http://b)", "![a](http://b)", "![a][b] [c]: d",

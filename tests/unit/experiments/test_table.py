@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from commit_tuning.experiments.arms import Arm
-from commit_tuning.experiments.record import RunRecord
-from commit_tuning.experiments.table import build_rows, markdown, paired_difference
+from commit_tuning.train.compare.arms import Arm
+from commit_tuning.train.compare.table import build_rows, markdown, paired_difference
+from commit_tuning.train.record import RunRecord
 
 CONSTANT, CLR = Arm("constant", 1e-3, 1e-3), Arm("commit-clr", 1e-3, 1e-3)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from commit_tuning.data.nano_textvqa import build_nano_textvqa
-from commit_tuning.data.textvqa import TextVQA
+from commit_lab.nano.pictures.nano_textvqa import build_nano_textvqa
+from commit_tuning.data.readers.textvqa import TextVQA
+from commit_tuning.data.tasks import TASKS, _validates
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.tasks import TASKS, _validates
 from commit_tuning.metrics.score import METRICS
 
 BUILT = [name for name, task in TASKS.items() if task.build is not None]

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from commit_tuning.data.nano_iconqa import nano_vocabulary
+from commit_lab.nano.models.build import build_model, build_processor, build_tokenizer
+from commit_lab.nano.pictures.nano_iconqa import nano_vocabulary
 from commit_tuning.errors import UserError
-from commit_tuning.models.nano import build_model, build_processor, build_tokenizer, load_model, load_processor
+from commit_tuning.models.load import load_model, load_processor
 
 Damage = Callable[[Path], object]
 

@@ -11,10 +11,10 @@ import torch
 from conftest import LENGTH, build, make_batch
 
 from commit_tuning import BalanceMonitor, CoMMITConfig
-from commit_tuning.core.divergence import AnswerPositions
-from commit_tuning.core.forward import undisturbed
 from commit_tuning.errors import BatchError
-from commit_tuning.models.forward import forward_pass
+from commit_tuning.measure.divergence import AnswerPositions
+from commit_tuning.measure.forward import undisturbed
+from commit_tuning.measure.transformers_forward import forward_pass
 
 F64 = torch.float64
 SIZE = 4

@@ -9,29 +9,23 @@ import socket
 
 import numpy as np
 import pytest
+import reference
 import torch
 from PIL import Image
 
+from commit_lab.nano.models.build import NANO_MODELS, WEIGHTS_FOLDER, build_model, build_processor, build_tokenizer
+from commit_lab.nano.models.load import load_nano
+from commit_lab.nano.pictures.nano_iconqa import nano_vocabulary
+from commit_lab.nano.pictures.nano_questions import word_samples
+from commit_lab.nano.sounds.nano_clothoaqa import nano_clothoaqa_vocabulary
+from commit_lab.nano.sounds.nano_macs import nano_macs_vocabulary
+from commit_lab.nano.sounds.nano_songdescriber import nano_songdescriber_vocabulary
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
 from commit_tuning.config import PROJECTOR_PLACES
-from commit_tuning.core import reference
 from commit_tuning.data.collate import VisionCollator
-from commit_tuning.data.nano_clothoaqa import nano_clothoaqa_vocabulary
-from commit_tuning.data.nano_iconqa import nano_vocabulary
-from commit_tuning.data.nano_macs import nano_macs_vocabulary
-from commit_tuning.data.nano_questions import word_samples
-from commit_tuning.data.nano_songdescriber import nano_songdescriber_vocabulary
 from commit_tuning.errors import UserError
-from commit_tuning.models.forward import TransformersForward
-from commit_tuning.models.nano import (
-    NANO_MODELS,
-    WEIGHTS_FOLDER,
-    build_model,
-    build_processor,
-    build_tokenizer,
-    load_model,
-    load_nano,
-)
+from commit_tuning.measure.transformers_forward import TransformersForward
+from commit_tuning.models.load import load_model
 
 PROMPT = "Which icon do you see? Options: heart, star, key, bus. Answer:"
 
@@ -207,7 +201,7 @@ def test_untrained_weights_are_the_same_every_time_and_leave_chance_alone(name):
 @each_model
 def test_record_says_how_the_weights_were_made(name):
     record = json.loads((WEIGHTS_FOLDER / name / "PRETRAINING.json").read_text("utf-8"))
-    assert record["command"].startswith(f"python scripts/pretrain_nano.py {name} ")
+    assert record["command"].startswith(f"python lab/pretraining/pretrain_nano.py {name} ")
     assert record["data"]["family"].startswith("TimGM6mb" if name == "nano-salmonn" else "mdi")
     assert record["vocabulary"] == len(load_nano(name)[1].tokenizer)
     weights = (WEIGHTS_FOLDER / name / "model.safetensors").read_bytes()

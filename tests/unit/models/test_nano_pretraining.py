@@ -17,12 +17,13 @@ import pretrain_nano
 from nano_pretraining.subject import Nano
 from nano_pretraining.towers import start_tower
 
-from commit_tuning.data.nano_aokvqa import nano_aokvqa_vocabulary
-from commit_tuning.data.nano_clothoaqa import nano_clothoaqa_vocabulary
-from commit_tuning.data.nano_iconqa import nano_vocabulary
-from commit_tuning.data.nano_textvqa import nano_textvqa_vocabulary
-from commit_tuning.models.nano import build_model, load_model, load_nano
-from commit_tuning.models.nano_build import BUILT, build_processor, build_tokenizer
+from commit_lab.nano.models.build import BUILT, build_model, build_processor, build_tokenizer
+from commit_lab.nano.models.load import load_nano
+from commit_lab.nano.pictures.nano_aokvqa import nano_aokvqa_vocabulary
+from commit_lab.nano.pictures.nano_iconqa import nano_vocabulary
+from commit_lab.nano.pictures.nano_textvqa import nano_textvqa_vocabulary
+from commit_lab.nano.sounds.nano_clothoaqa import nano_clothoaqa_vocabulary
+from commit_tuning.models.load import load_model
 
 REPOSITORY = Path(__file__).parents[3]
 WORDS = {
@@ -97,7 +98,7 @@ def test_stage_of_another_kind_of_model_is_told_the_stages(capsys, tmp_path):
 def test_pretraining_in_two_parts_makes_the_same_model(name, tmp_path):
     whole, part, rest = tmp_path / "whole", tmp_path / "part", tmp_path / "rest"
     until = "hearing" if name == "nano-salmonn" else "vision"
-    command = [sys.executable, "scripts/pretrain_nano.py", name, "--scale", "0.001", *few(name), "--output"]
+    command = [sys.executable, "lab/pretraining/pretrain_nano.py", name, "--scale", "0.001", *few(name), "--output"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
     for options in ([whole], [part, "--until", until], [rest, "--resume", part]):
         subprocess.run([*command, *map(str, options)], cwd=REPOSITORY, env=environment, check=True, capture_output=True)

@@ -14,9 +14,9 @@ sys.path.append(str(Path(__file__).parents[3] / "scripts"))
 
 from nano_pretraining import listener, sound_forms, sound_scenes
 
-from commit_tuning.data.nano_clothoaqa import nano_clothoaqa_vocabulary
-from commit_tuning.models.nano_build import build_model, build_processor
-from commit_tuning.models.nano_salmonn import build_salmonn_tokenizer
+from commit_lab.nano.models.build import build_model, build_processor
+from commit_lab.nano.models.salmonn import build_salmonn_tokenizer
+from commit_lab.nano.sounds.nano_clothoaqa import nano_clothoaqa_vocabulary
 
 
 @pytest.fixture(scope="module")

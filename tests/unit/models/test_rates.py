@@ -4,8 +4,8 @@ import pytest
 import torch
 from conftest import build
 
+from commit_tuning.control.base_rates import base_rates, set_base_rates
 from commit_tuning.errors import ConfigError
-from commit_tuning.models.rates import base_rates, set_base_rates
 
 PROJECTOR = "multi_modal_projector"
 

@@ -12,11 +12,11 @@ from tiny_salmonn import MELS, SECOND, processor, random_batch, sound, tiny, tin
 from torch import nn
 
 from commit_tuning import partition_model
-from commit_tuning.core.divergence import token_kl
-from commit_tuning.core.probe import DriftProbe
-from commit_tuning.core.tangent import moving, quadratic_drift
 from commit_tuning.errors import BatchError
-from commit_tuning.models.forward import TransformersForward, forward_pass
+from commit_tuning.measure.divergence import token_kl
+from commit_tuning.measure.forward_mode import moving, quadratic_drift
+from commit_tuning.measure.probe import DriftProbe
+from commit_tuning.measure.transformers_forward import TransformersForward, forward_pass
 from commit_tuning.models.salmonn import SalmonnConfig, SalmonnForConditionalGeneration, SalmonnProcessor
 from commit_tuning.models.salmonn.processing import PROMPT_TEMPLATE
 

@@ -15,13 +15,13 @@ sys.path.append(str(Path(__file__).parents[3] / "scripts"))
 
 import assemble_small as script
 
+from commit_lab.small.models import SMALL_MODELS, assemble_small
 from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.sample import Audio, Sample
 from commit_tuning.errors import UserError
-from commit_tuning.experiments.model_setup import prepare
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.models.nano import load_model, load_processor
-from commit_tuning.models.small import SMALL_MODELS, assemble_small
+from commit_tuning.models.load import load_model, load_processor
+from commit_tuning.train.model_setup import prepare
+from commit_tuning.train.recipe.load import load_recipe
 
 WORDS = [
     "Answer", ":", "?", "What", "is", "shown", "heart", "star", "USER", "ASSISTANT", "<", ">", "</", "Speech", ".",
@@ -208,7 +208,7 @@ def test_the_script_writes_what_the_recipe_names(parts, tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     named = load_recipe("small-llava").model.name
     for load in (load_model, load_processor):
-        with pytest.raises(UserError, match=r"python scripts/assemble_small\.py small-llava"):
+        with pytest.raises(UserError, match=r"python lab/pretraining/assemble_small\.py small-llava"):
             load(named)
     script.main(["small-llava", "--vision", str(parts["vision"]), "--language", str(parts["language"])])
     assert "wrote models/small-llava" in capsys.readouterr().out

@@ -10,11 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from commit_tuning.errors import UserError
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.reproduce.paper_memory import _saved, activation_bytes, measurement_bytes
-from commit_tuning.reproduce.paper_models import PAPER_MODELS, find_paper_model
-from commit_tuning.reproduce.paper_scale import (
+from commit_lab.reproduce.paper_memory import _saved, activation_bytes, measurement_bytes
+from commit_lab.reproduce.paper_models import PAPER_MODELS, find_paper_model
+from commit_lab.reproduce.paper_scale import (
     DATASETS,
     PAPER_RECIPES,
     first_step,
@@ -22,7 +20,9 @@ from commit_tuning.reproduce.paper_scale import (
     narrow_model,
     needs,
 )
-from commit_tuning.reproduce.plan import ROWS
+from commit_lab.reproduce.plan import ROWS
+from commit_tuning.errors import UserError
+from commit_tuning.train.recipe.load import load_recipe
 
 DOCS = Path(__file__).parents[3] / "docs" / "paper-scale.md"
 

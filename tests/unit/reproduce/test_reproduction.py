@@ -8,23 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from commit_lab.reproduce import tables
+from commit_lab.reproduce.figures import kappa_table
+from commit_lab.reproduce.plan import METHODS, ROWS, Grid, Row, rows_named
+from commit_lab.reproduce.published import TABLE1, TABLE2
+from commit_lab.reproduce.run import TARGETS, Reproduction, rows_of, runs_of, targets_of
+from commit_lab.reproduce.tables import Cell, Line, blind_score, floors_of, seeds_for, summary, table1, tasks_table
 from commit_tuning.data.sample import Sample
+from commit_tuning.data.tasks import Task
 from commit_tuning.errors import UserError
-from commit_tuning.experiments import compare, dataset
-from commit_tuning.experiments.compare import Comparison
-from commit_tuning.experiments.curves import Group
-from commit_tuning.experiments.pool import Job
-from commit_tuning.experiments.recipe import load_recipe
-from commit_tuning.experiments.record import HISTORY, RunRecord
-from commit_tuning.experiments.schema import Recipe
-from commit_tuning.experiments.table import NOTHING
-from commit_tuning.experiments.tasks import Task
-from commit_tuning.reproduce import tables
-from commit_tuning.reproduce.figures import kappa_table
-from commit_tuning.reproduce.plan import METHODS, ROWS, Grid, Row, rows_named
-from commit_tuning.reproduce.published import TABLE1, TABLE2
-from commit_tuning.reproduce.run import TARGETS, Reproduction, rows_of, runs_of, targets_of
-from commit_tuning.reproduce.tables import Cell, Line, blind_score, floors_of, seeds_for, summary, table1, tasks_table
+from commit_tuning.report.curves import Group
+from commit_tuning.train import dataset
+from commit_tuning.train.compare import comparison as compare
+from commit_tuning.train.compare.comparison import Comparison
+from commit_tuning.train.compare.pool import Job
+from commit_tuning.train.compare.table import NOTHING
+from commit_tuning.train.recipe.load import load_recipe
+from commit_tuning.train.recipe.schema import Recipe
+from commit_tuning.train.record import HISTORY, RunRecord
 
 SCORE = {"constant": 0.5, "feature-cd": 0.4, "language-cd": 0.3, "commit-clr": 0.6, "commit": 0.2, "literal": 0.1}
 
@@ -231,9 +232,9 @@ def test_the_number_of_runs_is_what_is_run(ran: list[str], tmp_path: Path) -> No
 def test_paper_scale_says_what_is_needed_without_running_anything(
     target: str, ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("commit_tuning.reproduce.run.figure1", lambda folder: "drawn")
-    monkeypatch.setattr("commit_tuning.reproduce.paper_scale.needs", lambda name, settings: name)
-    monkeypatch.setattr("commit_tuning.reproduce.paper_scale.markdown", lambda names: "needs " + ",".join(names))
+    monkeypatch.setattr("commit_lab.reproduce.run.figure1", lambda folder: "drawn")
+    monkeypatch.setattr("commit_lab.reproduce.paper_scale.needs", lambda name, settings: name)
+    monkeypatch.setattr("commit_lab.reproduce.paper_scale.markdown", lambda names: "needs " + ",".join(names))
     grid = Grid("paper", tmp_path, ("train.seed=3",), Path("there"))
     text = Reproduction(grid, lambda recipe, place: pytest.fail("runs")).needs(target)
     assert (f"reproduce {target} train.seed=3 --scale paper" in text) == (target != "figure1")

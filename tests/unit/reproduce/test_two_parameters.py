@@ -7,12 +7,11 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
+import reference
 import torch
 
-from commit_tuning import CoMMITConfig, Coordinator, ModulePartition
-from commit_tuning.core import reference
-from commit_tuning.reproduce import two_parameters
-from commit_tuning.reproduce.two_parameter_model import (
+from commit_lab.reproduce import two_parameters
+from commit_lab.reproduce.two_parameter_model import (
     BEST,
     CLOSE,
     Setting,
@@ -24,6 +23,7 @@ from commit_tuning.reproduce.two_parameter_model import (
     point,
     trajectory,
 )
+from commit_tuning import CoMMITConfig, Coordinator, ModulePartition
 
 LITERAL = CoMMITConfig.paper(method="commit-clr", regularizer=None)
 PLACES = torch.tensor([[1.2, -0.5], [0.3, 2.0], [-0.4, 0.7], [2.5, 3.0]], dtype=torch.float64).T

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning.errors import UserError, one_line
-from commit_tuning.models.partition import unwrap
 from commit_tuning.models.salmonn.configuration import BeatsConfig
+from commit_tuning.partition.discover import unwrap
 
 LORA: dict[str, Any] = {
     "r": 8,

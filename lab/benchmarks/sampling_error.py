@@ -1,0 +1,107 @@
+"""Statistical error of kappa on few samples, now and then: `python lab/benchmarks/sampling_error.py`.
+
+A nano model is trained on nano IconQA, and at every step the drift is taken on 1, 2, 4, 8 and all 16 samples of the
+batch. Against all samples at every step: how far off is one measurement, and how far off is the geometric mean over the
+last 100 steps if only every m-th step is measured? Prints a Markdown table of standard deviations of log kappa. With
+`--regularizer` the model is trained under that, to see whether it makes kappa easier to estimate.
+"""
+
+import argparse
+import itertools
+import math
+import statistics
+
+import torch
+from nano_trial import BATCH, Trial
+
+from commit_tuning import CoMMITConfig, Coordinator
+from commit_tuning.config import REGULARIZER_STEPS, REGULARIZERS
+from commit_tuning.control.balance import balance_coefficient
+from commit_tuning.measure.forward import Batch
+from commit_tuning.measure.probe import DriftProbe
+from commit_tuning.measure.transformers_forward import forward_pass
+
+SAMPLES = (1, 2, 4, 8, 16)
+INTERVALS = (1, 2, 5, 10, 20)
+SPAN = 100
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="nano-llava", choices=["nano-llava", "nano-blip2"])
+    parser.add_argument("--rate", type=float, default=3e-4, help="learning rate of both modules")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--regularizer", choices=REGULARIZERS)
+    parser.add_argument("--weight", type=float, default=1.0, help="of the regulariser")
+    parser.add_argument("--regularizer-step", default="raw", choices=REGULARIZER_STEPS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    trial = Trial(arguments.model)
+    trial.train(arguments.rate, 20)
+    config = CoMMITConfig(
+        method="constant",
+        probe_interval=None,
+        regularizer=arguments.regularizer,
+        regularizer_weight=arguments.weight,
+        regularizer_step=arguments.regularizer_step,
+    )
+    coordinator = Coordinator(trial.model, trial.optimizer, config, trial.partition)
+    history = [measured_step(trial, arguments.rate, coordinator) for _ in range(arguments.steps)]
+    logs = {n: [step[n] for step in history] for n in SAMPLES}
+    trained = f"{arguments.model}, lr {arguments.rate:g}, {_regularizer(config)}, {arguments.steps} steps"
+    print(f"{trained}; log kappa itself has a standard")
+    print(f"deviation of {statistics.stdev(logs[BATCH]):.2f} from step to step.\n")
+    print("| samples | one measurement | " + " | ".join(f"every {m}" for m in INTERVALS) + " |")
+    print("| --- | --- |" + " --- |" * len(INTERVALS))
+    for n in SAMPLES:
+        single = spread([a - b for a, b in zip(logs[n], logs[BATCH], strict=True)])
+        cells = [spread(window_errors(logs[n], logs[BATCH], m)) for m in INTERVALS]
+        print(f"| {n} | {single:.2f} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
+
+
+def _regularizer(config: CoMMITConfig) -> str:
+    return f"{config.regularizer} {config.regularizer_weight:g}" if config.regularizer else "no regulariser"
+
+
+def measured_step(trial: Trial, rate: float, coordinator: Coordinator) -> dict[int, float]:
+    """Train one step; log kappa of its update by number of samples."""
+    batch = trial.backward()
+    forward = forward_pass(trial.model)
+    cuts = (0, *SAMPLES)
+    probes = [
+        DriftProbe(forward, trial.partition, [rows(batch, first, last)], shift=True)
+        for first, last in itertools.pairwise(cuts)
+    ]
+    coordinator.before_step(batch)
+    trial.update(rate)
+    coordinator.after_step()
+    totals, found = dict.fromkeys(trial.partition, 0.0), {}
+    for number, probe in zip(SAMPLES, probes, strict=True):
+        for module, drift in probe.measure().drift.items():
+            totals[module] += drift * probe.samples
+        found[number] = math.log(balance_coefficient(totals["language_model"], totals["vision"]))
+    return found
+
+
+def rows(batch: Batch, first: int, last: int) -> Batch:
+    """Some samples of a batch."""
+    return {key: value[first:last] for key, value in batch.items()}
+
+
+def window_errors(logs: list[float], truth: list[float], interval: int) -> list[float]:
+    """Mean over every interval-th of SPAN steps less the true mean, for a window that begins at every tenth step."""
+    starts = range(0, len(truth) - SPAN + 1, 10)
+    return [
+        statistics.fmean(logs[start : start + SPAN : interval]) - statistics.fmean(truth[start : start + SPAN])
+        for start in starts
+    ]
+
+
+def spread(errors: list[float]) -> float:
+    """Root mean square."""
+    return math.sqrt(statistics.fmean(error**2 for error in errors))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""The command line of the laboratory: `commit-lab demo`, `reproduce`."""
+
+
+def main() -> None:
+    """The console script.
+
+    Raises:
+        SystemExit: Always, with the exit code.
+    """
+    from commit_lab.cli import app
+
+    app.main()

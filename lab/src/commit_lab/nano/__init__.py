@@ -1,0 +1,1 @@
+"""The nano editions of the paper's models and datasets."""

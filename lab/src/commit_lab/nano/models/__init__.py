@@ -1,0 +1,1 @@
+"""Models of about one million parameters."""

@@ -1,0 +1,1 @@
+"""Nano datasets of pictures, painted from icon fonts."""

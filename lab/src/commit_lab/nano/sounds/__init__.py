@@ -1,0 +1,1 @@
+"""Nano datasets of sounds, played from a soundfont."""

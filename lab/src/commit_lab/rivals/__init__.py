@@ -1,0 +1,1 @@
+"""What else promises a rate without a sweep."""

@@ -1,0 +1,1 @@
+"""Models joined from small pretrained parts."""

@@ -1,0 +1,1 @@
+"""Ablations, hypotheses, theorems, the regulariser."""

@@ -1,1 +1,0 @@
-"""The method: drift, balance, control, regulariser. Knows torch and the standard library only."""

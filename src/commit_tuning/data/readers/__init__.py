@@ -1,0 +1,1 @@
+"""Datasets in their official layouts, conversations, and rows of the hub."""

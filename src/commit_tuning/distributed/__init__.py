@@ -1,0 +1,1 @@
+"""Several processes: sums over ranks, sharded parameters."""

@@ -1,1 +1,0 @@
-"""Experiments: recipe, run, record, comparison, report."""

@@ -1,0 +1,1 @@
+"""Modules that starve, steps that go wrong, and what of a model trains."""

@@ -1,0 +1,1 @@
+"""Which parameters are whose, and the base learning rates by name."""

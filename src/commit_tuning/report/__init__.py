@@ -1,0 +1,1 @@
+"""Reports: the page, its tables and figures."""

@@ -1,0 +1,1 @@
+"""A run of the command line: recipe, training, checkpoints, record, evaluation."""

@@ -1,0 +1,1 @@
+"""Comparisons: methods over rates and seeds, on this machine or a cluster."""

@@ -1,0 +1,300 @@
+"""The recipe's dataset: found or built, its splits, and an order of the samples that only the seed decides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from commit_tuning.data.collate import RefusedError, VisionCollator
+from commit_tuning.data.readers.base import SPLITS, DamagedError, Skipped, check_option
+from commit_tuning.data.sample import Sample
+from commit_tuning.data.tasks import Samples, tasks
+from commit_tuning.errors import UserError
+from commit_tuning.storage import sha256
+from commit_tuning.train.recipe.schema import Data
+
+
+def ensure_data(settings: Data, workers: int = 1) -> Path:
+    """The dataset's folder; a dataset that is built is made first if it is not there yet.
+
+    Args:
+        settings: The recipe's `data` section.
+        workers: Processes that may build.
+
+    Raises:
+        UserError: The folder is not a dataset, or something that building needs is not installed.
+    """
+    return tasks()[settings.dataset].root(settings.root, workers)
+
+
+class Questions(Protocol):
+    """The questions of a split as a run needs them; `indices` are positions in the split."""
+
+    collator: VisionCollator
+    skipped: list[Skipped]
+    checksum: str
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """One question as it was read."""
+        ...
+
+    def training(self, indices: list[int]) -> dict[str, Tensor]:
+        """A batch with answers and labels."""
+        ...
+
+    def prompts(self, indices: list[int]) -> tuple[list[Sample], dict[str, Tensor]]:
+        """Those that can be decoded, perhaps without picture and sound, and their batch for generation."""
+        ...
+
+
+class StreamedQuestions:
+    """Read and encoded each time they are asked for: any size of dataset.
+
+    One that turns out to be damaged, or that the collator refuses, goes to `skipped`, and the next good one takes its
+    place in training; `strict`, it is an error.
+    """
+
+    def __init__(self, samples: Samples, collator: VisionCollator, strict: bool = False) -> None:
+        self._samples, self.collator, self._strict = samples, collator, strict
+        self.skipped = samples.skipped
+        self.checksum = samples_checksum(samples)
+        self._refused: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._first_from(index)[1]
+
+    def training(self, indices: list[int]) -> dict[str, Tensor]:
+        """A batch with answers and labels."""
+        while True:
+            found = [self._first_from(index) for index in indices]
+            try:
+                return self.collator([sample for _, sample in found])
+            except RefusedError as error:
+                skip_refused(self._samples, found, error, self._strict)
+                self._refused.update(found[place][0] for place in error.reasons)
+
+    def prompts(self, indices: list[int]) -> tuple[list[Sample], dict[str, Tensor]]:
+        """Those that can be asked, and their batch for generation."""
+        found, (prompts, _, media) = encoded_of(self._samples, indices, self.collator, self._strict)
+        return [sample for _, sample in found], self.collator.prompt_batch(prompts, media) if found else {}
+
+    def _first_from(self, index: int) -> tuple[int, Sample]:
+        order = (at for at in chain(range(index, len(self)), range(index)) if at not in self._refused)
+        for found in decoded(self._samples, order, self._strict):
+            return found
+        raise _nothing(self.skipped)
+
+
+class StoredQuestions:
+    """Read and encoded once, then kept in memory: for small media and many runs. The batches are the same."""
+
+    _AT_ONCE = 100
+
+    def __init__(self, samples: Samples, collator: VisionCollator, strict: bool = False) -> None:
+        self._samples, self.collator, self.skipped = samples, collator, samples.skipped
+        self.checksum = samples_checksum(samples)
+        self._positions: list[int] = []
+        self._words: list[Sample] = []
+        self._prompts: list[list[int]] = []
+        self._answers: list[list[int]] = []
+        parts: list[dict[str, Tensor]] = []
+        for indices in chunks(list(range(len(samples))), self._AT_ONCE):
+            found, encoded = encoded_of(samples, indices, collator, strict)
+            if not found:
+                continue
+            prompts, answers, media = encoded
+            self._positions += [index for index, _ in found]
+            self._words += [replace(sample, image=None, audio=None) for _, sample in found]
+            self._prompts += prompts
+            self._answers += answers
+            parts.append(media)
+            first = {name: values.shape[1:] for name, values in parts[0].items()}
+            for name, values in media.items():
+                if len(values) != len(found) or values.shape[1:] != first[name]:
+                    raise UserError(
+                        f"data.in_memory: {name} has not one row of one size for each question, as where pictures are "
+                        "cut into tiles; set data.in_memory=false"
+                    )
+        if not parts:
+            raise _nothing(self.skipped)
+        self._media = {name: torch.cat([media[name] for media in parts]) for name in parts[0]}
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._samples[self._positions[index]]
+
+    def training(self, indices: list[int]) -> dict[str, Tensor]:
+        """A batch with answers and labels."""
+        prompts, answers = [self._prompts[i] for i in indices], [self._answers[i] for i in indices]
+        return self.collator.training_batch(prompts, answers, self._chosen(indices))
+
+    def prompts(self, indices: list[int]) -> tuple[list[Sample], dict[str, Tensor]]:
+        """The questions without pictures and sounds, and their batch for generation."""
+        batch = self.collator.prompt_batch([self._prompts[i] for i in indices], self._chosen(indices))
+        return [self._words[index] for index in indices], batch
+
+    def _chosen(self, indices: list[int]) -> dict[str, Tensor]:
+        return {name: values[indices] for name, values in self._media.items()}
+
+
+def open_splits(
+    root: Path, settings: Data, model_name: str, device: str, trust_remote_code: bool = False
+) -> dict[str, Questions]:
+    """Train, val and test questions, cut to the recipe's limits and encoded for a model, which need not be loaded."""
+    if settings.in_memory:
+        return stored_splits(root, settings, model_name, device, trust_remote_code)
+    return {split: open_split(root, settings, split, model_name, device, trust_remote_code) for split in SPLITS}
+
+
+def open_split(  # noqa: PLR0917 - as open_splits, and the split
+    root: Path, settings: Data, split: str, model_name: str, device: str, trust_remote_code: bool = False
+) -> StreamedQuestions:
+    """One split, read as it is asked for."""
+    check_option(split, "split")
+    collator = _collator(settings, model_name, device, trust_remote_code)
+    return StreamedQuestions(_read(root, split, settings), collator, settings.strict)
+
+
+@cache
+def stored_splits(
+    root: Path, settings: Data, model_name: str, device: str, trust_remote_code: bool = False
+) -> dict[str, Questions]:
+    """All splits in memory; made once per process, and before a worker is forked from it."""
+    collator = _collator(settings, model_name, device, trust_remote_code)
+    return {split: StoredQuestions(_read(root, split, settings), collator, settings.strict) for split in SPLITS}
+
+
+def _collator(settings: Data, model_name: str, device: str, trust_remote_code: bool) -> VisionCollator:
+    from commit_tuning.models.load import load_processor, max_positions
+
+    longest = max_positions(model_name, trust_remote_code=trust_remote_code)
+    most = [tokens for tokens in (settings.max_tokens, longest) if tokens is not None]
+    return VisionCollator(
+        load_processor(model_name, trust_remote_code=trust_remote_code),
+        device,
+        settings.prompt,
+        max_tokens=min(most, default=None),
+        cut=settings.too_long == "cut",
+        room=tasks()[settings.dataset].answer_tokens,
+    )
+
+
+def _read(root: Path, split: str, settings: Data) -> Samples:
+    return tasks()[settings.dataset].read(root, split, getattr(settings, f"{split}_limit"), settings.strict)
+
+
+def decoded(samples: Samples, indices: Iterable[int], strict: bool) -> Iterator[tuple[int, Sample]]:
+    """Those samples with their positions; a damaged one goes to `samples.skipped` instead, or strict, is an error."""
+    for index in indices:
+        try:
+            sample = samples[index]
+        except DamagedError as error:
+            if strict:
+                raise
+            _skip(samples, error.skipped)
+        else:
+            yield index, sample
+
+
+def encoded_of(
+    samples: Samples, indices: Iterable[int], collator: VisionCollator, strict: bool
+) -> tuple[list[tuple[int, Sample]], tuple[list[list[int]], list[list[int]], dict[str, Tensor]]]:
+    """Those samples, with their positions, that can be decoded and encoded, and what they are encoded to.
+
+    The others go to `samples.skipped`, or strict, the first is an error.
+    """
+    found = list(decoded(samples, indices, strict))
+    while found:
+        try:
+            return found, collator.encode([sample for _, sample in found])
+        except RefusedError as error:
+            skip_refused(samples, found, error, strict)
+            found = [one for place, one in enumerate(found) if place not in error.reasons]
+    return [], ([], [], {})
+
+
+def skip_refused(samples: Samples, found: list[tuple[int, Sample]], error: RefusedError, strict: bool) -> None:
+    """List what the collator refused of a batch, or strict, raise it."""
+    if strict:
+        raise error
+    for place, reason in error.reasons.items():
+        where = samples.record(found[place][0]).place
+        _skip(samples, Skipped(where.path, reason, where.line))
+
+
+def _skip(samples: Samples, skipped: Skipped) -> None:
+    if skipped not in samples.skipped:
+        samples.skipped.append(skipped)
+
+
+def _nothing(skipped: list[Skipped]) -> UserError:
+    return UserError(f"no question can be used; the first: {skipped[0]}")
+
+
+def data_checksums(root: Path, settings: Data) -> dict[str, str]:
+    """The checksum of each split as it lies there now, cut to the recipe's limits.
+
+    Raises:
+        UserError: The data cannot be read.
+    """
+    return {split: samples_checksum(_read(root, split, settings)) for split in SPLITS}
+
+
+def samples_checksum(samples: Samples) -> str:
+    """Compute the SHA-256 of what samples say, in their order: texts, and the content of pictures and sounds.
+
+    Files are read in parts, each file once.
+
+    Raises:
+        UserError: A picture or sound cannot be read any more.
+    """
+    digest, content = hashlib.sha256(), cache(_file_checksum)
+    for record in map(samples.record, range(len(samples))):
+        media = [*record.pictures, *([] if record.sound is None else [record.sound])]
+        said = [record.id, record.kind, record.question, record.choices, record.answers, [content(p) for p in media]]
+        digest.update(json.dumps(said).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _file_checksum(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {(error.strerror or str(error)).lower()}; restore the dataset") from None
+
+
+def data_order(samples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Endless batches of sample indices: one shuffled pass after another, cut into batches of equal size.
+
+    The order is a function of the arguments alone, so every method that gets the same seed sees the same batches.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    waiting: list[int] = []
+    while True:
+        while len(waiting) < batch_size:
+            waiting += torch.randperm(samples, generator=generator).tolist()
+        yield waiting[:batch_size]
+        waiting = waiting[batch_size:]
+
+
+def chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
+    """Consecutive parts of at most `size` items."""
+    return (items[start : start + size] for start in range(0, len(items), size))

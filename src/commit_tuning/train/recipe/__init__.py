@@ -1,0 +1,1 @@
+"""Recipes: YAML text to typed settings."""
