@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -18,8 +17,6 @@ from campaign import say, sized
 from commands import Command, Moment, complete, is_free, lines, results, table, wait_for
 from small_experiment import make_experiment
 
-from commit_lab.nano.building import dataset_checksum
-from commit_lab.nano.pictures.nano_iconqa import build_nano_iconqa
 from commit_tuning.storage import is_temporary
 from commit_tuning.train.record import RECORD, RunRecord
 
@@ -182,29 +179,6 @@ def test_a_cluster_survives_kills(steps: int, recipe: Path, compared: tuple[Path
     check_not_taken_for_whole(run, compared[0] / "runs" / RUNS[0])
     complete(arguments, tmp_path / "said")
     assert results(run) == results(compared[0] / "runs" / RUNS[0])
-
-
-def build(folder: str) -> None:
-    build_nano_iconqa(folder, train=24, val=6, test=9)
-
-
-@pytest.mark.parametrize("part", [step / sized(2, 8) for step in range(1, sized(2, 8))])
-def test_a_killed_build_leaves_no_dataset(part: float, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    began = time.monotonic()
-    build(str(tmp_path / "whole"))
-    seconds = time.monotonic() - began
-    process = context.Process(target=build, args=(str(tmp_path / "data"),))
-    process.start()
-    process.join(part * seconds)
-    process.kill()
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL)
-    if process.exitcode:
-        KILLS["building data"] += 1
-        assert not (tmp_path / "data").exists()
-    build(str(tmp_path / "data"))
-    assert dataset_checksum(tmp_path / "data") == dataset_checksum(tmp_path / "whole")
 
 
 def test_a_complete_run_keeps_no_checkpoint(recipe: Path, compared: tuple[Path, float], tmp_path: Path) -> None:

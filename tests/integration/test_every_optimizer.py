@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build, make_batch
+from tiny import build, make_batch
 from loops import values
 from test_setups import EVERY_STEP, same, trainer
 

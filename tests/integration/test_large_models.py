@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_blip2, tiny_llava
+from tiny import tiny_blip2, tiny_llava
 from small_experiment import make_experiment
 from torch import nn
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build
+from tiny import build
 from loops import CONFIG, Task, collate, values
 from torch import Tensor
 from torch.utils.data import DataLoader

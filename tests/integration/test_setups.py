@@ -14,7 +14,7 @@ import reference
 import torch
 import torch.distributed as dist
 from accelerate.utils.deepspeed import DummyOptim
-from conftest import build, make_batch
+from tiny import build, make_batch
 from loops import Task, collate, trainer_arguments, values
 from small_experiment import make_experiment, run
 from torch import Tensor, nn

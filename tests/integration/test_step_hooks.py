@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build, make_batch, plain_partition
+from tiny import build, make_batch, plain_partition
 from loops import CONFIG, Task, with_trainer
 from torch import nn
 from transformers import TrainerCallback

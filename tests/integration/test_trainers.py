@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build, make_batch
+from tiny import build, make_batch
 from loops import (
     CONFIG,
     LOOPS,

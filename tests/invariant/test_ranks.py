@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import build, make_batch
+from tiny import build, make_batch
 from loops import Task, accelerate_loop, adapted, plain_loop, transformers_trainer
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build, make_batch
+from tiny import build, make_batch
 from torch import Tensor
 
 from commit_tuning import CoMMITConfig, Coordinator
