@@ -93,7 +93,11 @@ def llava_processor() -> Any:
 
     images = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     return LlavaProcessor(
-        images, tokenizer_of(), patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1
+        images,
+        tokenizer_of(),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
     )
 
 

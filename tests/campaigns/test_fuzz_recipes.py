@@ -52,16 +52,16 @@ WORDS = st.sampled_from(
 TEXTS = st.one_of(
     st.text(max_size=60),
     st.lists(WORDS, max_size=25).map("".join),
-    st.lists(WORDS, max_size=12).map(lambda words: "model: {name: llava}\ndata: {dataset: iconqa, root: there}\n" + "".join(words)),
+    st.lists(WORDS, max_size=12).map(
+        lambda words: "model: {name: llava}\ndata: {dataset: iconqa, root: there}\n" + "".join(words)
+    ),
 )
 VALUES = st.one_of(
     st.text(max_size=20),
     st.lists(WORDS, max_size=6).map("".join),
     st.integers().map(str),
     st.floats().map(repr),
-    st.sampled_from(
-        ["", "~", "[]", "{}", "[1, 2]", "9" * 5000, "-1", "1e400", "[[[[]]]]", "textvqa", "cpu", "meta"]
-    ),
+    st.sampled_from(["", "~", "[]", "{}", "[1, 2]", "9" * 5000, "-1", "1e400", "[[[[]]]]", "textvqa", "cpu", "meta"]),
 )
 
 

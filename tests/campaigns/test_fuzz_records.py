@@ -13,11 +13,8 @@ from damage import damage
 from hypothesis import given
 from hypothesis import strategies as st
 from report_records import ARMS, run_record, write_comparison
-
-from commit_lab.nano.building import MANIFEST, build
 from small_experiment import EXAMPLE
 
-from commit_tuning.data.tasks import TASKS
 from commit_tuning.errors import UserError
 from commit_tuning.report import plots
 from commit_tuning.train import dataset, evaluate

@@ -20,7 +20,7 @@ from small_experiment import make_experiment
 from commit_tuning.storage import is_temporary
 from commit_tuning.train.record import RECORD, RunRecord
 
-STEPS = 10
+STEPS = 20
 SETTINGS = (f"train.steps={STEPS}", "train.checkpoint_interval=2", "train.save_weights=true", "model.lora.dropout=0.1")
 COMPARISON = ("--seeds", "1", "--jobs", "2", *SETTINGS)
 RUNS = ("constant_lr-0.001/seed-0", "commit-clr_lr-0.001/seed-0")
@@ -185,7 +185,7 @@ def test_a_complete_run_keeps_no_checkpoint(recipe: Path, compared: tuple[Path, 
     """Where the process was killed between the record and their removal."""
     folder = shutil.copytree(compared[0], tmp_path / "table")
     for name in RUNS:
-        (folder / "runs" / name / "checkpoints" / "step-000010").mkdir(parents=True)
+        (folder / "runs" / name / "checkpoints" / f"step-{STEPS:06d}").mkdir(parents=True)
     complete(["compare", recipe, "-o", folder, *COMPARISON], tmp_path / "said")
     assert not list(folder.rglob("checkpoints"))
 
@@ -198,6 +198,6 @@ def test_a_cut_history_is_never_gone_on_from(recipe: Path, whole: tuple[Path, fl
     history = run / "history.jsonl"
     history.write_bytes(b"".join(history.read_bytes().splitlines(keepends=True)[:3]))
     complete(arguments, tmp_path / "again")
-    assert "history.jsonl does not begin with its 8 steps" in (tmp_path / "again").read_text()
+    assert f"history.jsonl does not begin with its {STEPS - 2} steps" in (tmp_path / "again").read_text()
     assert results(run) == results(whole[0])
     shutil.rmtree(run)

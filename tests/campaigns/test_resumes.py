@@ -13,7 +13,16 @@ from resumes import check_goes_on
 from small_experiment import make_audio_experiment, make_experiment
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
-METHODS = ("constant", "feature-cd", "language-cd", "synced", "commit", "language-lr-up", "encoder-lr-up", "hypergradient")
+METHODS = (
+    "constant",
+    "feature-cd",
+    "language-cd",
+    "synced",
+    "commit",
+    "language-lr-up",
+    "encoder-lr-up",
+    "hypergradient",
+)
 CONTROLLERS = ("trust-region", "compensated", "bounded", "literal")
 SETUPS = [
     *((f"train.optimizer={o}", f"commit.method={m}") for o, m in itertools.product(OPTIMIZERS, METHODS)),
@@ -26,6 +35,8 @@ SETUPS = [
     ("data.in_memory=true",),
     ("commit.probe_interval=null", "commit.method=constant"),
 ]
+
+
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_experiment(tmp_path_factory.mktemp("experiment"))

@@ -231,9 +231,7 @@ def test_a_missing_library_is_named() -> None:
     code = "import sys; sys.modules['typer'] = None; from commit_tuning.cli import main; main()"
     ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert ended.returncode == 2
-    assert ended.stderr == (
-        "commit-tuning: error: the command line needs typer; pip install 'commit-tuning[train]'\n"
-    )
+    assert ended.stderr == ("commit-tuning: error: the command line needs typer; pip install 'commit-tuning[train]'\n")
 
 
 def test_the_command_line_imports_nothing_heavy_by_itself() -> None:

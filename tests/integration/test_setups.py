@@ -14,9 +14,9 @@ import reference
 import torch
 import torch.distributed as dist
 from accelerate.utils.deepspeed import DummyOptim
-from tiny import build, make_batch
 from loops import Task, collate, trainer_arguments, values
 from small_experiment import make_experiment, run
+from tiny import build, make_batch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 

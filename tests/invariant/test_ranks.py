@@ -16,8 +16,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tiny import build, make_batch
 from loops import Task, accelerate_loop, adapted, plain_loop, transformers_trainer
+from tiny import build, make_batch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard

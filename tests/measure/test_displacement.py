@@ -194,7 +194,7 @@ def test_bfloat16_does_not_hide_a_small_drift(tuned, way, tolerance):
 def test_the_record_says_how_the_drift_was_taken(tuned):
     model, batch = copy.deepcopy(tuned[0]), tuned[1]
     partition = partition_model(model)
-    monitor = BalanceMonitor(model, torch.optim.SGD(partition.param_groups(lr=1e-7)), partition=partition)
+    monitor = BalanceMonitor(model, torch.optim.SGD(partition.param_groups(lr=1e-5)), partition=partition)
     with torch.autocast("cpu", torch.bfloat16):
         model(**batch).loss.backward()
         monitor.step(batch)

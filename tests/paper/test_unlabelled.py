@@ -5,8 +5,8 @@ import copy
 import pytest
 import reference
 import torch
-from tiny import build, make_batch
 from families.catalogue import build as build_family
+from tiny import build, make_batch
 
 from commit_tuning import CoMMITConfig, Coordinator
 from commit_tuning.errors import BatchError

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from tiny import build, plain_partition, tiny_blip2, tiny_llava
 from families.catalogue import build_model as build_family
+from tiny import build, plain_partition, tiny_blip2, tiny_llava
 from torch import nn
 
 from commit_tuning import ModulePartition, partition_model

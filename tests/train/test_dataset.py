@@ -53,9 +53,7 @@ def test_what_cannot_be_kept_in_memory(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("kept", KEPT)
-def test_a_picture_damaged_inside_is_left_out_and_listed(
-    kept: Kept, tmp_path: Path
-) -> None:
+def test_a_picture_damaged_inside_is_left_out_and_listed(kept: Kept, tmp_path: Path) -> None:
     samples = train_split(tmp_path / "data", 5)
     collator = VisionCollator(llava_processor())
     whole = [samples[index] for index in (0, 1, 3, 4)]
@@ -91,9 +89,7 @@ def test_one_long_question_is_skipped_and_listed(kept: Kept, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kept", KEPT)
-def test_special_tokens_in_a_question_are_trained_as_text(
-    kept: Kept, loaded: tuple[Any, Any], tmp_path: Path
-) -> None:
+def test_special_tokens_in_a_question_are_trained_as_text(kept: Kept, loaded: tuple[Any, Any], tmp_path: Path) -> None:
     check_special_tokens_are_text(*loaded, kept, tmp_path / "data")
 
 

@@ -6,7 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-
 from small_experiment import EXAMPLE
 
 from commit_tuning.errors import UserError
@@ -86,7 +85,10 @@ def test_override_revalidates() -> None:
         ("model: &a [*a]", r"holds more than 10,000 values, its aliases written out"),
         ("[" * 50_000, r"is nested more than 20 deep"),
         ("#" * 300_000, r"is too long"),
-        (DATA + "model: {name: m}\ncommit: {kappa_window: [" + "1, " * 2000 + "]}", r"kappa_window=\[1, 1, .*\.\.\. must be"),
+        (
+            DATA + "model: {name: m}\ncommit: {kappa_window: [" + "1, " * 2000 + "]}",
+            r"kappa_window=\[1, 1, .*\.\.\. must be",
+        ),
         (DATA + "model: {name: m}\ncommit: {regularizer: [a]}", r"regularizer=\['a'\] is not one of"),
         ("model: llava", r"model in .*, got llava"),
         ("- a\n- b", r"is not a recipe: .* found a list"),

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import PlainModel, tiny_blip2, tiny_llava
-
 from small_experiment import EXAMPLE
+from tiny import PlainModel, tiny_blip2, tiny_llava
 
 from commit_tuning.errors import UserError
 from commit_tuning.partition.discover import partition_model

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import tiny
 import pytest
+import tiny
 import torch
 
 from commit_lab.nano.pictures.nano_iconqa import build_nano_iconqa

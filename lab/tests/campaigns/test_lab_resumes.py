@@ -20,7 +20,10 @@ METHODS = (*WATCHING, "commit", "language-lr-up", "encoder-lr-up", "hypergradien
 CONTROLLERS = ("trust-region", "compensated", "bounded", "literal")
 SETUPS = [
     *((f"train.optimizer={o}", f"commit.method={m}") for o, m in itertools.product(("prodigy", "dog"), METHODS)),
-    *((f"train.optimizer={o}", f"commit.controller={c}") for o, c in itertools.product(("prodigy", "dog"), CONTROLLERS)),
+    *(
+        (f"train.optimizer={o}", f"commit.controller={c}")
+        for o, c in itertools.product(("prodigy", "dog"), CONTROLLERS)
+    ),
     *(("train.optimizer=schedule-free", f"commit.method={m}") for m in WATCHING),
 ]
 NANO = ("nano-blip2-v2", "nano-internvl2", "nano-llava-v2")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-
 from small_experiment import EXAMPLE
 
 from commit_tuning.errors import UserError

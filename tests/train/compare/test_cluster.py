@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from small_experiment import EXAMPLE
 
 from commit_tuning.cli.options import open_cluster
@@ -27,9 +26,7 @@ Ended = dict[str, RunRecord | None]
 
 
 def make_jobs(folder: Path, count: int) -> list[Job]:
-    return [
-        Job(load_recipe(EXAMPLE, [f"train.seed={n}"]), folder / "runs" / f"seed-{n}") for n in range(count)
-    ]
+    return [Job(load_recipe(EXAMPLE, [f"train.seed={n}"]), folder / "runs" / f"seed-{n}") for n in range(count)]
 
 
 def finish(job: Job) -> None:

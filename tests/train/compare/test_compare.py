@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-
 from small_experiment import EXAMPLE
 
 from commit_tuning.errors import UserError
@@ -145,13 +144,9 @@ def test_runs_on_different_data_are_no_comparison(
 
 def test_more_seeds_and_methods_may_be_added_later(ran: list[str], tmp_path: Path) -> None:
     Comparison(load_recipe(EXAMPLE, PLAN), tmp_path).run()
-    Comparison(
-        load_recipe(EXAMPLE, [*PLAN, "compare.seeds=4", "compare.methods=[constant]"]), tmp_path
-    ).run()
+    Comparison(load_recipe(EXAMPLE, [*PLAN, "compare.seeds=4", "compare.methods=[constant]"]), tmp_path).run()
     with pytest.raises(UserError, match=r"it differs in train\.steps"):
-        Comparison(
-            load_recipe(EXAMPLE, [*PLAN, "train.steps=9", "commit.switch_latest=200"]), tmp_path
-        ).run()
+        Comparison(load_recipe(EXAMPLE, [*PLAN, "train.steps=9", "commit.switch_latest=200"]), tmp_path).run()
 
 
 def test_a_manifest_that_cannot_be_read(tmp_path: Path) -> None:

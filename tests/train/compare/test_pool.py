@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from pathlib import Path
 
 import pytest
-
 from small_experiment import EXAMPLE
 
-from commit_tuning.errors import UserError
 from commit_tuning.train.compare import pool
-from commit_tuning.train.compare.comparison import Comparison
 from commit_tuning.train.recipe.load import load_recipe
 
 
