@@ -64,7 +64,7 @@ def measurement_bytes(trainable: dict[str, int], paper: PaperModel, samples: int
 
     `measure/probe.py` keeps the values of all trained parameters from before the step, and their present ones while
     they are swapped out: 8 bytes each. Forward mode adds the update of one module, 4 bytes each, and runs attention
-    with its plain kernel, which has scores: heads x tokens^2 of every sequence, in float32, before and after the softmax,
+    with its plain kernel, which keeps scores: heads x tokens^2 of a sequence, in float32, before and after the softmax,
     each with its derivative.
     """
     stacks = (paper.language_model(), paper.encoder)
