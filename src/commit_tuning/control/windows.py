@@ -11,7 +11,9 @@ from commit_tuning.measure.balance import balance_coefficient
 
 
 class RatioWindow:
-    """The moving average of a ratio over the last measurements; the ratio of Eq. 7 is kappa. At first, of those there are.
+    """The moving average of a ratio over the last measurements. In Eq. 7 the ratio is kappa.
+
+    While the window fills, the average is over the measurements there are.
 
     Args:
         size: Measurements in the window, N_kappa.
