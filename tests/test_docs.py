@@ -21,7 +21,7 @@ from commit_tuning.train.recipe.schema import (
     valid_keys,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 SECTIONS: dict[str, type[Section]] = {
     "model": Model,

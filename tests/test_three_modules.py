@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition
-from commit_tuning.control.controllers import learning_rate_multipliers
+from commit_tuning.control.equation8 import learning_rate_multipliers
 
 ENCODERS = ("vision", "audio")
 

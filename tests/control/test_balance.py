@@ -6,9 +6,13 @@ import pytest
 import reference
 import torch
 
-from commit_tuning.control.balance import KappaWindow, balance_coefficient
-from commit_tuning.control.controllers import LiteralController, learning_rate_multipliers
+from commit_tuning import CoMMITConfig
+from commit_tuning.control.equation8 import learning_rate_multipliers
+from commit_tuning.control.windows import RatioWindow
+from commit_tuning.measure.balance import balance_coefficient
 from commit_tuning.measure.divergence import AnswerPositions, token_kl
+from commit_tuning.measure.probe import Measurement
+from commit_tuning.paper.literal import LiteralController
 
 DRIFTS = [(8.0, 1.0), (1.0, 2.0), (2.0, 1.0)]  # kappa 8, 1/2, 2
 
@@ -17,14 +21,14 @@ DRIFTS = [(8.0, 1.0), (1.0, 2.0), (2.0, 1.0)]  # kappa 8, 1/2, 2
     ("estimator", "expected"), [("arithmetic", 10.5 / 3), ("geometric", 2.0), ("ratio", 11.0 / 4.0)]
 )
 def test_moving_averages(estimator, expected):
-    window = KappaWindow(3, estimator)
+    window = RatioWindow(3, estimator)
     for drifts in DRIFTS:
         window.push(*drifts)
     assert window.value == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_mean_is_of_what_there_is_while_the_window_fills():
-    window = KappaWindow(2, "arithmetic")
+    window = RatioWindow(2, "arithmetic")
     assert math.isnan(window.value)
     seen = []
     for drifts in DRIFTS:
@@ -37,7 +41,7 @@ def test_the_mean_is_of_what_there_is_while_the_window_fills():
 
 @pytest.mark.parametrize("drifts", [(0.0, 1.0), (1.0, 0.0), (math.nan, 1.0), (1.0, math.inf), (0.0, 0.0)])
 def test_a_drift_that_says_nothing_never_becomes_a_kappa(drifts):
-    window = KappaWindow(3, "arithmetic")
+    window = RatioWindow(3, "arithmetic")
     window.push(*drifts)
     assert math.isnan(balance_coefficient(*drifts))
     assert len(window) == 0
@@ -49,7 +53,9 @@ def test_two_modules_are_equation_8(kappa):
     found = learning_rate_multipliers({"vision": kappa})
     assert found["language_model"] == pytest.approx(language, rel=1e-12)
     assert found["vision"] == pytest.approx(encoder, rel=1e-12)
-    assert LiteralController().multipliers(0, {"vision": kappa}, {}) == found
+    literal = LiteralController(CoMMITConfig(kappa_window=1), ("vision",))
+    literal.observe(Measurement.of_drift({"language_model": kappa, "vision": 1.0}, loss=1.0), found)
+    assert literal.multipliers(1) == pytest.approx(found)
 
 
 def test_three_modules():

@@ -5,31 +5,33 @@ import math
 import pytest
 
 from commit_tuning import CoMMITConfig
-from commit_tuning.control.balance import KappaWindow
-from commit_tuning.control.controllers import (
-    FIRST_STEP,
-    BoundedController,
-    CompensatedController,
-    TrustRegionController,
-)
+from commit_tuning.control.bounded import BoundedController
+from commit_tuning.control.compensated import CompensatedController
 from commit_tuning.control.stability import effective_span, feedback, instability, largest_root, window_span
+from commit_tuning.control.trust_region import FIRST_STEP, TrustRegionController
+from commit_tuning.control.windows import RatioWindow
+from commit_tuning.measure.probe import Measurement
 from commit_tuning.methods import coordinating_controller
 
 ONES = {"language_model": 1.0, "vision": 1.0}
 PAPER = {"controller": "literal", "kappa_estimator": "arithmetic", "kappa_window": 20, "probe_interval": 1}
 
 
-def test_the_bounded_controller_waits_and_clamps():
+def observe(controller, drift, in_force, loss=1.0, target_tokens=0.0):
+    controller.observe(Measurement.of_drift(drift, loss, target_tokens), in_force)
+
+
+@pytest.mark.parametrize(
+    ("kappa", "expected"),
+    [(1e9, {"language_model": 0.4, "vision": 1.6}), (1e-9, {"language_model": 1.6, "vision": 0.4}), (2.0, ONES)],
+)
+def test_the_bounded_controller_waits_and_clamps(kappa, expected):
     config = CoMMITConfig(kappa_target=2.0, kappa_bound=4.0, warmup_measurements=3)
     controller = BoundedController(config, ("vision",))
-    assert controller.multipliers(0, {"vision": 1e9}, {"vision": 2}) == ONES
-    assert controller.multipliers(0, {"vision": 1e9}, {"vision": 3}) == pytest.approx(
-        {"language_model": 0.4, "vision": 1.6}
-    )
-    assert controller.multipliers(0, {"vision": 1e-9}, {"vision": 3}) == pytest.approx(
-        {"language_model": 1.6, "vision": 0.4}
-    )
-    assert controller.multipliers(0, {"vision": 2.0}, {"vision": 3}) == pytest.approx(ONES)
+    for _ in range(3):
+        assert controller.multipliers(0) == ONES
+        observe(controller, {"language_model": kappa, "vision": 1.0}, ONES)
+    assert controller.multipliers(0) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("estimator", ["arithmetic", "geometric", "ratio"])
@@ -39,10 +41,10 @@ def test_the_compensated_controller_by_hand(estimator):
         controller="compensated", kappa_estimator=estimator, warmup_measurements=2, rate_normalization="product"
     )
     controller = CompensatedController(config, ("vision",))
-    controller.observe({"language_model": 8.0, "vision": 1.0}, ONES, 1.0)
-    assert controller.multipliers(0, {"vision": 8.0}, {}) == ONES
-    controller.observe({"language_model": 2.0, "vision": 4.0}, {"language_model": 0.5, "vision": 2.0}, 1.0)
-    found = controller.multipliers(0, {"vision": math.nan}, {})
+    observe(controller, {"language_model": 8.0, "vision": 1.0}, ONES, 1.0)
+    assert controller.multipliers(0) == ONES
+    observe(controller, {"language_model": 2.0, "vision": 4.0}, {"language_model": 0.5, "vision": 2.0}, 1.0)
+    found = controller.multipliers(0)
     assert found["vision"] / found["language_model"] == pytest.approx(math.sqrt(8.0))
     assert found["vision"] * found["language_model"] == pytest.approx(1.0)
 
@@ -50,22 +52,22 @@ def test_the_compensated_controller_by_hand(estimator):
 @pytest.mark.parametrize("drift", [0.0, math.nan])
 def test_a_drift_that_says_nothing_leaves_the_compensated_controller_as_it_was(drift):
     controller = CompensatedController(CoMMITConfig(warmup_measurements=1), ("vision",))
-    controller.observe({"language_model": 4.0, "vision": 1.0}, ONES, 1.0)
-    before = controller.multipliers(0, {}, {})
-    controller.observe({"language_model": 4.0, "vision": drift}, ONES, 1.0)
-    assert controller.multipliers(0, {}, {}) == before == pytest.approx({"language_model": 2 / 3, "vision": 4 / 3})
+    observe(controller, {"language_model": 4.0, "vision": 1.0}, ONES, 1.0)
+    before = controller.multipliers(0)
+    observe(controller, {"language_model": 4.0, "vision": drift}, ONES, 1.0)
+    assert controller.multipliers(0) == before == pytest.approx({"language_model": 2 / 3, "vision": 4 / 3})
 
 
 def test_the_trust_region_by_hand():
     """Budgets 2e-4 and 5e-5: of a nat, the drifts at the base rates are 8 times and a quarter of them, twice."""
     controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_target=4.0), ("vision",))
     assert controller.starting
-    assert controller.multipliers(0, {}, {}) == {"language_model": FIRST_STEP, "vision": FIRST_STEP}
-    controller.observe({"language_model": 1.6e-3, "vision": 1.25e-5}, ONES, 1.0)
-    controller.observe({"language_model": 1.2e-3, "vision": 1.5e-4}, {"language_model": 0.5, "vision": 2.0}, 3.0)
+    assert controller.multipliers(0) == {"language_model": FIRST_STEP, "vision": FIRST_STEP}
+    observe(controller, {"language_model": 1.6e-3, "vision": 1.25e-5}, ONES, 1.0)
+    observe(controller, {"language_model": 1.2e-3, "vision": 1.5e-4}, {"language_model": 0.5, "vision": 2.0}, 3.0)
     assert not controller.starting
     expected = {"language_model": 8**-0.5, "vision": 2.0}
-    assert controller.multipliers(0, {}, {}) == pytest.approx(expected)
+    assert controller.multipliers(0) == pytest.approx(expected)
 
 
 def test_the_trust_region_forgets_how_training_began():
@@ -73,8 +75,8 @@ def test_the_trust_region_forgets_how_training_began():
     controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_window=3), ("vision",))
     for drift, wanted in [(1.0, 0.01), (1e-4, 1.0), (1e-4, 1.0), (1e-4, 1.0), (64e-4, 0.5)]:
         assert controller.settling
-        controller.observe(dict.fromkeys(ONES, drift), ONES, 1.0)
-        assert controller.multipliers(0, {}, {}) == pytest.approx(dict.fromkeys(ONES, wanted))
+        observe(controller, dict.fromkeys(ONES, drift), ONES, 1.0)
+        assert controller.multipliers(0) == pytest.approx(dict.fromkeys(ONES, wanted))
     assert not controller.settling  # of five, three are kept, which is all that the window holds
 
 
@@ -82,50 +84,52 @@ def test_a_module_that_is_never_measured_does_not_keep_the_trust_region_settling
     controller = TrustRegionController(CoMMITConfig(kappa_window=3), ("vision", "audio"))
     for _ in range(5):
         assert controller.settling
-        controller.observe({"language_model": 1e-4, "vision": 1e-4, "audio": 0.0}, {**ONES, "audio": 1.0}, 1.0)
+        observe(controller, {"language_model": 1e-4, "vision": 1e-4, "audio": 0.0}, {**ONES, "audio": 1.0}, 1.0)
     assert not controller.settling
 
 
 def test_a_module_that_says_nothing_is_not_driven_up_by_the_trust_region():
     controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_bound=50.0), ("vision", "audio"))
     ones = {**ONES, "audio": 1.0}
-    controller.observe({"language_model": 1e-4, "vision": 1e-30, "audio": 0.0}, ones, 1.0)
+    observe(controller, {"language_model": 1e-4, "vision": 1e-30, "audio": 0.0}, ones, 1.0)
     expected = {"language_model": 1.0, "vision": 50.0, "audio": FIRST_STEP}
-    assert controller.multipliers(0, {}, {}) == pytest.approx(expected)
-    controller.observe({"language_model": 1e-4, "vision": 1e-30, "audio": 1e-4}, {**ones, "audio": 0.0}, 1.0)  # at rest
-    assert controller.multipliers(0, {}, {}) == pytest.approx(expected)
+    assert controller.multipliers(0) == pytest.approx(expected)
+    observe(
+        controller, {"language_model": 1e-4, "vision": 1e-30, "audio": 1e-4}, {**ones, "audio": 0.0}, 1.0
+    )  # at rest
+    assert controller.multipliers(0) == pytest.approx(expected)
 
 
 def test_the_trust_region_lets_no_rate_run_away():
     """All drifts fade, as where nothing is left to learn: each rate ends at its bound times its own first."""
     controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_bound=50.0, kappa_window=1), ("vision",))
     for drift in (1e-4, 1e-6, 1e-12):
-        controller.observe({"language_model": drift, "vision": 4 * drift}, ONES, 1.0)
-        found = controller.multipliers(0, {}, {})
+        observe(controller, {"language_model": drift, "vision": 4 * drift}, ONES, 1.0)
+        found = controller.multipliers(0)
     assert found == pytest.approx({"language_model": 50.0, "vision": 25.0})
     for loss in (0.0, math.nan):
-        controller.observe({"language_model": 1.0, "vision": 1.0}, ONES, loss)
-        assert controller.multipliers(0, {}, {}) == found
+        observe(controller, {"language_model": 1.0, "vision": 1.0}, ONES, loss)
+        assert controller.multipliers(0) == found
 
 
 @pytest.mark.parametrize(("answers", "times"), [(0, 1), (48, 1), (72, 2.25), (96, 4), (10_000, 4)])
 def test_the_budget_rises_with_the_answer_tokens_of_a_step(answers: int, times: float):
     given, auto = (TrustRegionController(CoMMITConfig(drift_target=t), ("vision",)) for t in (5e-4 * times, "auto"))
     for controller in (given, auto):
-        controller.observe({"language_model": 1e-3, "vision": 1e-2}, ONES, 2.0, answers)
-    assert auto.multipliers(0, {}, {}) == pytest.approx(given.multipliers(0, {}, {}))
+        observe(controller, {"language_model": 1e-3, "vision": 1e-2}, ONES, 2.0, answers)
+    assert auto.multipliers(0) == pytest.approx(given.multipliers(0))
 
 
 @pytest.mark.parametrize("drop", [1.0, 1e-4])
 def test_the_trust_region_is_on_budget_soon_after_the_sensitivity_drops(drop):
     """Whatever the first step said; after seven steps a mean of all would still be at a third of the rate."""
     controller = TrustRegionController(CoMMITConfig(drift_target=5e-4), ("vision",))
-    multipliers = controller.multipliers(0, {}, {})
+    multipliers = controller.multipliers(0)
     for step in range(7):
         sensitivity = 1.0 if step == 0 else drop
         drift = {name: sensitivity * value**2 for name, value in multipliers.items()}
-        controller.observe(drift, multipliers, 1.0)
-        multipliers = controller.multipliers(step, {}, {})
+        observe(controller, drift, multipliers, 1.0)
+        multipliers = controller.multipliers(step)
     assert multipliers == pytest.approx(dict.fromkeys(ONES, math.sqrt(5e-4 / drop)))
 
 
@@ -139,16 +143,16 @@ def test_two_encoders_are_two_loops(controller, normalization):
     )  # fmt: skip
     rho = {"vision": 0.1, "audio": 54.0}
     loop = coordinating_controller(config, tuple(rho))
-    windows = {name: KappaWindow(6, "geometric") for name in rho}
+    windows = {name: RatioWindow(6, "geometric") for name in rho}
     multipliers = {"language_model": 1.0, "vision": 1.0, "audio": 1.0}
     for step in range(300):
         drift = {"language_model": 1.0, **{name: 1 / rho[name] for name in rho}}
         drift = {name: value * multipliers[name] ** 2 for name, value in drift.items()}
         for name, window in windows.items():
             window.push(drift["language_model"], drift[name])
-        loop.observe(drift, multipliers, 1.0)
+        observe(loop, drift, multipliers, 1.0)
         kappas = {name: window.value for name, window in windows.items()}
-        multipliers = loop.multipliers(step, kappas, {name: len(window) for name, window in windows.items()})
+        multipliers = loop.multipliers(step)
     expected = {name: 2.0 if controller == "compensated" else 2 * (rho[name] / 2) ** (1 / 3) for name in rho}
     assert kappas == pytest.approx(expected, rel=1e-6)
     together = sum(multipliers.values()) / 3 if normalization == "sum" else math.prod(multipliers.values())
@@ -161,9 +165,9 @@ def test_resuming_a_controller_with_a_memory(name):
     first, second = (coordinating_controller(config, ("vision", "audio")) for _ in range(2))
     multipliers = {"language_model": 1.1, "vision": 0.3, "audio": 1.6}
     for scale in (1.0, 0.3, 7.0, 2.0):
-        first.observe({"language_model": scale, "vision": 0.1, "audio": 0.7 * scale**2}, multipliers, 1.0)
+        observe(first, {"language_model": scale, "vision": 0.1, "audio": 0.7 * scale**2}, multipliers, 1.0)
     second.load_state_dict(first.state_dict())
-    assert second.multipliers(0, {}, {}) == first.multipliers(0, {}, {}) != {}
+    assert second.multipliers(0) == first.multipliers(0) != {}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ class Quadratic:
         partition = ModulePartition({name: [value] for name, value in self.values.items()})
         config = CoMMITConfig(method="hypergradient", probe_interval=None, kappa_bound=bound)
         self.controller = make_controller(config, partition)
-        self.multipliers = self.controller.multipliers(0, {}, {})
+        self.multipliers = self.controller.multipliers(0)
 
     def go(self, steps):
         """Some steps, and an update of the multipliers after the last."""
@@ -29,7 +29,7 @@ class Quadratic:
             self.controller.before_step()
             for name, value in self.values.items():
                 value.data -= RATE * self.multipliers[name] * value.grad
-        self.multipliers = self.controller.multipliers(steps, {}, {})
+        self.multipliers = self.controller.multipliers(steps)
         return self.multipliers
 
 
@@ -52,7 +52,7 @@ def test_opposite_signs_cancel():
         loop.controller.before_step()
         for value in loop.values.values():
             value.data -= RATE * value.grad
-    assert loop.controller.multipliers(3, {}, {}) == {"language_model": 1.0, "vision": 1.0}
+    assert loop.controller.multipliers(3) == {"language_model": 1.0, "vision": 1.0}
 
 
 def test_multipliers_stop_at_the_bound_on_either_side():
@@ -78,7 +78,7 @@ def test_a_gradient_that_says_nothing_changes_nothing(gradient):
     value = loop.values["vision"]
     value.grad = None if gradient is None else torch.full((1,), gradient, dtype=torch.float64)
     loop.controller.before_step()
-    multipliers = loop.controller.multipliers(2, {}, {})
+    multipliers = loop.controller.multipliers(2)
     assert multipliers == {"language_model": 1.25, "vision": 1.0}
 
 
