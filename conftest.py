@@ -1,4 +1,4 @@
-"""Fixtures of the product's tests, and how many threads they take."""
+"""What the tests of both distributions share: how many threads they take, and a fixture."""
 
 from __future__ import annotations
 
