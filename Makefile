@@ -26,7 +26,7 @@ test-all: setup  ## every multimodal family of transformers and every pre-traini
 test-processors: setup  ## the suite under the arithmetic of other processors, and under two threads
 	$(BIN)/python scripts/test_processors.py
 
-test-hard: setup  ## the campaigns of docs/reliability.md in full: kills, fuzzed inputs, a soak; about an hour
+test-hard: setup  ## the campaigns of docs/explanation/reliability.md in full: kills, fuzzed inputs, a soak; about an hour
 	OMP_NUM_THREADS=1 COMMIT_TUNING_CAMPAIGN=full $(BIN)/python -m pytest -n 2 -q tests/campaigns
 
 lint: setup

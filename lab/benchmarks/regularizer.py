@@ -1,4 +1,4 @@
-"""The regulariser study: `python lab/benchmarks/regularizer.py RUNS... [--page docs/regularizer.md] [--picture FILE]`.
+"""The regulariser study: `python lab/benchmarks/regularizer.py RUNS... [--page lab/reports/regularizer.md] [--picture FILE]`.
 
 RUNS are output folders of `commit-tuning train` or `compare`, searched with everything below them. Every complete run
 with a regulariser is set against the runs without one that share its model, data, rates and seed (CoMMIT
