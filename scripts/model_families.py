@@ -1,4 +1,4 @@
-"""Write docs/reference/models.md, what comes of each multimodal family of transformers: ``python scripts/model_families.py``.
+"""Write docs/reference/models.md, what comes of each family of transformers: ``python scripts/model_families.py``.
 
 It holds them all to the contract of ``tests/families``, a minute on one core, and writes nothing where one breaks it.
 """

@@ -1,4 +1,4 @@
-"""The picture of `docs/explanation/stability.md`: roots, a simulated run of each controller, collapses of the literal one."""
+"""The picture of `docs/explanation/stability.md`: roots, a simulated run of each controller, collapses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Theorem 2 by simulation: `python lab/benchmarks/theorem2.py [--output lab/reports/images/theorem2.png] [--runs RUNS...]`.
+"""Theorem 2 by simulation: `python lab/benchmarks/theorem2.py [--output FILE] [--runs RUNS...]`.
 
 Minimises a function that is not convex and whose L, R and f* are known, with Adam at beta_1 = 0, and compares the
 squared gradient norm with the bounds; then the same with other lambda and h; then lambda_t along simulated paths of

@@ -70,6 +70,7 @@ def test_named_files_and_tests_exist(page: Path) -> None:
     folders = ("docs", "lab", "src", "tests", "examples", "scripts")
     words = {word for text in (*spans(page), *blocks(page, "")) for word in re.split(r"[\s,=]+", text)}
     paths = {word.partition("::")[0] for word in words if re.fullmatch(r"[\w./-]+/[\w.-]+\.(py|md)(::\w+)?", word)}
+    paths = {path for path in paths if not path.startswith("runs/")}
     paths |= {word for word in words if word.startswith(tuple(f"{folder}/" for folder in folders)) and "*" not in word}
     missing = {path for path in paths if not any((place / path.partition("::")[0]).exists() for place in PLACES)}
     sources = {path.name: path.read_text("utf-8") for path in ROOT.glob("**/test_*.py") if ".venv" not in path.parts}
@@ -120,7 +121,7 @@ def check_call(called: Any, call: ast.Call) -> None:
 def test_commands_are_understood(page: Path) -> None:
     for text in blocks(page, ""):
         for name, words in COMMAND.findall(text.replace("\\\n", " ")):
-            check_command(name, words)
+            check_command(name, words, part='"$@"' in words)
     for span in spans(page):
         for name, words in COMMAND.findall(span):
             check_command(name, words, part=True)
@@ -138,7 +139,7 @@ def check_command(name: str, line: str, part: bool = False) -> None:
         raise AssertionError(f"{line}: {error!r}") from error
     settings = [setting for setting in found.get("settings") or [] if "=" in setting]
     if found.get("recipe", "").islower() and not found["recipe"].endswith(".yaml"):
-        load_recipe(found["recipe"], [setting for setting in settings if not re.search(r"[A-Z$]", setting)])
+        load_recipe(found["recipe"], [setting for setting in settings if not re.search(r"[A-Z$]|\.\.\.", setting)])
     assert {setting.partition("=")[0] for setting in settings} <= set(valid_keys()), line
 
 
