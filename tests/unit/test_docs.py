@@ -127,6 +127,16 @@ def test_commands_are_understood(page: Path) -> None:
             check_command(name, words, part=True)
 
 
+@EVERY_PAGE
+def test_extras_and_make_targets_exist(page: Path) -> None:
+    code = "\n".join([*spans(page), *blocks(page, "")])
+    projects = "".join((ROOT / place / "pyproject.toml").read_text("utf-8") for place in (".", "lab"))
+    extras = {extra for found in re.findall(r"(?:\.|commit-\w+)\[([\w,]+)\]", code) for extra in found.split(",")}
+    assert extras <= set(re.findall(r"^(\w+) = \[", projects, re.MULTILINE))
+    targets = set(re.findall(r"^(?:\$ )?make ([a-z-]+)", code, re.MULTILINE))
+    assert targets <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+
+
 def check_command(name: str, line: str, part: bool = False) -> None:
     """Let an application read a command line, up to its work; a part of one may lack arguments."""
     application: Any = typer.main.get_command(importlib.import_module(f"commit_{name}.cli.app").app)
