@@ -1,6 +1,6 @@
 """When the loop of Eq. 7-8 settles, rings or explodes: `python lab/benchmarks/controller_stability.py`.
 
-Prints the tables of `docs/explanation/stability.md` and draws its picture. Every run is simulated by
+Prints the tables of `lab/reports/stability.md` and draws its picture. Every run is simulated by
 `commit_lab.studies.simulate` (kappa = rho (lr_X / lr_S)^p with noise) with the windows and controllers of the package,
 from an empty window on.
 """

@@ -1,4 +1,4 @@
-"""The picture of `docs/explanation/stability.md`: roots, a simulated run of each controller, collapses."""
+"""The picture of `lab/reports/stability.md`: roots, a simulated run of each controller, collapses."""
 
 from __future__ import annotations
 
