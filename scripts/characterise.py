@@ -20,6 +20,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,12 @@ def run_all(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, chosen in settings().items():
         for kind in ("plain", *NANO):
-            if kind != "plain" and not set(chosen) & {"method", "controller"}:
+            if kind != "plain" and "method" not in chosen and "controller" not in chosen:
                 continue
-            found[f"{kind} {name}"] = one_run(kind, chosen)
+            try:
+                found[f"{kind} {name}"] = one_run(kind, chosen)
+            except ValueError as error:  # a setting that a model cannot have
+                found[f"{kind} {name}"] = {"lines": [{"error": str(error)}], "weights": ""}
     (folder / "found.json").write_text(json.dumps(found))
     return found
 
@@ -181,12 +185,12 @@ def nano(name: str) -> tuple[Any, Any, list[dict[str, Any]]]:
     import torch
     from PIL import Image
 
-    try:
+    if find_spec("commit_tuning.partition"):
         from commit_lab.nano.models.load import load_nano
         from commit_tuning.partition.discover import partition_model
-    except ImportError:
-        from commit_lab.nano.models.load import load_nano
-        from commit_tuning.partition.discover import partition_model
+    else:
+        from commit_tuning.models.nano import load_nano
+        from commit_tuning.models.partition import partition_model
     from commit_tuning.data.collate import VisionCollator
     from commit_tuning.data.sample import Audio, Sample
 

@@ -19,7 +19,7 @@ from stability_picture import draw
 from commit_lab.studies.simulate import Plant, Verdict, judge, simulate, verdict
 from commit_tuning.config import ESTIMATORS, CoMMITConfig
 from commit_tuning.control.base import Controller
-from commit_tuning.control.controllers import learning_rate_multipliers
+from commit_tuning.control.equation8 import learning_rate_multipliers
 from commit_tuning.control.stability import effective_span, feedback, largest_root, window_span
 from commit_tuning.train.compare.table import NOTHING
 

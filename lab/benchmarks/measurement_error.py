@@ -19,7 +19,7 @@ import torch
 from nano_trial import Trial
 
 from commit_tuning import partition_model
-from commit_tuning.control.balance import balance_coefficient
+from commit_tuning.measure.balance import balance_coefficient
 from commit_tuning.measure.batches import take_samples
 from commit_tuning.measure.displacement import Displacement
 from commit_tuning.measure.forward import undisturbed

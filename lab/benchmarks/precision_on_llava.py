@@ -19,7 +19,7 @@ from pretrained_parts import PictureCaptioner, read_items
 from tqdm import tqdm
 
 from commit_tuning import partition_model
-from commit_tuning.control.balance import balance_coefficient
+from commit_tuning.measure.balance import balance_coefficient
 from commit_tuning.measure.batches import take_samples
 from commit_tuning.measure.displacement import Displacement
 from commit_tuning.measure.probe import DriftProbe

@@ -119,7 +119,7 @@ class Coordinator(BalanceMonitor):
     def _counted(self) -> None:
         """Take the next rates from what was measured: every `lr_update_interval` steps, at first whenever it was."""
         if self._measured_now and self._measurement:
-            self._controller.observe(self.drift, self._factors, self._measurement.loss, self._measurement.answers)
+            self._controller.observe(self._measurement, self._factors)
         if self._controller.settling or self._steps % self.config.lr_update_interval == 0:
             self._update_multipliers()
 
@@ -158,8 +158,7 @@ class Coordinator(BalanceMonitor):
         return self._controller.starting
 
     def _update_multipliers(self) -> None:
-        measurements = {name: len(window) for name, window in self._windows.items()}
-        self._multipliers = self._controller.multipliers(self._steps, self.smoothed_kappas, measurements)
+        self._multipliers = self._controller.multipliers(self._steps)
 
     @property
     def _drift_weight(self) -> float:

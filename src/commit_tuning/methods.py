@@ -6,15 +6,13 @@ from collections.abc import Collection, Sequence
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.control.base import Controller
-from commit_tuning.control.controllers import (
-    BoundedController,
-    CompensatedController,
-    FixedController,
-    LiteralController,
-    TrustRegionController,
-)
+from commit_tuning.control.bounded import BoundedController
+from commit_tuning.control.compensated import CompensatedController
+from commit_tuning.control.fixed import FixedController
 from commit_tuning.control.hypergradient import HypergradientController
+from commit_tuning.control.trust_region import TrustRegionController
 from commit_tuning.paper.coordinate_descent import CoordinateDescent
+from commit_tuning.paper.literal import LiteralController
 from commit_tuning.partition.modules import LANGUAGE_MODEL, ModulePartition
 
 FACTOR_UP = 10.0  # Section 5 of the paper: 1e-3 against 1e-4
@@ -24,7 +22,7 @@ def coordinating_controller(config: CoMMITConfig, encoders: Sequence[str], coars
     """The controller that `config.controller` names, for these encoders and the language model."""
     match config.controller:
         case "literal":
-            return LiteralController()
+            return LiteralController(config, encoders)
         case "bounded":
             return BoundedController(config, encoders)
         case "compensated":
@@ -48,4 +46,4 @@ def make_controller(config: CoMMITConfig, partition: ModulePartition) -> Control
             language = config.method == "language-lr-up"
             return FixedController({m: FACTOR_UP if (m == LANGUAGE_MODEL) == language else 1.0 for m in partition})
         case _:
-            return FixedController(dict.fromkeys(partition, 1.0))
+            return Controller(partition)

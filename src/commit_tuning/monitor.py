@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning.config import CoMMITConfig
-from commit_tuning.control.balance import KappaWindow, balance_coefficient
 from commit_tuning.control.groups import GroupRates
 from commit_tuning.control.step_watch import StepWatch
+from commit_tuning.control.windows import RatioWindow, load_states, state_of
 from commit_tuning.distributed.ranks import several_ranks, sum_over_ranks
 from commit_tuning.distributed.shards import local, refuse_unsupported, whole
 from commit_tuning.errors import ConfigError, NoAnswerError, UserError
 from commit_tuning.health.alarms import Alarms
+from commit_tuning.measure.balance import balance_coefficient
 from commit_tuning.measure.batches import Collector, answer_tokens, check_batches, take_samples
 from commit_tuning.measure.displacement import Displacement
 from commit_tuning.measure.forward import Batch
@@ -81,7 +82,7 @@ class BalanceMonitor:
         shift = self.config.shift_labels
         self._shift = self._forward.shifts_labels if shift == "auto" else shift
         self._windows = {
-            name: KappaWindow(self.config.kappa_window, self.config.kappa_estimator) for name in self.partition.encoders
+            name: RatioWindow(self.config.kappa_window, self.config.kappa_estimator) for name in self.partition.encoders
         }
         self._displacement = Displacement(self.config.drift_scale)
         self._steps = 0
@@ -319,7 +320,7 @@ class BalanceMonitor:
         return {
             "steps": self._steps,
             "owed": sorted(self._owed),
-            "windows": {name: window.state_dict() for name, window in self._windows.items()},
+            "windows": state_of(self._windows),
             "displacement": self._displacement.state_dict(),
             "probe_samples": self._probe_samples,
             **self._alarms.state_dict(),
@@ -348,8 +349,7 @@ class BalanceMonitor:
         measurement = state["measurement"]
         self._measurement = measurement and Measurement.of(**measurement)
         self._alarms.load_state_dict(state)
-        for name, window in self._windows.items():
-            window.load_state_dict(state["windows"][name])
+        load_states(self._windows, state["windows"])
         self._displacement.load_state_dict(state["displacement"])
         self._steps, self._owed, self._probe_samples = steps, set(state["owed"]), samples
 

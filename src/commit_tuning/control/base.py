@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from commit_tuning.measure.probe import Measurement
 
 
 class Controller:
-    """What decides the multipliers. The defaults are those of a controller that looks at smoothed kappa at most."""
+    """What turns measurements into multipliers of the base learning rates; this one leaves every rate as it is.
+
+    A new strategy is one class with `observe` and `multipliers`, listed in `commit_tuning.methods`.
+
+    Args:
+        modules: Names of the modules.
+    """
+
+    def __init__(self, modules: Iterable[str]) -> None:
+        self._modules = tuple(modules)
 
     @property
     def starting(self) -> bool:
@@ -22,27 +34,22 @@ class Controller:
     def before_step(self) -> None:
         """Look at the gradients and the parameters before an optimizer step."""
 
-    def observe(
-        self, drift: Mapping[str, float], factors: Mapping[str, float], loss: float, answers: float = 0.0
-    ) -> None:
+    def observe(self, measurement: Measurement, in_force: Mapping[str, float]) -> None:
         """Take note of a measurement.
 
         Args:
-            drift: Module to its drift in nats; a module without a gradient is left out.
-            factors: Module to what its learning rate was over its initial base rate.
-            loss: Of the samples measured, in nats.
-            answers: Answer tokens in the step's batch, on all processes; 0 where that is not known.
+            measurement: Drifts of the modules with a gradient, loss and target tokens.
+            in_force: Module to what its learning rate was over its initial base rate.
         """
 
-    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: Mapping[str, int]) -> dict[str, float]:
+    def multipliers(self, step: int) -> dict[str, float]:
         """One multiplier per module; zero leaves the module untouched by the optimizer.
 
         Args:
             step: Finished optimizer steps.
-            kappas: Encoder to its smoothed kappa; NaN before the first measurement.
-            measurements: Encoder to how many of them its moving average is over.
         """
-        raise NotImplementedError
+        del step
+        return dict.fromkeys(self._modules, 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
@@ -50,3 +57,16 @@ class Controller:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
+
+
+def at_base_rate(drift: Mapping[str, float], in_force: Mapping[str, float]) -> dict[str, float]:
+    """The drifts as they would be at the base rates, as a drift grows with the square of the rate.
+
+    Args:
+        drift: Module to its drift in nats.
+        in_force: Module to what its learning rate was over its base rate.
+
+    Returns:
+        Module to nats; NaN for a module that was at rest.
+    """
+    return {name: value / in_force[name] ** 2 if in_force[name] else math.nan for name, value in drift.items()}

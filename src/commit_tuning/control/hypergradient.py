@@ -8,7 +8,6 @@ on the scale of the loss.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ class HypergradientController(Controller):
     """
 
     def __init__(self, partition: ModulePartition, bound: float) -> None:
+        super().__init__(partition)
         self._partition, self._bound = partition, bound
         self._multipliers = dict.fromkeys(partition, 1.0)
         self._last: dict[str, list[Tensor]] = {}  # parameters before the last step
@@ -49,9 +49,9 @@ class HypergradientController(Controller):
             else:
                 self._last[name] = [parameter.clone() for parameter in parameters]
 
-    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: Mapping[str, int]) -> dict[str, float]:
+    def multipliers(self, step: int) -> dict[str, float]:
         """The multipliers after the signs since the last call, which are used up."""
-        del step, kappas, measurements
+        del step
         for name, signs in self._signs.items():
             if signs:
                 wanted = self._multipliers[name] * FACTOR ** (sum(signs) / len(signs))

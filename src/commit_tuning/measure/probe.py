@@ -96,18 +96,23 @@ class Measurement:
             leaves the norms open; ours are L2 norms over all answer logits, embeddings, features and raw inputs of the
             samples measured. A module measured at a displacement has the logits of that.
         loss: Of the samples measured, before the step, in nats: the mean over samples of the mean over their tokens.
-        answers: Answer tokens in the step's whole batch, on all processes; 0 where that is not known.
+        target_tokens: Of the step's whole batch, on all processes; 0 where that is not known.
     """
 
     readings: dict[str, Reading]
     h: dict[str, float]
     loss: float
-    answers: float = 0.0
+    target_tokens: float = 0.0
 
     @classmethod
     def of(cls, readings: Mapping[str, Mapping[str, float]], **others: Any) -> Measurement:
         """The measurement of which `dataclasses.asdict` made this."""
         return cls({module: Reading(**reading) for module, reading in readings.items()}, **others)
+
+    @classmethod
+    def of_drift(cls, drift: Mapping[str, float], loss: float, target_tokens: float = 0.0) -> Measurement:
+        """The measurement of a model whose drifts are known without a probe: module to nats."""
+        return cls({module: Reading(value, 0.0, 1.0) for module, value in drift.items()}, {}, loss, target_tokens)
 
     @property
     def drift(self) -> dict[str, float]:
@@ -127,7 +132,7 @@ class DriftProbe:
         partition: Its modules.
         batches: Micro-batches to measure on.
         shift: Whether the logits at position j predict the label at j + 1.
-        answers: Answer tokens in the step's whole batch, on this process; 0 where that is not known.
+        target_tokens: Of the step's whole batch, on this process; 0 where that is not known.
 
     Raises:
         NoAnswerError: Every label of all batches is -100, on every rank; all of them raise it.
@@ -140,14 +145,16 @@ class DriftProbe:
         partition: ModulePartition,
         batches: Sequence[Batch],
         shift: bool,
-        answers: int | Tensor = 0,
+        target_tokens: int | Tensor = 0,
     ) -> None:
         self._forward, self._partition = forward, partition
         self._parts = {name: forward.parts(partition[name]) for name in partition}
         if is_sharded(forward.model):  # every forward pass gathers, so all ranks need as many
             batches = batches[: least_over_ranks(len(batches), next(forward.model.parameters()).device)]
         positions = [AnswerPositions.of(batch, shift) for batch in batches]
-        self.samples, self._answers = self._over_ranks(sum(where.samples for where in positions), float(answers))
+        self.samples, self._target_tokens = self._over_ranks(
+            sum(where.samples for where in positions), float(target_tokens)
+        )
         if self.samples == 0:
             raise NoAnswerError("every label is -100: no answer token to measure; see how the labels are masked")
         with torch.no_grad(), undisturbed(forward.model):
@@ -201,7 +208,7 @@ class DriftProbe:
                 for name in (self._partition if modules is None else modules)
             }
             norms = [self._forward.input_norms(item.batch, item.features) for item in self._seen]
-        return Measurement(readings, learning_steps(self._squared_logits, norms), self._loss(), self._answers)
+        return Measurement(readings, learning_steps(self._squared_logits, norms), self._loss(), self._target_tokens)
 
     def step_norms(self) -> dict[str, float]:
         """Module to the L2 norm of what the step did to its parameters, all of it: optimizer, decay, regulariser."""

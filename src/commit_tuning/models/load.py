@@ -182,9 +182,10 @@ def _explained(place: str) -> Iterator[None]:
                 f"model {_quoted(place)} comes with Python code of its own, which is not run unasked: read the code,"
                 " and set model.trust_remote_code=true if you trust it"
             ) from error
+        names = "".join(f", {name}" for name in models())
         raise UserError(
-            f"model {_quoted(place)} cannot be loaded ({type(error).__name__}: {one_line(error)}): give a"
-            f" folder with a transformers vision- or audio-language model, its hub name{''.join(f', {n}' for n in models())}"
+            f"model {_quoted(place)} cannot be loaded ({type(error).__name__}: {one_line(error)}): give a folder with a"
+            f" transformers vision- or audio-language model, its hub name{names}"
         ) from error
 
 

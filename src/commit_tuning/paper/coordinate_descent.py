@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,15 +22,15 @@ class CoordinateDescent(Controller):
     """
 
     def __init__(self, partition: ModulePartition, first: tuple[str, ...], config: CoMMITConfig) -> None:
+        super().__init__(partition)
         self._partition, self._first, self._config = partition, first, config
         self._switched = False
         self._weights: list[torch.Tensor] | None = None
         self._initial_movement: float | None = None
         self._looked_at = 0
 
-    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: Mapping[str, int]) -> dict[str, float]:
+    def multipliers(self, step: int) -> dict[str, float]:
         """One for the modules of the current phase, zero for the others."""
-        del kappas, measurements
         latest = self._config.switch_latest
         if not self._switched:
             self._switched = (latest is not None and step >= latest) or self._stable(step)

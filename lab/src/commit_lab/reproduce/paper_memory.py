@@ -62,9 +62,9 @@ def activation_bytes(saved: tuple[int, int], paper: PaperModel, samples: int, ch
 def measurement_bytes(trainable: dict[str, int], paper: PaperModel, samples: int) -> int:
     """An estimate of what a measurement of kappa takes.
 
-    `measure/probe.py` keeps the values of all trained parameters from before the step, and their present ones while they
-    are swapped out: 8 bytes each. Forward mode adds the update of one module, 4 bytes each, and runs attention with
-    its plain kernel, which has scores: heads x tokens^2 of every sequence, in float32, before and after the softmax,
+    `measure/probe.py` keeps the values of all trained parameters from before the step, and their present ones while
+    they are swapped out: 8 bytes each. Forward mode adds the update of one module, 4 bytes each, and runs attention
+    with its plain kernel, which keeps scores: heads x tokens^2 of a sequence, in float32, before and after the softmax,
     each with its derivative.
     """
     stacks = (paper.language_model(), paper.encoder)

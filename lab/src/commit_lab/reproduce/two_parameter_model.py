@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from commit_tuning.config import CoMMITConfig
-from commit_tuning.control.balance import KappaWindow, balance_coefficient
+from commit_tuning.measure.balance import balance_coefficient
 from commit_tuning.measure.divergence import token_kl
+from commit_tuning.measure.probe import Measurement
 from commit_tuning.methods import make_controller
 from commit_tuning.partition.modules import LANGUAGE_MODEL, ModulePartition
 
@@ -166,9 +167,8 @@ def trajectory(config: CoMMITConfig, setting: Setting) -> Trajectory:
             are not used: every measurement is of the whole batch and of the step as it is.
         setting: Start, rates, steps and batches.
     """
-    samples, window = dataset(), KappaWindow(config.kappa_window, config.kappa_estimator)
-    controller = make_controller(config, _partition())
-    multipliers = controller.multipliers(0, {ENCODER: math.nan}, {ENCODER: 0})
+    samples, controller = dataset(), make_controller(config, _partition())
+    multipliers = controller.multipliers(0)
     x, s = point(*setting.start)
     run = Trajectory([setting.start], [], [], [])
     for step, batch in enumerate(_batches(samples, setting), start=1):
@@ -179,10 +179,9 @@ def trajectory(config: CoMMITConfig, setting: Setting) -> Trajectory:
         run.kappas.append(balance_coefficient(drift[LANGUAGE_MODEL], drift[ENCODER]))
         run.multipliers.append((multipliers[LANGUAGE_MODEL], multipliers[ENCODER]))
         if (step - 1) % (config.probe_interval or setting.steps) == 0:
-            window.push(drift[LANGUAGE_MODEL], drift[ENCODER])
-            controller.observe(drift, multipliers, float(batch.loss(x, s)), len(batch))
+            controller.observe(Measurement.of_drift(drift, float(batch.loss(x, s)), len(batch)), multipliers)
         if controller.settling or step % config.lr_update_interval == 0:
-            multipliers = controller.multipliers(step, {ENCODER: window.value}, {ENCODER: len(window)})
+            multipliers = controller.multipliers(step)
         x, s = new_x, new_s
         run.points.append((float(x), float(s)))
     run.losses.extend(expected().loss(*torch.tensor(run.points, dtype=torch.float64).T).tolist())

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from commit_tuning.config import CoMMITConfig
-from commit_tuning.control.balance import KappaWindow
 from commit_tuning.control.base import Controller
 from commit_tuning.control.stability import LOG_SD
+from commit_tuning.control.windows import RatioWindow
 from commit_tuning.health.starvation import STARVED
+from commit_tuning.measure.probe import Measurement
 from commit_tuning.methods import coordinating_controller
 from commit_tuning.partition.modules import LANGUAGE_MODEL
 
@@ -101,20 +102,20 @@ def simulate(
     """
     plant, noise, run = plant or Plant(), random.Random(seed), Trajectory([], [], [], [], [])
     controller = controller or coordinating_controller(config, (_ENCODER,))
-    window = KappaWindow(config.kappa_window, config.kappa_estimator)
-    multipliers = controller.multipliers(0, {_ENCODER: math.nan}, {_ENCODER: 0})
+    window = RatioWindow(config.kappa_window, config.kappa_estimator)
+    multipliers = controller.multipliers(0)
     for step in range(1, steps + 1):
         log_rho = math.log(plant.rho) + plant.change * step / steps
         if (step - 1) % (config.probe_interval or 1) == 0:
             drift = {name: plant.drift * _drift(multipliers[name], plant, noise) for name in multipliers}
             drift[LANGUAGE_MODEL] *= math.exp(log_rho)
             window.push(drift[LANGUAGE_MODEL], drift[_ENCODER])
-            controller.observe(drift, multipliers, loss=1.0)
+            controller.observe(Measurement.of_drift(drift, loss=1.0), multipliers)
         if controller.settling or step % config.lr_update_interval == 0:
             run.steps.append(step)
             run.smoothed_kappas.append(window.value)
             run.log_kappas.append(log_rho + plant.exponent * _log_ratio(multipliers))
-            multipliers = controller.multipliers(step, {_ENCODER: window.value}, {_ENCODER: len(window)})
+            multipliers = controller.multipliers(step)
             run.log_ratios.append(_log_ratio(multipliers))
             run.lowest.append(min(multipliers.values()))
     return run
