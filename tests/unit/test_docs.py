@@ -65,6 +65,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+def test_pages_named_in_code_exist() -> None:
+    folders = ("lab/src", "lab/benchmarks", "lab/pretraining", "scripts", "examples")
+    code = [path.read_text("utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    pages = {page for text in code for page in re.findall(r"\b(?:docs|lab)/[\w/-]+\.(?:md|png)\b", text)}
+    assert not [page for page in pages if not (ROOT / page).exists()]
+
+
 @EVERY_PAGE
 def test_named_files_and_tests_exist(page: Path) -> None:
     folders = ("docs", "lab", "src", "tests", "examples", "scripts")
