@@ -73,8 +73,8 @@ class BalanceMonitor:
         self._optimizer = optimizer
         self._collected: Collector[Batch] = Collector(self.config.probe_samples)
         self._gradient_watch: GradientWatch | None = None
-        self._groups = GroupRates(optimizer, self.partition)
-        self._watch = StepWatch(optimizer, self._step_begins, self._step_ended)
+        self._watch = StepWatch(optimizer, self._step_begins, self._step_ended, self.abandon_step)
+        self._groups = GroupRates(optimizer, self.partition)  # once whoever watched before has put it right
         self._probe_samples = self.config.probe_samples
         self._forward = forward_pass(model)
         shift = self.config.shift_labels

@@ -237,6 +237,7 @@ class GroupRates:
         """
         factors: dict[str, float] = {}
         groups = self.step.groups
+        self.full_rates += map(_rate, groups[len(self.full_rates) :])  # of groups that were added since
         self.full_rates = [max(_rate(group), r) for group, r in zip(groups, self.full_rates, strict=True)]
         for group, highest in zip(groups, self.full_rates, strict=True):
             full = float(group.get("max_lr", group.get("initial_lr", highest)) or 0.0)

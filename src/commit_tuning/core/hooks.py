@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from commit_tuning.core.shards import local
 
-_HANDLES = "_commit_hooks"
+_HANDLES, _REPLACED = "_commit_hooks", "_commit_hooks_replaced"
 _TRAINERS = {"accelerate", "lightning", "lightning_fabric", "pytorch_lightning"}  # whose wrappers only pass a step on
 
 
@@ -110,16 +110,25 @@ class StepWatch:
         optimizer: In a trainer's wrapper or not.
         begins: Called with the optimizer before a step, after all other hooks that are known by then.
         ended: Called with the optimizer after a step that has raised no error.
+        replaced: Called with True when a newer watch takes the place of this one.
     """
 
-    def __init__(self, optimizer: Any, begins: Callable[[Any], None], ended: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        optimizer: Any,
+        begins: Callable[[Any], None],
+        ended: Callable[[Any], None],
+        replaced: Callable[[bool], None],
+    ) -> None:
         self._optimizer = inner_optimizer(optimizer)
         self._begins, self._ended = _weakly(begins), _weakly(ended)
         self._handles: dict[str, Any] = {}
         if calls_hooks(self._optimizer):
             for handle in vars(self._optimizer).get(_HANDLES, {}).values():
                 handle.remove()
+            vars(self._optimizer).get(_REPLACED, bool)(True)
             setattr(self._optimizer, _HANDLES, self._handles)
+            setattr(self._optimizer, _REPLACED, _weakly(replaced))
             self._handles["post"] = self._optimizer.register_step_post_hook(self._ended)
             self.go_last()
 

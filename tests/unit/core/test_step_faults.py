@@ -430,6 +430,19 @@ def test_abandoned_step_leaves_optimizer_as_it_was(method: str) -> None:
     assert coordinator.state_dict()["steps"] == 2
 
 
+@pytest.mark.parametrize("make", [BalanceMonitor, Coordinator])
+def test_new_coordinator_after_an_error_finds_groups_as_made(make: Callable[..., Any]) -> None:
+    model, partition = build("plain")
+    optimizer = Faulty(model.parameters(), lr=0.1)
+    first = Coordinator(model, optimizer, CoMMITConfig(method="language-lr-up"), partition)
+    optimizer.faulty = (1,)
+    with pytest.raises(torch.OutOfMemoryError):
+        by_hand(first, optimizer, backward(model))
+    second = make(model, optimizer, QUIET, partition)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1]
+    assert second._groups.full_rates == [0.1]
+
+
 def test_error_after_an_inner_step_is_put_right() -> None:
     """An optimizer calls the step of its base class, and fails afterwards."""
 
@@ -532,6 +545,8 @@ def test_group_added_inside_a_constant_step_stays() -> None:
     optimizer.step()
     coordinator.after_step()
     assert len(optimizer.param_groups) == 5
+    coordinator.step(backward(model, 1))
+    assert coordinator.kappa > 0
 
 
 def test_out_of_memory_is_no_damaged_state(monkeypatch: pytest.MonkeyPatch) -> None:
