@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-all test-hard test-processors lint clean
+.PHONY: setup demo test test-all test-hard test-processors lint docs clean
 
 setup: $(READY)
 
@@ -26,7 +26,7 @@ test-all: setup  ## every multimodal family of transformers and every pre-traini
 test-processors: setup  ## the suite under the arithmetic of other processors, and under two threads
 	$(BIN)/python scripts/test_processors.py
 
-test-hard: setup  ## the campaigns of docs/reliability.md in full: kills, fuzzed inputs, a soak; about an hour
+test-hard: setup  ## the campaigns of docs/explanation/reliability.md in full: kills, fuzzed inputs, a soak; about an hour
 	OMP_NUM_THREADS=1 COMMIT_TUNING_CAMPAIGN=full $(BIN)/python -m pytest -n 2 -q tests/campaigns
 
 lint: setup
@@ -35,5 +35,9 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: setup  ## the documentation as a site, into site/; a broken link ends it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache site

@@ -1,6 +1,6 @@
 """An Accelerate loop: mixed precision, several processes, gradient accumulation.
 
-pip install 'commit-tuning[experiments,accelerate]'
+pip install '.[train,accelerate]' ./lab
 accelerate launch examples/accelerate_loop.py --steps 20
 """
 

@@ -1,6 +1,6 @@
 """Lightning: one callback.
 
-pip install 'commit-tuning[experiments,lightning]'
+pip install '.[train,lightning]' ./lab
 python examples/lightning_module.py --steps 20
 """
 

@@ -1,6 +1,6 @@
 """A loop of your own in plain PyTorch, with gradient accumulation.
 
-pip install 'commit-tuning[experiments]'
+pip install '.[train]' ./lab
 python examples/plain_loop.py --steps 20
 """
 

@@ -1,6 +1,6 @@
 """transformers' Trainer. Two lines make it CoMMIT: the import of the trainer and its name.
 
-pip install 'commit-tuning[experiments]'
+pip install '.[train]' ./lab
 python examples/trainer.py --steps 20 --output runs/trainer
 """
 

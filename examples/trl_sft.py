@@ -1,6 +1,6 @@
 """Vision SFT with TRL. Two lines make it CoMMIT: the import of the trainer and its name.
 
-pip install 'commit-tuning[experiments,trl]'
+pip install '.[train,trl]' ./lab
 python examples/trl_sft.py --output runs/trl --steps 20
 """
 

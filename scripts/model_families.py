@@ -1,4 +1,4 @@
-"""Write docs/models.md, what comes of each multimodal family of transformers: ``python scripts/model_families.py``.
+"""Write docs/reference/models.md, what comes of each family of transformers: ``python scripts/model_families.py``.
 
 It holds them all to the contract of ``tests/families``, a minute on one core, and writes nothing where one breaks it.
 """
@@ -50,7 +50,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--output", type=Path, default=ROOT / "docs" / "models.md", help="the page (default: %(default)s)"
+        "--output", type=Path, default=ROOT / "docs" / "reference" / "models.md", help="the page (default: %(default)s)"
     )
     return parser.parse_args(arguments)
 

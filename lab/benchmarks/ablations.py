@@ -2,9 +2,9 @@
 
 `run` makes the comparisons of some studies (all, if none is named) below `--output`; it resumes where it stopped, and a
 run that two comparisons share is made once. `page` condenses what has finished into a JSON record for each comparison
-and writes `docs/ablations.md` and its figures from the records and `findings.md` beside them. All studies together are
-146 runs, about two hours on one core: 116 on nano BLIP-2 of some 40 seconds, 30 on nano LLaVA of some 75. `run` ends
-with exit code 1 if a comparison was refused or a run failed.
+and writes `lab/reports/ablations.md` and its figures from the records and `findings.md` beside them. All studies
+together are 146 runs, about two hours on one core: 116 on nano BLIP-2 of some 40 seconds, 30 on nano LLaVA of some
+75. `run` ends with exit code 1 if a comparison was refused or a run failed.
 """
 
 import argparse
@@ -154,7 +154,7 @@ def parse() -> argparse.Namespace:
     publish = actions.add_parser("page", help=page.__doc__)
     publish.add_argument("runs", type=Path, nargs="?", help="condense what has finished here first")
     publish.add_argument("--records", type=Path, default=Path("lab/results/ablations"))
-    publish.add_argument("--page", type=Path, default=Path("docs/ablations.md"))
+    publish.add_argument("--page", type=Path, default=Path("lab/reports/ablations.md"))
     publish.set_defaults(action=page)
     return parser.parse_args()
 

@@ -1,7 +1,8 @@
 """When the loop of Eq. 7-8 settles, rings or explodes: `python lab/benchmarks/controller_stability.py`.
 
-Prints the tables of `docs/stability.md` and draws its picture. Every run is simulated by `commit_lab.studies.simulate`
-(kappa = rho (lr_X / lr_S)^p with noise) with the windows and controllers of the package, from an empty window on.
+Prints the tables of `lab/reports/stability.md` and draws its picture. Every run is simulated by
+`commit_lab.studies.simulate` (kappa = rho (lr_X / lr_S)^p with noise) with the windows and controllers of the package,
+from an empty window on.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class PlainIntegral(Controller):
 def main() -> None:
     """Print the tables and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--picture", type=Path, default=Path("docs/images/controller-stability.png"))
+    parser.add_argument("--picture", type=Path, default=Path("lab/reports/images/controller-stability.png"))
     parser.add_argument("--runs", type=int, default=RUNS, help="simulated runs per cell, seeds 0, 1, ...")
     settings = parser.parse_args()
     roots()

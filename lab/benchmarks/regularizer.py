@@ -1,4 +1,6 @@
-"""The regulariser study: `python lab/benchmarks/regularizer.py RUNS... [--page docs/regularizer.md] [--picture FILE]`.
+"""The regulariser study: `python lab/benchmarks/regularizer.py RUNS... [--page FILE] [--picture FILE]`.
+
+The page is `lab/reports/regularizer.md`.
 
 RUNS are output folders of `commit-tuning train` or `compare`, searched with everything below them. Every complete run
 with a regulariser is set against the runs without one that share its model, data, rates and seed (CoMMIT

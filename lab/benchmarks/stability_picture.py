@@ -1,4 +1,4 @@
-"""The picture of `docs/stability.md`: roots, a simulated run of each controller, collapses of the literal one."""
+"""The picture of `lab/reports/stability.md`: roots, a simulated run of each controller, collapses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Theorem 2 by simulation: `python lab/benchmarks/theorem2.py [--output docs/images/theorem2.png] [--runs RUNS...]`.
+"""Theorem 2 by simulation: `python lab/benchmarks/theorem2.py [--output FILE] [--runs RUNS...]`.
 
 Minimises a function that is not convex and whose L, R and f* are known, with Adam at beta_1 = 0, and compares the
 squared gradient norm with the bounds; then the same with other lambda and h; then lambda_t along simulated paths of
@@ -44,7 +44,7 @@ LOOPS = {
 def main() -> None:
     """Print the tables and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("docs/images/theorem2.png"))
+    parser.add_argument("--output", type=Path, default=Path("lab/reports/images/theorem2.png"))
     parser.add_argument("--runs", nargs="*", type=Path, default=[], help="folders of finished runs")
     arguments = parser.parse_args()
     try:

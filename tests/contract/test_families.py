@@ -12,7 +12,7 @@ import pytest
 from families.catalogue import EXCEPTIONS, OTHERS, families
 from families.contract import check
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "models.md"
 IN_EVERY_RUN = (  # one of each kind: projector, Q-Former, grid of patches, tiles, sounds, cross-attention, refusal
     "Blip2ForConditionalGeneration",
     "Blip2ForConditionalGeneration (T5)",

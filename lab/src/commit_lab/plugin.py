@@ -74,5 +74,5 @@ def _nano(name: str) -> NamedModel:
 
 
 def _small(name: str) -> NamedModel:
-    how = f"make it with `python lab/pretraining/assemble_small.py {name}` (docs/small-scale.md)"
+    how = f"make it with `python lab/pretraining/assemble_small.py {name}` (lab/reports/small-scale.md)"
     return NamedModel(SMALL_FOLDER / name, remedy=how)

@@ -24,7 +24,7 @@ from commit_lab.reproduce.plan import ROWS
 from commit_tuning.errors import UserError
 from commit_tuning.train.recipe.load import load_recipe
 
-DOCS = Path(__file__).parents[3] / "docs" / "paper-scale.md"
+DOCS = Path(__file__).parents[3] / "lab" / "reports" / "paper-scale.md"
 
 
 @pytest.mark.parametrize("name", PAPER_MODELS)

@@ -32,7 +32,10 @@ class Controller:
         return False
 
     def before_step(self) -> None:
-        """Look at the gradients and the parameters before an optimizer step."""
+        """Look at the gradients and the parameters before an optimizer step, which may yet be skipped."""
+
+    def after_step(self) -> None:
+        """Take note that the step was made."""
 
     def observe(self, measurement: Measurement, in_force: Mapping[str, float]) -> None:
         """Take note of a measurement.

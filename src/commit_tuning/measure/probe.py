@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from commit_tuning.distributed.ranks import least_over_ranks, sum_over_ranks, sum_tensors_over_ranks
 from commit_tuning.distributed.shards import forget_old_values, is_sharded, local, whole
-from commit_tuning.errors import BatchError, NoAnswerError
+from commit_tuning.errors import BatchError, NoAnswerError, one_line
 from commit_tuning.measure.displacement import Displacement, Reading
 from commit_tuning.measure.divergence import AnswerPositions, by_rows, token_kl, widened
 from commit_tuning.measure.forward import Batch, ForwardPass, InputNorms, undisturbed
@@ -169,8 +169,8 @@ class DriftProbe:
             logits = self._forward.logits(batch, positions.mask, features)
         except TypeError as error:  # whose message may hold the model, layer by layer
             lines = str(error).splitlines() or [""]
-            what = lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
-            raise BatchError(f"the model takes no such batch (its keys: {', '.join(batch)}): {what[:300]}") from error
+            what = one_line(lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}", 300)
+            raise BatchError(f"the model takes no such batch (its keys: {', '.join(batch)}): {what}") from error
         return _Observation(batch, positions, features, logits)
 
     @contextlib.contextmanager

@@ -42,7 +42,7 @@ HOURS, GPU_HOURS = "about 8 h on 4 A100 of 40 GB", 32
 """Of one run, by the paper's appendix A.5, an average over its runs. Nothing was timed at this scale by us."""
 
 DATASETS = {"textvqa": 8.1, "iconqa": 1.8, "aokvqa": 19.0, "clothoaqa": 3.1, "macs": 41.5, "song-describer": 3.3}
-"""Gigabytes on disk, by task; `docs/paper-scale.md` has the sources."""
+"""Gigabytes on disk, by task; `lab/reports/paper-scale.md` has the sources."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Needs:
 
     @property
     def gpus(self) -> int:
-        """GPUs of 80 GB that hold that. The runner uses one; for more see `docs/paper-scale.md`."""
+        """GPUs of 80 GB that hold that. The runner uses one; for more see `lab/reports/paper-scale.md`."""
         return -int(-self.memory // GPU_BYTES)
 
 

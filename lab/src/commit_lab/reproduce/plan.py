@@ -35,7 +35,7 @@ SEEDS = {
     "internvl2-textvqa": 4,
     "llava-iconqa": 12,
 }
-"""Seeds of a row at nano scale, as many as the spread of its first ones asked for (`docs/reproduce.md`)."""
+"""Seeds of a row at nano scale, as many as the spread of its first ones asked for (`lab/reports/reproduce.md`)."""
 
 METHODS = ("constant", "feature-cd", "language-cd", "commit-clr", "commit", "literal")
 DYNAMICS_METHODS = ("constant", "language-lr-up", "encoder-lr-up", "commit-clr", "commit", "literal")

@@ -56,7 +56,7 @@ class Arm:
     equal_rates: bool = False
 
 
-ARMS = (  # in the order in which they are drawn; controllers have the colours of `docs/stability.md`
+ARMS = (  # in the order in which they are drawn; controllers have the colours of `lab/reports/stability.md`
     Arm(
         "Constant LR", CoMMITConfig(method="constant"), {"color": COLOURS["constant"], "linewidth": 2.6, "alpha": 0.75}
     ),

@@ -35,6 +35,10 @@ _HEAD = (
 _INTRODUCTION = """\
 # Ablations
 
+> **Default:** `trust-region`, before its last change
+> (it still averaged all that it had while its window filled; [log.md](log.md)).
+> **Nano models:** first generation.
+
 One setting at a time, from the records in `lab/results/ablations/` by `python lab/benchmarks/ablations.py page` (text
 included: change the records, the studies or `findings.md` there). Every arm has run with all of its seeds. Validation
 and test: accuracy in percent, mean ± standard deviation over seeds. Difference: test accuracy to Constant LR at the
