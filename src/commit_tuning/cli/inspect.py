@@ -24,7 +24,7 @@ def inspect(
     on silence.
 
     Examples:
-      commit-tuning inspect iconqa-nano-blip2
+      commit-tuning inspect llava-textvqa
 
       commit-tuning inspect ~/models/llava-1.5-7b-hf --json
     """

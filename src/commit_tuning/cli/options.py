@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 RecipeArgument = Annotated[
     str,
-    typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe such as iconqa-nano-llava."),
+    typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe such as llava-textvqa."),
 ]
 
 

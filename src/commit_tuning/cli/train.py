@@ -23,7 +23,7 @@ def train(
     """Tune one model as a recipe says, and evaluate it; goes on from its last checkpoint where it stopped.
 
     Examples:
-      commit-tuning train iconqa-nano-llava --output runs/clr
+      commit-tuning train llava-textvqa --output runs/clr
 
       commit-tuning train my.yaml commit.controller=literal train.learning_rate=1e-4 -o runs/paper
     """
