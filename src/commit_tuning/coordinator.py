@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.core.controllers import make_controller
@@ -75,8 +75,11 @@ class Coordinator(BalanceMonitor):
             check_control(optimizer, partition, scales=self.config.scales_rates)
         self._controller = make_controller(self.config, self.partition)
         self._previous: Snapshot | None = None
+        self._now: Snapshot | None = None  # the next `_previous`, if the step is made
         self._lookahead: DriftProbe | None = None
         self._ascent: Gradients = {}
+        self._added: Gradients = {}  # to the optimizer's gradients
+        self._plain: list[tuple[Tensor, Tensor]] = []  # those gradients, and copies of them without it
         self._factors: dict[str, float] = {}
         self._update_multipliers()
         fault = instability(self.config) if self.config.coordinated else None
@@ -102,19 +105,36 @@ class Coordinator(BalanceMonitor):
     def _after(self, skipped: bool) -> None:
         lookahead, self._lookahead = self._lookahead, None
         try:
-            if skipped:
-                self._ascent = {}
-            elif lookahead is not None:
-                self._ascent = {name: lookahead.gradients(name) for name in self.partition}
-            self._ascend()
+            if not skipped:
+                self._made()
+                if lookahead is not None:
+                    self._ascent = {name: lookahead.gradients(name) for name in self.partition}
+                self._ascend()
         finally:
-            self._ascent = {}
+            self._forget_regularizer()
             self._groups.step.restore()
 
+    def _made(self) -> None:
+        """Take over what is only so if the step was made."""
+        self._controller.after_step()
+        self._previous, self._now = self._now or self._previous, None
+
+    def _forget_regularizer(self) -> None:
+        self._now, self._lookahead, self._ascent, self._added, self._plain = None, None, {}, {}, []
+
     def _abandon(self, late: bool = False) -> None:
-        super()._abandon(late)
-        self._lookahead, self._ascent = None, {}
-        self._groups.step.restore(gradients=not late)
+        for gradient, plain in () if late else self._plain:
+            gradient.copy_(plain)
+        self._forget_regularizer()
+        try:
+            self._groups.step.restore(gradients=not late)
+        finally:
+            super()._abandon(late)
+
+    def gradients_made_anew(self) -> None:
+        """As for `BalanceMonitor`: the regularizer's are added, and those of a module at rest taken away."""
+        self._add_to_gradients()
+        self._groups.step.rest()
 
     def _counted(self) -> None:
         """Take the next rates from what was measured: every `lr_update_interval` steps, at first whenever it was."""
@@ -189,13 +209,18 @@ class Coordinator(BalanceMonitor):
         if self._previous is not None:
             batches, shift = self._regularizer_batches(batches), self._shift
             self._ascent = previous_step_gradients(self._forward, self.partition, batches, self._previous, shift)
-        self._previous = Snapshot(self.partition, self.partition)
+        self._now = Snapshot(self.partition, self.partition)
         if self.config.regularizer_step == "optimizer":
-            for name, gradients in self._ascent.items():
-                for parameter, gradient in zip(self.partition[name], gradients, strict=True):
-                    if parameter.grad is not None:
-                        parameter.grad.sub_(gradient, alpha=self._drift_weight)
-            self._ascent = {}
+            self._added, self._ascent = self._ascent, {}
+            found = [p.grad for name in self._added for p in self.partition[name] if p.grad is not None]
+            self._plain = [(gradient, gradient.clone()) for gradient in found]
+            self._add_to_gradients()
+
+    def _add_to_gradients(self) -> None:
+        for name, gradients in self._added.items():
+            for parameter, gradient in zip(self.partition[name], gradients, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.sub_(gradient, alpha=self._drift_weight)
 
     @torch.no_grad()
     def _ascend(self) -> None:

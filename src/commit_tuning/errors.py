@@ -45,3 +45,8 @@ def one_line(text: object, limit: int = 200) -> str:
     words = " ".join(str(text)[: 2 * limit].split())
     line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
     return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+def name_and_line(error: BaseException) -> str:
+    """The class of an exception and its message, as one line."""
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -23,14 +22,14 @@ from commit_tuning.core.balance import KappaWindow, balance_coefficient
 from commit_tuning.core.displacement import Displacement
 from commit_tuning.core.forward import Batch
 from commit_tuning.core.groups import GroupRates
-from commit_tuning.core.hooks import StepWatch
+from commit_tuning.core.hooks import GradientWatch, StepWatch, scale_again, unscale
 from commit_tuning.core.memory import is_out_of_memory, release_memory
 from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.probe import DriftProbe, Measurement
 from commit_tuning.core.ranks import several_ranks, sum_over_ranks
 from commit_tuning.core.samples import Collector, answer_tokens, check_batches, take_samples
 from commit_tuning.core.shards import local, refuse_unsupported, whole
-from commit_tuning.errors import ConfigError, NoAnswerError, UserError
+from commit_tuning.errors import ConfigError, NoAnswerError, UserError, name_and_line
 from commit_tuning.models.forward import forward_pass
 from commit_tuning.models.partition import partition_model
 
@@ -73,9 +72,9 @@ class BalanceMonitor:
         self.partition.check(model)
         self._optimizer = optimizer
         self._collected: Collector[Batch] = Collector(self.config.probe_samples)
-        self._watched_gradient: tuple[nn.Parameter, Callable[[], Tensor | None]] | None = None
-        self._groups = GroupRates(optimizer, self.partition)
-        self._watch = StepWatch(optimizer, self._step_begins, self._step_ended)
+        self._gradient_watch: GradientWatch | None = None
+        self._watch = StepWatch(optimizer, self._step_begins, self._step_ended, self.abandon_step)
+        self._groups = GroupRates(optimizer, self.partition)  # once whoever watched before has put it right
         self._probe_samples = self.config.probe_samples
         self._forward = forward_pass(model)
         shift = self.config.shift_labels
@@ -94,7 +93,8 @@ class BalanceMonitor:
         self._overflowed = False
         self._probe: DriftProbe | None = None
         self._in_step = False  # between before_step and after_step
-        self._inside = False  # the optimizer's own step
+        self._unscaled = False  # by this object
+        self._depth = 0  # of calls to the optimizer's own step, which may call that of the class that it derives from
         self._looked_at = 0
         self._rates = self._groups.by_module()
         self._norms: dict[str, float] = {}
@@ -164,6 +164,8 @@ class BalanceMonitor:
     def before_step(self, micro_batches: Batch | Sequence[Batch], answers: int | Tensor | None = None) -> None:
         """Prepare for an optimizer step; call it after the last backward pass, after unscaling and after clipping.
 
+        Gradients whose unscaling is left to Accelerate's optimizer, or to a fused one, are unscaled.
+
         Args:
             micro_batches: The batch of this step, or the list of its micro-batches.
             answers: How many answer tokens (labels that are not -100) this step's gradient is of, on this process; None
@@ -174,17 +176,18 @@ class BalanceMonitor:
                 A batch without an answer is not measured else, and made up for at the next.
             PartitionError: Parameters were unfrozen, or given to the optimizer, since this object was made.
             RuntimeError: `after_step` of the step before was not called. An optimizer's step that an error ended is put
-                right instead: the rates are those of before, and it counts as never made.
+                right instead, as by `abandon_step`.
         """
         self._end_broken_step()
         batches = check_batches(micro_batches)
-        self._decide_to_measure()
-        if self._measured_now:
-            self._answers = sum(map(answer_tokens, batches)) if answers is None else answers
-        looks = self._measured_now or self.config.regularizer is not None
-        samples = self._samples_of(batches) if looks else []
-        self._looked_at = sum(batch["labels"].shape[0] for batch in samples)
+        self._unscaled = unscale(self._optimizer)
         try:
+            self._decide_to_measure()
+            if self._measured_now:
+                self._answers = sum(map(answer_tokens, batches)) if answers is None else answers
+            looks = self._measured_now or self.config.regularizer is not None
+            samples = self._samples_of(batches) if looks else []
+            self._looked_at = sum(batch["labels"].shape[0] for batch in samples)
             self._before(samples)
         except BaseException:
             self._abandon()
@@ -206,16 +209,17 @@ class BalanceMonitor:
         """
         if not self._in_step:
             raise RuntimeError("after_step() was called without before_step()")
-        self._in_step = False
+        self._in_step, self._depth = False, 0
         skipped = skipped or self._overflowed
         probe, self._probe = self._probe, None
         self._watch.go_last()
-        self._after(skipped)
         self._alarms.skipped(self._steps + 1, skipped)
         if skipped:
             self._measured_now, self._norms, self._owed = False, {}, self._owed_before
+            self._after(skipped)
             return
         try:
+            self._after(skipped)
             if probe is not None:
                 with self._sparing_memory():
                     self._measure(probe)
@@ -225,6 +229,25 @@ class BalanceMonitor:
         finally:
             self._steps += 1
         self._counted()
+
+    def abandon_step(self, late: bool = False) -> None:
+        """Forget a step that an error has ended between `before_step` and `after_step`: it counts as never made.
+
+        Rates, groups and gradients are those that `before_step` found. Call it where the error is caught, before a
+        checkpoint is written or a scheduler steps. Without such a step it does nothing.
+
+        Args:
+            late: Gradients were made or dropped since: they stay as they are.
+        """
+        if self._in_step:
+            self._abandon(late)
+
+    def gradients_made_anew(self) -> None:
+        """Do to gradients what `before_step` did; call it after a closure that the optimizer's step calls."""
+
+    def skipped_step(self) -> None:
+        """Count a step that was skipped, as under loss scaling, before `before_step` was called."""
+        self._alarms.skipped(self._steps + 1, True)
 
     def step(self, batches: Batch | Sequence[Batch], closure: Callable[[], Any] | None = None) -> None:
         """`before_step(batches)`, `optimizer.step()`, `after_step()`.
@@ -236,7 +259,7 @@ class BalanceMonitor:
         Args:
             batches: As for `before_step`.
             closure: For an optimizer that computes the loss again, as often as it likes: LBFGS, SAM. Gradients of the
-                batch have to be there all the same.
+                batch have to be there all the same. What it makes of gradients is treated as they were.
         """
         accumulation = getattr(self._optimizer, "gradient_state", None)
         micro_batches = check_batches(batches)
@@ -244,26 +267,32 @@ class BalanceMonitor:
         for batch in micro_batches:
             self._collected.add(batch, batch)
         if accumulation is not None and not accumulation.sync_gradients:
+            self._watch_gradient()
             return
         self.before_step(*self._collected.take())
+
+        def and_prepare() -> Any:
+            loss = closure() if closure else None
+            self.gradients_made_anew()
+            return loss
+
         try:
-            self._optimizer.step(*(() if closure is None else (closure,)))
+            self._optimizer.step(*(() if closure is None else (and_prepare,)))
         except BaseException:
-            self._abandon()
+            self.abandon_step()
             raise
         self.after_step(skipped=getattr(self._optimizer, "step_was_skipped", False))
 
     def _forget_dropped(self) -> None:
         """Forget kept micro-batches whose gradients are gone: a loop that skips a step drops them by `zero_grad()`."""
-        watched = self._watched_gradient
-        if watched is not None and watched[0].grad is not watched[1]():
+        watch, self._gradient_watch = self._gradient_watch, None
+        if watch is not None and watch.end():
             self._collected.take()
-            watched = None
-        if watched is None:
-            parameters = (p for name in self.partition for p in self.partition[name] if p.grad is not None)
-            parameter = next(parameters, None)
-            watched = None if parameter is None else (parameter, weakref.ref(parameter.grad))
-        self._watched_gradient = watched
+
+    def _watch_gradient(self) -> None:
+        parameters = (p for name in self.partition for p in self.partition[name] if p.grad is not None)
+        parameter = next(parameters, None)
+        self._gradient_watch = None if parameter is None else GradientWatch(parameter)
 
     def summary(self) -> dict[str, float]:
         """The last measurement as one flat record, for a log or a progress line: only what there is, all finite.
@@ -357,14 +386,14 @@ class BalanceMonitor:
         """Called when the optimizer's step begins; of a step that calls its base class's, for both."""
         found = getattr(optimizer, "found_inf", None)  # which a scaler gives to a fused optimizer, for it to skip
         self._overflowed = found is not None and bool(found)
-        if not self._inside:
+        self._depth += 1
+        if self._depth == 1:
             self._check_untouched()
-        self._inside = True
 
     def _step_ended(self, optimizer: Any) -> None:
         """Called when the optimizer's step has raised no error."""
         del optimizer
-        self._inside = False
+        self._depth = max(0, self._depth - 1)  # zero where a hook of this step has called `after_step` already
 
     def _end_broken_step(self) -> None:
         """Put right what a step left that an error has ended and the loop has gone on from.
@@ -374,20 +403,19 @@ class BalanceMonitor:
         """
         if not self._in_step:
             return
-        broken = self._inside
+        broken = self._depth > 0
         self._abandon(late=True)
         if not broken:
             raise RuntimeError("before_step() was called twice; call after_step() once optimizer.step() is done")
 
     def _abandon(self, late: bool = False) -> None:
-        """Forget the step that was begun.
-
-        Args:
-            late: The next one was begun since, with gradients of its own.
-        """
-        del late
-        self._in_step, self._measured_now, self._probe, self._norms = False, False, None, {}
+        """Put back what `before_step` changed, and forget it; `late` is as for `abandon_step`."""
+        self._in_step, self._depth = False, 0
+        self._measured_now, self._probe, self._norms = False, None, {}
         self._owed = self._owed_before
+        if self._unscaled:
+            self._unscaled = False
+            scale_again(self._optimizer, late)
 
     def _check_untouched(self) -> None:
         """Between `before_step` and the optimizer's step no parameter may change: that would count as the step's.
@@ -499,7 +527,7 @@ class BalanceMonitor:
         moved = {name for name in self.partition if self._norms[f"step_norm/{name}"] > 0}
         self._alarms.measured(self._steps + 1, found, self._idle, moved, rates=self._rates, norms=self._norms)
         self._alarms.resting(self._steps + 1, self._rates, self._multipliers)
-        trained = {name: self._multipliers[name] for name in self.partition if self._rates[name] > 0}
+        trained = {name: self._multipliers[name] for name in self.partition if self._rates[name] != 0}  # or NaN
         self._alarms.learning(self._steps + 1, found.drift, trained)
 
 
@@ -515,10 +543,11 @@ def reading_state() -> Iterator[None]:
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        found = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        if is_out_of_memory(error):
+            raise
         raise ConfigError(
-            f"the saved state of CoMMIT is damaged or of another version ({found}); resume from an earlier checkpoint, "
-            "or begin a new training from the weights"
+            f"the saved state of CoMMIT is damaged or of another version ({name_and_line(error)}); resume from an "
+            "earlier checkpoint, or begin a new training from the weights"
         ) from None
 
 

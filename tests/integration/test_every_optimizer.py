@@ -5,6 +5,7 @@ A new one is a line in `OPTIMIZERS` or `NAMES_OF_OPTIMIZERS`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,9 @@ from conftest import build, make_batch
 from loops import values
 from test_setups import EVERY_STEP, same, trainer
 
-from commit_tuning import CoMMITConfig, Coordinator
-from commit_tuning.errors import ConfigError
+from commit_tuning import CoMMITConfig, Coordinator, partition_model
+from commit_tuning.errors import BatchError, ConfigError
+from commit_tuning.integrations.steps import StepHooks
 
 
 def lion(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -220,3 +222,90 @@ def test_an_optimizer_whose_step_calls_the_one_it_is_derived_from(tmp_path: Path
     assert same(plain.model, watched.model)
     assert watched.coordinator.kappa > 0
     assert watched.coordinator.state_dict()["steps"] == 3
+
+
+REGULARIZED = CoMMITConfig(
+    method="constant", probe_interval=1, regularizer="previous-step", regularizer_weight=10.0,
+    regularizer_step="optimizer",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("through", ["accelerate", "hooks"])
+@pytest.mark.parametrize("optimizer", ["AdamW", "AdamW fused"])
+def test_scaled_gradients_are_as_plain_ones(optimizer: str, through: str) -> None:
+    """A scale of a power of two is exact; the optimizer's step takes it off where nobody clips."""
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    if (optimizer, through) == ("AdamW", "hooks"):
+        pytest.skip("the scaler takes the scale off before it calls this optimizer")
+    found = []
+    for scale in (1.0, 2.0**12):
+        loop, scaler = Loop(optimizer), torch.amp.GradScaler("cpu", init_scale=scale)
+        wrapped = loop.optimizer
+        if through == "accelerate":
+            Accelerator(cpu=True)
+            wrapped = AcceleratedOptimizer(loop.optimizer, device_placement=False, scaler=scaler)
+        coordinator = Coordinator(loop.model, wrapped, REGULARIZED)
+        if through == "hooks":
+            hooks = StepHooks(REGULARIZED, partition_model)
+            hooks.begin(loop.model, loop.optimizer, contextlib.nullcontext)
+            assert hooks.coordinator is not None
+            coordinator = hooks.coordinator
+        for step in range(3):
+            batch = make_batch("llava", 4, torch.float32, seed=step)
+            scaler.scale(loop.model(**batch).loss).backward()
+            if through == "accelerate":
+                coordinator.step(batch)
+            else:
+                hooks.add(batch)
+                scaler.step(loop.optimizer)
+                scaler.update()
+            loop.optimizer.zero_grad()
+        found.append((values(loop.model), coordinator.metrics()))
+    assert found[0][1] == found[1][1]
+    assert all(torch.equal(a, b) for a, b in zip(found[0][0], found[1][0], strict=True))
+
+
+class Faulty(torch.optim.SGD):
+    """Raises an error in the middle of a step that is told."""
+
+    fails = False
+
+    def step(self, closure: Any = None) -> Any:
+        if self.fails:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("after", ["next batch", "same batch"])
+@pytest.mark.parametrize("where", ["before the step", "in the step"])
+def test_error_under_loss_scaling_leaves_no_trace(where: str, after: str) -> None:
+    """A scaler that believes it has unscaled the gradients would leave the next ones thousands of times too large."""
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    Accelerator(cpu=True)
+    found = []
+    for faulty in (True, False):
+        model, partition = build("llava")
+        optimizer, scaler = Faulty(partition.param_groups(lr=1e-2)), torch.amp.GradScaler("cpu", init_scale=2.0**12)
+        wrapped = AcceleratedOptimizer(optimizer, device_placement=False, scaler=scaler)
+        coordinator = Coordinator(model, wrapped, REGULARIZED, partition)
+        for step in range(4):
+            if step == 2 and not faulty and after == "next batch":
+                continue
+            batch = make_batch("llava", 4, torch.float32, seed=step)
+            scaler.scale(model(**batch).loss).backward()
+            if step == 2 and faulty:
+                optimizer.fails = where == "in the step"
+                broken = batch if optimizer.fails else {**batch, "labels": batch["labels"][0]}
+                with pytest.raises((torch.OutOfMemoryError, BatchError)):
+                    coordinator.step(broken)
+                optimizer.fails = False
+            if step != 2 or after == "same batch":
+                coordinator.step(batch)
+            wrapped.zero_grad()
+        found.append((values(model), scaler.state_dict()))
+    assert found[0][1] == found[1][1]
+    assert all(torch.equal(a, b) for a, b in zip(found[0][0], found[1][0], strict=True))

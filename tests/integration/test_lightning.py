@@ -156,3 +156,43 @@ def test_tuners_find_the_same_with_the_callback(tune: Any, trained_before: bool,
     assert all(torch.equal(a, b) for a, b in zip(found[0][2], found[1][2], strict=True))
     assert callbacks[0].coordinator is not None
     assert callbacks[0].coordinator.state_dict()["steps"] == 3
+
+
+class Faulty(torch.optim.SGD):
+    """Raises an error in the middle of its third step, which control does not try out."""
+
+    steps = -9  # of the copy
+
+    def step(self, closure: Any = None) -> Any:
+        result = super().step(closure)
+        self.steps += 1
+        if self.steps == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return result
+
+
+@pytest.mark.filterwarnings("ignore:.*fit.ckpt_path=")  # an exception checkpoint is looked for
+def test_checkpoint_of_an_error_holds_the_optimizer_as_made(tmp_path: Path) -> None:
+    class Failing(Module):
+        def configure_optimizers(self) -> Any:
+            self.optimizer = Faulty(self.parameters(), lr=0.1)
+            return self.optimizer
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 0:
+                self.optimizer.steps = 0
+
+    trainer = lightning.Trainer(
+        default_root_dir=tmp_path, max_steps=4, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=True,
+        callbacks=[
+            lightning.callbacks.OnExceptionCheckpoint(tmp_path, "broken"),
+            CoMMITCallback(replace(CONFIG, method="language-lr-up")),
+        ],
+    )  # fmt: skip
+    module = Failing()
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.fit(module, loader())
+    assert [group["lr"] for group in module.optimizer.param_groups] == [0.1]
+    (saved,) = torch.load(tmp_path / "broken.ckpt", weights_only=False)["optimizer_states"]
+    assert [group["lr"] for group in saved["param_groups"]] == [0.1]

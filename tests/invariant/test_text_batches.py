@@ -5,6 +5,7 @@ A mixed run goes on, with a moving average of image batches alone; a run that se
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -129,3 +130,58 @@ def test_micro_batches_of_a_skipped_step_are_forgotten(monkeypatch: pytest.Monke
         micro_batch(start + 2, steps=True)
         optimizer.zero_grad()
     assert seen == [3, 3]
+
+
+def replace_gradients(model: Any) -> None:
+    for parameter in (p for p in model.parameters() if p.grad is not None):
+        parameter.grad = parameter.grad / 1
+
+
+def bucket_views(model: Any) -> None:
+    """DDP's `gradient_as_bucket_view` puts another tensor there in the backward pass of the last micro-batch."""
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", p.grad.clone()))
+
+
+def nothing(model: Any) -> None:
+    del model
+
+
+def halve(model: Any) -> None:
+    for parameter in (p for p in model.parameters() if p.grad is not None):
+        parameter.grad.mul_(0.5)
+
+
+KEPT: dict[str, tuple[Callable[[Any], None], Callable[[Any], None], int]] = {
+    "accumulated": (nothing, nothing, 3),
+    "replaced": (nothing, replace_gradients, 3),
+    "bucket views": (bucket_views, nothing, 3),
+    "scaled in place": (nothing, halve, 3),
+    "dropped": (nothing, lambda model: model.zero_grad(), 1),
+    "set to zero": (nothing, lambda model: model.zero_grad(set_to_none=False), 1),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+@pytest.mark.parametrize("last", ["image", "text"])
+def test_micro_batches_are_kept_with_their_gradients(case: str, last: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the last reaches no encoder, whose gradient was there before."""
+    prepare, between, expected = KEPT[case]
+    model, partition = build("llava")
+    optimizer = torch.optim.SGD(partition.param_groups(lr=1e-3))
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(method="constant", probe_samples=None), partition)
+    accumulation = optimizer.gradient_state = SimpleNamespace(sync_gradients=False)
+    prepare(model)
+    seen: list[int] = []
+    monkeypatch.setattr(coordinator, "before_step", lambda kept, answers: seen.append(len(kept)))
+    monkeypatch.setattr(coordinator, "after_step", lambda skipped: None)
+    for seed in range(3):
+        batch = make_batch("llava", 2, torch.float32, seed=seed)
+        if seed == 2 and last == "text":
+            batch = text_batch(seed)
+        model(**batch).loss.backward()
+        accumulation.sync_gradients = seed == 2
+        coordinator.step(batch)
+        if seed == 1:
+            between(model)
+    assert seen == [expected]

@@ -20,7 +20,10 @@ class Controller:
         return False
 
     def before_step(self) -> None:
-        """Look at the gradients and the parameters before an optimizer step."""
+        """Look at the gradients and the parameters before an optimizer step, which may yet be skipped."""
+
+    def after_step(self) -> None:
+        """Take note that the step was made."""
 
     def observe(
         self, drift: Mapping[str, float], factors: Mapping[str, float], loss: float, answers: float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -56,8 +57,9 @@ class StepRates:
     """Sets the learning rates of modules for the length of one step.
 
     `scale` multiplies them and `restore` puts everything back: rates, groups and gradients. Nobody who looks at the
-    optimizer between two steps, such as a scheduler or a checkpoint, sees a trace of it. A group that mixes modules
-    with different multipliers stands in the optimizer's list as one group for each of them until `restore`.
+    optimizer between two steps, such as a scheduler or a checkpoint, sees a trace of it. Who changes a rate or the
+    groups in between is told so by `restore`. A group that mixes modules with different multipliers stands in the
+    optimizer's list as one group for each of them until then.
 
     Args:
         optimizer: Any optimizer with `param_groups`, or a wrapper around such.
@@ -68,6 +70,8 @@ class StepRates:
         self._stepping = stepping_optimizers(optimizer)
         self._module_of = module_of
         self._undo = ExitStack()
+        self._split: list[tuple[list[Group], list[Group]]] = []  # the optimizers' lists, and what is in them
+        self._set: list[tuple[Group, float]] = []  # groups that are not as they were, and their rates
         self._gradients: list[tuple[nn.Parameter, Tensor | None]] = []
 
     @property
@@ -80,8 +84,17 @@ class StepRates:
         self.restore()
         for optimizer in self._stepping:
             groups = optimizer.param_groups
-            self._undo.callback(groups.__setitem__, slice(None), [*groups])
-            groups[:] = [part for group in groups for part in self._scaled(group, multipliers, optimizer)]
+            scaled = [part for group in groups for part in self._scaled(group, multipliers, optimizer)]
+            if len(scaled) > len(groups):
+                self._undo.callback(groups.__setitem__, slice(None), [*groups])
+                groups[:] = scaled
+                self._split.append((groups, scaled))
+
+    def rest(self) -> None:
+        """Take the gradients of the modules at zero away again, which another backward pass has made."""
+        self._gradients = [(parameter, parameter.grad) for parameter, _ in self._gradients]
+        for parameter, _ in self._gradients:
+            parameter.grad = None
 
     def restore(self, gradients: bool = True) -> None:
         """Put back what `scale` found.
@@ -91,21 +104,37 @@ class StepRates:
 
         Raises:
             ConfigError: The optimizer wrote different values into the parts of one group, which cannot be put together.
+            ConfigError: A rate or the groups were changed since `scale`, which is undone.
         """
         taken, self._gradients = self._gradients, []
         for parameter, gradient in taken if gradients else ():
             parameter.grad = gradient
+        changed = self._is_changed()
+        self._split, self._set = [], []
         self._undo.close()
+        if changed:
+            raise ConfigError(
+                "a learning rate or the parameter groups were changed between before_step() and after_step(), where "
+                "CoMMIT has its own: call scheduler.step(), and add groups, after after_step(), and control no "
+                "optimizer that sets its own rates"
+            )
+
+    def _is_changed(self) -> bool:
+        others = any([*map(id, groups)] != [*map(id, scaled)] for groups, scaled in self._split)
+        return others or any(_rate(group) != rate for group, rate in self._set)
 
     def _scaled(self, group: Group, multipliers: Mapping[str, float], optimizer: Any) -> list[Group]:
         owners = _with_neighbours([(self._module_of(p), p.requires_grad) for p in group["params"]])
         factors = [multipliers.get(owner or "", 1.0) for owner in owners]
         parts = [group]
         if len({*factors}) > 1:
-            parts = [part_of(group, indices, optimizer) for indices in _indices_by(factors).values()]
-            self._undo.callback(_take_over, group, parts, [dict(part) for part in parts], optimizer)
+            indices = _indices_by(factors).values()
+            parts, before = ([part_of(group, own, optimizer) for own in indices] for _ in range(2))
+            self._undo.callback(_take_over, group, parts, before, optimizer)
         for part, factor in zip(parts, dict.fromkeys(factors), strict=False):
             self._apply(part, factor)
+        if {*factors} != {1.0}:
+            self._set += [(part, _rate(part)) for part in parts]
         return parts
 
     def _apply(self, group: Group, factor: float) -> None:
@@ -208,6 +237,7 @@ class GroupRates:
         """
         factors: dict[str, float] = {}
         groups = self.step.groups
+        self.full_rates += map(_rate, groups[len(self.full_rates) :])  # of groups that were added since
         self.full_rates = [max(_rate(group), r) for group, r in zip(groups, self.full_rates, strict=True)]
         for group, highest in zip(groups, self.full_rates, strict=True):
             full = float(group.get("max_lr", group.get("initial_lr", highest)) or 0.0)
@@ -247,9 +277,20 @@ def split_groups(optimizer: torch.optim.Optimizer, kind_of: Callable[[nn.Paramet
 
 
 def part_of(group: Group, indices: Sequence[int], optimizer: Any) -> Group:
-    """A group of some of a group's parameters, with its options and what its lists hold for them."""
+    """A group of some of a group's parameters, with what its lists hold for them and options of its own.
+
+    What an optimizer can change in place is copied, or else it would count a step once for each part.
+    """
     lists = {key: group[key] for key in ("params", *_lists_by_parameter(group, optimizer))}
-    return {**group, **{key: [values[index] for index in indices] for key, values in lists.items()}}
+    options = {key: _copy(value) for key, value in group.items() if key not in lists}
+    return {**group, **options, **{key: [values[index] for index in indices] for key, values in lists.items()}}
+
+
+def _copy(value: Any) -> Any:
+    """A value that can be changed without the first."""
+    if isinstance(value, Tensor) and not value.requires_grad:
+        return value.clone()
+    return copy.copy(value) if isinstance(value, list | dict | set) else value
 
 
 def _lists_by_parameter(group: Group, optimizer: Any) -> list[str]:
@@ -292,7 +333,7 @@ def _take_over(group: Group, parts: list[Group], before: list[Group], optimizer:
     """
     for key in {*group, *(key for part in parts for key in part)} - {"lr", "params"}:
         values = [part.get(key) for part in parts]
-        if all(value is old.get(key) for value, old in zip(values, before, strict=True)):
+        if all(_equal(value, old.get(key)) for value, old in zip(values, before, strict=True)):
             continue
         if not all(_equal(value, values[0]) for value in values):
             raise ConfigError(
@@ -303,9 +344,17 @@ def _take_over(group: Group, parts: list[Group], before: list[Group], optimizer:
 
 
 def _equal(first: Any, second: Any) -> bool:
+    if first is second:
+        return True
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return torch.equal(first, second)
-    return type(first) is type(second) and not isinstance(first, list | Tensor) and bool(first == second)
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    if isinstance(first, dict):
+        return _equal([*first.items()], [*second.items()])
+    return bool(first == second)
 
 
 def _rate(group: Group) -> float:

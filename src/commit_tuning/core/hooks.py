@@ -1,4 +1,4 @@
-"""How the optimizer's own step is seen, whoever calls it."""
+"""How the optimizer's own step is seen, whoever calls it, and what becomes of gradients around it."""
 
 from __future__ import annotations
 
@@ -6,39 +6,135 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-_HANDLES = "_commit_hooks"
+from torch import Tensor, nn
+
+from commit_tuning.core.shards import local
+
+_HANDLES, _REPLACED = "_commit_hooks", "_commit_hooks_replaced"
+_TRAINERS = {"accelerate", "lightning", "lightning_fabric", "pytorch_lightning"}  # whose wrappers only pass a step on
 
 
 def inner_optimizer(optimizer: Any) -> Any:
-    """The optimizer itself, out of Accelerate's wrapper or not in one."""
-    return getattr(optimizer, "optimizer", optimizer)
+    """The optimizer itself, out of a trainer's wrapper or not in one; a wrapper that steps its own way stays whole."""
+    packages = {kind.__module__.partition(".")[0] for kind in type(optimizer).__mro__}
+    return getattr(optimizer, "optimizer", optimizer) if packages & _TRAINERS else optimizer
+
+
+def calls_hooks(optimizer: Any) -> bool:
+    """Whether an optimizer calls the hooks of its step: torch's do, a wrapper need not."""
+    step = getattr(type(optimizer), "step", None)
+    return hasattr(optimizer, "_optimizer_step_pre_hooks") and hasattr(step, "hooked")
+
+
+def unscale(optimizer: Any) -> bool:
+    """Divide the gradients by the loss scale where that is left to a step: Accelerate's, or a fused optimizer's.
+
+    Returns:
+        Whether `scale_again` has something to undo, should Accelerate's step not be made.
+    """
+    inner = inner_optimizer(optimizer)
+    scale, scaler = getattr(inner, "grad_scale", None), getattr(optimizer, "scaler", None)
+    if isinstance(scale, Tensor):
+        for gradient in _gradients_of(inner):
+            gradient.div_(scale.to(gradient.device))
+        inner.grad_scale = None
+    elif inner is not optimizer and scaler is not None:
+        try:
+            scaler.unscale_(inner)
+        except RuntimeError as error:
+            if "already been called" not in str(error):  # by a loop that clips
+                raise
+        else:
+            return True
+    return False
+
+
+def scale_again(optimizer: Any, late: bool) -> None:
+    """Undo `unscale`: a scaler that believes its gradients unscaled would leave the next ones as they are.
+
+    Args:
+        optimizer: In Accelerate's wrapper.
+        late: The gradients are those of another backward pass.
+    """
+    scale = optimizer.scaler.get_scale()
+    for gradient in () if late else _gradients_of(optimizer):
+        gradient.mul_(scale)
+    optimizer.scaler.update(scale)
+
+
+def _gradients_of(optimizer: Any) -> list[Tensor]:
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    return [local(p.grad) for p in parameters if p.grad is not None]
+
+
+class GradientWatch:
+    """Sees that a gradient is dropped: nothing, or zeros, are there when the next one arrives, or at the end.
+
+    Another tensor in its place is no sign of it: a loop may divide it, and DDP may put a view of its bucket there.
+
+    Args:
+        parameter: It has a gradient.
+    """
+
+    def __init__(self, parameter: nn.Parameter) -> None:
+        self._parameter, self._seen = parameter, _mark(parameter.grad)
+        self._dropped: bool | None = None
+        self._handle: Any = parameter.register_hook(self._arrives)  # type: ignore[no-untyped-call]
+
+    def end(self) -> bool:
+        """Whether the gradient was dropped; the watch is over."""
+        self._handle.remove()
+        return self._is_gone() if self._dropped is None else self._dropped
+
+    def _arrives(self, gradient: Tensor) -> None:
+        del gradient
+        self._dropped = self._dropped or self._is_gone()
+
+    def _is_gone(self) -> bool:
+        """Looks at the values, for which it waits for the device, only if the tensor was changed or replaced."""
+        found = self._parameter.grad
+        return found is None or not (_mark(found) == self._seen or bool(local(found).any()))
+
+
+def _mark(gradient: Any) -> tuple[int, int]:
+    """What changes when a tensor is replaced, or changed in place."""
+    return id(gradient), gradient._version
 
 
 class StepWatch:
     """Calls one method when an optimizer's step begins and another when it has ended, as long as their object lives.
 
-    The newest watch takes the place of the one before; an optimizer that has no hooks is left alone.
+    The newest watch takes the place of the one before; an optimizer that calls no hooks is left alone.
 
     Args:
-        optimizer: In Accelerate's wrapper or not.
+        optimizer: In a trainer's wrapper or not.
         begins: Called with the optimizer before a step, after all other hooks that are known by then.
         ended: Called with the optimizer after a step that has raised no error.
+        replaced: Called with True when a newer watch takes the place of this one.
     """
 
-    def __init__(self, optimizer: Any, begins: Callable[[Any], None], ended: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        optimizer: Any,
+        begins: Callable[[Any], None],
+        ended: Callable[[Any], None],
+        replaced: Callable[[bool], None],
+    ) -> None:
         self._optimizer = inner_optimizer(optimizer)
         self._begins, self._ended = _weakly(begins), _weakly(ended)
         self._handles: dict[str, Any] = {}
-        if hasattr(self._optimizer, "register_step_pre_hook"):
+        if calls_hooks(self._optimizer):
             for handle in vars(self._optimizer).get(_HANDLES, {}).values():
                 handle.remove()
+            vars(self._optimizer).get(_REPLACED, bool)(True)
             setattr(self._optimizer, _HANDLES, self._handles)
+            setattr(self._optimizer, _REPLACED, _weakly(replaced))
             self._handles["post"] = self._optimizer.register_step_post_hook(self._ended)
             self.go_last()
 
     def go_last(self) -> None:
         """Come after the hooks that were registered since; not to be called while a step begins."""
-        if vars(self._optimizer).get(_HANDLES) is not self._handles:
+        if getattr(self._optimizer, _HANDLES, None) is not self._handles:
             return
         if "pre" in self._handles:
             self._handles["pre"].remove()

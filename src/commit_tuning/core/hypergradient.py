@@ -25,7 +25,7 @@ class HypergradientController(Controller):
     """Multiplies a module's rate by up to 5/4 where its gradients go on along its last steps, by 4/5 where they turn.
 
     Every update takes the mean sign of -g . s over the steps since the one before, so up and down weigh the same. Keeps
-    a copy of all trainable parameters, and costs no forward pass.
+    a copy of all trainable parameters, a second one during a step, and costs no forward pass.
 
     Args:
         partition: The modules; gradients are read from their parameters.
@@ -37,17 +37,20 @@ class HypergradientController(Controller):
         self._multipliers = dict.fromkeys(partition, 1.0)
         self._last: dict[str, list[Tensor]] = {}  # parameters before the last step
         self._signs: dict[str, list[int]] = {name: [] for name in partition}
+        self._now: dict[str, list[Tensor]] = {}  # parameters before the step that is being made
+        self._signs_now: dict[str, int] = {}
 
     @torch.no_grad()
     def before_step(self) -> None:
         """Take note of the sign of -g . s of every module; call it with gradients at hand, before the step."""
-        for name in self._partition:
-            parameters = self._partition[name]
-            if name in self._last:
-                self._signs[name].append(-_sign_along(parameters, self._last[name]))
-                torch._foreach_copy_(self._last[name], [*parameters])
-            else:
-                self._last[name] = [parameter.clone() for parameter in parameters]
+        self._signs_now = {name: -_sign_along(self._partition[name], last) for name, last in self._last.items()}
+        self._now = {name: [parameter.clone() for parameter in self._partition[name]] for name in self._partition}
+
+    def after_step(self) -> None:
+        """Count the signs of the step that was made."""
+        for name, sign in self._signs_now.items():
+            self._signs[name].append(sign)
+        self._last, self._now, self._signs_now = self._now, {}, {}
 
     def multipliers(self, step: int, kappas: Mapping[str, float], measurements: Mapping[str, int]) -> dict[str, float]:
         """The multipliers after the signs since the last call, which are used up."""

@@ -21,7 +21,7 @@ from commit_tuning.core.partition import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.core.ranks import least_over_ranks, sum_over_ranks, sum_tensors_over_ranks
 from commit_tuning.core.shards import forget_old_values, is_sharded, local, whole
 from commit_tuning.core.tangent import moving, quadratic_drift
-from commit_tuning.errors import BatchError, NoAnswerError
+from commit_tuning.errors import BatchError, NoAnswerError, one_line
 
 
 class Snapshot:
@@ -162,8 +162,8 @@ class DriftProbe:
             logits = self._forward.logits(batch, positions.mask, features)
         except TypeError as error:  # whose message may hold the model, layer by layer
             lines = str(error).splitlines() or [""]
-            what = lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
-            raise BatchError(f"the model takes no such batch (its keys: {', '.join(batch)}): {what[:300]}") from error
+            what = one_line(lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}", 300)
+            raise BatchError(f"the model takes no such batch (its keys: {', '.join(batch)}): {what}") from error
         return _Observation(batch, positions, features, logits)
 
     @contextlib.contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from commit_tuning.core.groups import StepRates, held_optimizers
 from commit_tuning.core.hooks import inner_optimizer
 from commit_tuning.core.partition import ModulePartition
-from commit_tuning.errors import ConfigError, UserError
+from commit_tuning.errors import ConfigError, UserError, name_and_line
 
 WARM_UP = 8  # steps before the one that is looked at: an optimizer that finds its own rate has begun to by then
 SIZE = 2  # of a parameter of the copy, at most, along every dimension
@@ -57,7 +57,7 @@ def check_control(optimizer: Any, partition: ModulePartition, scales: bool = Tru
     except UserError:
         raise
     except Exception as error:
-        raise _refusal(name, f"it fails when modules have different rates ({_first_line(error)})") from None
+        raise _refusal(name, f"it fails when modules have different rates ({name_and_line(error)})") from None
     for module, factor in factors.items() if scales else ():
         if _differ(slower[module], factor * plain[module]):
             raise _refusal(name, f"its step at {factor:g} times the rate is not {factor:g} times as long")
@@ -172,10 +172,6 @@ def _differ(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).norm() > TOLERANCE * expected.norm())
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-
-
 def _refusal(name: str, why: str) -> ConfigError:
     return ConfigError(
         f"the learning rates of {name} cannot be controlled: {why}; use an optimizer such as AdamW or SGD, or "
@@ -185,7 +181,7 @@ def _refusal(name: str, why: str) -> ConfigError:
 
 def _warn_of_failure(name: str, error: Exception) -> None:
     warnings.warn(
-        f"whether a step of {name} follows its learning rate could not be tried out ({_first_line(error)}); control "
+        f"whether a step of {name} follows its learning rate could not be tried out ({name_and_line(error)}); control "
         "takes for granted that it does",
         stacklevel=4,
     )

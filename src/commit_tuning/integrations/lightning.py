@@ -101,6 +101,11 @@ class CoMMITCallback(Callback):  # type: ignore[misc]
         if self.coordinator is not None:
             pl_module.log_dict(self.coordinator.summary())
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the optimizer as it was before the step, for a checkpoint that is written now."""
+        del trainer, pl_module, exception
+        self._step_hooks.end()
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the optimizer alone."""
         del trainer, pl_module

@@ -12,11 +12,11 @@ from torch import nn
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
 from commit_tuning.core.forward import Batch
-from commit_tuning.core.hooks import inner_optimizer
+from commit_tuning.core.hooks import calls_hooks, inner_optimizer
 from commit_tuning.core.partition import ModulePartition
 from commit_tuning.core.samples import Collector
 from commit_tuning.core.shards import refuse_unsupported
-from commit_tuning.errors import BatchError
+from commit_tuning.errors import BatchError, ConfigError
 from commit_tuning.models.partition import unwrap
 
 
@@ -55,11 +55,19 @@ class StepHooks:
             model: The model.
             optimizer: Its optimizer, in Accelerate's wrapper or not.
             autocast: Opens the context in which the trainer runs the model.
+
+        Raises:
+            ConfigError: The optimizer's steps cannot be seen.
         """
+        resumed = self._resumed
         self.end()  # of a training that was broken off
-        self.clear()
-        resumed, self._resumed = self._resumed, None
         refuse_unsupported(model, optimizer)
+        inner = inner_optimizer(optimizer)
+        if not calls_hooks(inner):
+            raise ConfigError(
+                f"{type(inner).__name__} calls no hooks of torch.optim.Optimizer, by which its steps would be seen; "
+                "give the trainer an optimizer of torch's kind, or call Coordinator.step in a loop of your own"
+            )
         self.coordinator = Coordinator(model, optimizer, self._config, self._partition(model))
         if resumed is not None:
             self.coordinator.load_state_dict(resumed)
@@ -67,25 +75,28 @@ class StepHooks:
         parameters = inspect.signature(unwrap(model).forward).parameters
         self._named = {"labels", *parameters}
         self._takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        inner = inner_optimizer(optimizer)
         self._handles = [inner.register_step_pre_hook(self._before), inner.register_step_post_hook(self._after)]
 
     def forget(self) -> None:
         """Leave the optimizer alone, and keep nothing of the training that was."""
         self.end()
-        self.clear()
-        self.coordinator = self._resumed = None
+        self.coordinator = None
 
     def end(self) -> None:
-        """Leave the optimizer alone."""
+        """Leave the optimizer alone, as it was before a step that an error has ended."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._resumed, self._depth = [], None, 0
+        self._collected.take()
+        if self.coordinator is not None:
+            self.coordinator.abandon_step(late=True)
 
     def clear(self) -> None:
         """A new step begins; forget what one left that was skipped, or whose optimizer raised an error."""
-        self._collected.take()
+        kept, _ = self._collected.take()
         self._depth = 0
+        if kept and self.coordinator is not None:
+            self.coordinator.skipped_step()
 
     def add(self, batch: Batch) -> None:
         """Keep a micro-batch, and what it holds now, unless there are enough samples."""
@@ -109,6 +120,8 @@ class StepHooks:
             loss = closure()
             if next(first, False):
                 self._prepare()
+            elif self.coordinator is not None:
+                self.coordinator.gradients_made_anew()
             return loss
 
         return (optimizer,), {**kwargs, "closure": and_prepare}

@@ -86,6 +86,14 @@ class CoMMITTrainerMixin:
             set_base_rates(optimizer, owner, partition, self._learning_rates)
         return optimizer
 
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Leave the optimizer as it was before a step that an error ends, which Trainer may begin anew after."""
+        try:
+            return super()._inner_training_loop(*args, **kwargs)  # type: ignore[misc]
+        except BaseException:
+            self._step_hooks.end()
+            raise
+
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Keep the micro-batch for the measurement, when it is one of the training."""
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)  # type: ignore[misc]

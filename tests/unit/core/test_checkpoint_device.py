@@ -14,6 +14,7 @@ def controller_on(device, method):
     config = CoMMITConfig(method=method, probe_interval=None)
     controller = make_controller(config, ModulePartition(modules))
     controller.before_step()
+    controller.after_step()
     controller.multipliers(1, {}, {})
     return controller
 

@@ -29,6 +29,7 @@ class Quadratic:
             self.controller.before_step()
             for name, value in self.values.items():
                 value.data -= RATE * self.multipliers[name] * value.grad
+            self.controller.after_step()
         self.multipliers = self.controller.multipliers(steps, {}, {})
         return self.multipliers
 
@@ -52,6 +53,7 @@ def test_opposite_signs_cancel():
         loop.controller.before_step()
         for value in loop.values.values():
             value.data -= RATE * value.grad
+        loop.controller.after_step()
     assert loop.controller.multipliers(3, {}, {}) == {"language_model": 1.0, "vision": 1.0}
 
 
@@ -78,6 +80,7 @@ def test_a_gradient_that_says_nothing_changes_nothing(gradient):
     value = loop.values["vision"]
     value.grad = None if gradient is None else torch.full((1,), gradient, dtype=torch.float64)
     loop.controller.before_step()
+    loop.controller.after_step()
     multipliers = loop.controller.multipliers(2, {}, {})
     assert multipliers == {"language_model": 1.25, "vision": 1.0}
 

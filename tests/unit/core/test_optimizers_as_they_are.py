@@ -15,6 +15,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator, partition_model
+from commit_tuning.core.groups import split_groups
+from commit_tuning.core.hooks import inner_optimizer
 from commit_tuning.errors import ConfigError
 
 WATCH = CoMMITConfig(method="constant", probe_interval=1)
@@ -52,12 +54,39 @@ class Lookahead:
         self.inner.zero_grad()
 
 
+class Wrapper:
+    """A wrapper that is no torch optimizer and changes parameters after the step of the one inside."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer, self.param_groups = optimizer, optimizer.param_groups
+
+    @torch.no_grad()
+    def step(self) -> None:
+        old = [p.clone() for group in self.param_groups for p in group["params"]]
+        self.optimizer.step()
+        now = [p for group in self.param_groups for p in group["params"]]
+        torch._foreach_lerp_(now, old, 0.5)
+
+    def zero_grad(self) -> None:
+        self.optimizer.zero_grad()
+
+
 class GroupCounter(torch.optim.AdamW):
     """Counts its steps in its groups, as apex's FusedAdam does."""
 
     def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             group["count"] = group.get("count", 0) + 1
+        return super().step(closure)
+
+
+class TensorCounter(torch.optim.AdamW):
+    """Counts its steps in a tensor and in a list of its groups, in place."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            group.setdefault("count", torch.zeros(())).add_(1)
+            group.setdefault("log", []).append(len(group["log"]))
         return super().step(closure)
 
 
@@ -110,11 +139,15 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
     "LDoG": dog.LDoG,
     "schedule-free": schedule_free,
     "Adafactor relative": relative_adafactor,
+    "averaging wrapper": lambda ps: Wrapper(torch.optim.AdamW(ps)),
     "counter in groups": GroupCounter,
+    "tensor counter in groups": TensorCounter,
     "rate in momentum": RateInMomentum,
 }
 SERVED = (
-    *CONTROLLED, "AdamW fused", "AdamW foreach", "AdamW tensor rate", "Muon and AdamW", "Lookahead", "counter in groups"
+    *CONTROLLED, "AdamW fused", "AdamW foreach", "AdamW tensor rate", "Muon and AdamW", "Lookahead",
+    "averaging wrapper",
+    "counter in groups", "tensor counter in groups",
 )  # fmt: skip
 REFUSED = (*OWN_WAY, "Prodigy", "DoG", "LDoG", "schedule-free", "Adafactor relative", "rate in momentum")
 
@@ -168,8 +201,9 @@ def test_control_leaves_nothing_between_steps(name: str, method: str) -> None:
         coordinator.step(batch)
         optimizer.zero_grad()
     after = look(optimizer)
-    if name == "counter in groups":
+    if "counter in groups" in name:
         assert optimizer.param_groups[0].pop("count") == 3
+        optimizer.param_groups[0].pop("log", None)
         after = look(optimizer)
     assert after == seen
 
@@ -282,3 +316,67 @@ def test_lora_fa_keeps_its_pairs(config: CoMMITConfig) -> None:
     assert same == (config is WATCH)
     if config is EVERY_STEP:
         assert len(set(coordinator.learning_rates.values())) == 2
+
+
+def test_tensor_counter_of_a_split_group_counts_once() -> None:
+    _, _, coordinator = train("tensor counter in groups", EVERY_STEP)
+    (group,) = coordinator._optimizer.param_groups
+    assert float(group["count"]) == 4
+    assert group["log"] == [0, 1, 2, 3]
+
+
+def test_tensor_counters_of_groups_split_for_good_are_two() -> None:
+    model, partition = build("plain")
+    optimizer = TensorCounter(list(model.parameters()))
+    optimizer.step()
+    split_groups(optimizer, partition.module_of)
+    optimizer.step()
+    assert [float(group["count"]) for group in optimizer.param_groups] == [2, 2]
+
+
+def test_step_of_a_wrapper_is_measured_whole() -> None:
+    """The hooks of the optimizer inside would begin the measurement too early."""
+    _, _, monitor = train("averaging wrapper", WATCH, monitor=True)
+    _, _, plain = train("AdamW", WATCH, monitor=True)
+    assert inner_optimizer(monitor._optimizer) is monitor._optimizer
+    assert monitor.metrics()["step_norm/vision"] < plain.metrics()["step_norm/vision"]
+
+
+def test_wrappers_of_trainers_are_looked_into() -> None:
+    lightning = pytest.importorskip("lightning")
+    from accelerate import Accelerator
+    from lightning.pytorch.core.optimizer import LightningOptimizer
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))])
+    fabric = lightning.Fabric(accelerator="cpu")
+    _, of_fabric = fabric.setup(nn.Linear(1, 1), inside := torch.optim.SGD([nn.Parameter(torch.ones(1))]))
+    assert inner_optimizer(LightningOptimizer(optimizer)) is optimizer
+    assert inner_optimizer(Accelerator(cpu=True).prepare(optimizer)) is optimizer
+    assert inner_optimizer(of_fabric) is inside
+
+
+REGULARIZED = CoMMITConfig(
+    method="constant", probe_interval=None, regularizer="previous-step", regularizer_weight=10.0,
+    regularizer_step="optimizer",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [REGULARIZED, CoMMITConfig(method="feature-cd", probe_interval=None)])
+def test_closure_is_the_step_without_one(config: CoMMITConfig) -> None:
+    """What is done to the gradients before the step is done to those of the closure, too."""
+    results = []
+    for given in (True, False):
+        model, partition = build("plain")
+        model.eval()
+        optimizer = torch.optim.AdamW(model.parameters())
+        coordinator = Coordinator(model, optimizer, config, partition)
+        for step in range(4):
+            closure = closure_of(model, optimizer, batch := make_batch("plain", 4, torch.float32, seed=step))
+            closure()
+            coordinator.step(batch, closure if given else None)
+        state = {index: float(kept["step"]) for index, kept in optimizer.state_dict()["state"].items()}
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        results.append(([p.detach().clone() for p in model.parameters()], gradients, state))
+    for first, second in zip(*(weights + gradients for weights, gradients, _ in results), strict=True):
+        assert torch.equal(first, second)
+    assert results[0][2] == results[1][2]

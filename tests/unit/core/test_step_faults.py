@@ -351,3 +351,239 @@ def test_damaged_state_is_refused_in_one_line(fault: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(text)) as told:
         start(EVERY_STEP)[2].load_state_dict(state)
     assert "\n" not in str(told.value)
+
+
+REGULARIZED = CoMMITConfig(
+    method="constant", probe_interval=None, regularizer="previous-step", regularizer_weight=10.0,
+    regularizer_step="optimizer",
+)  # fmt: skip
+
+
+def skipping(coordinator: Coordinator, optimizer: Any, batch: Any) -> None:
+    coordinator.before_step(batch)
+    coordinator.after_step(skipped=True)
+
+
+def abandoned(coordinator: Coordinator, optimizer: Any, batch: Any) -> None:
+    coordinator.before_step(batch)
+    coordinator.abandon_step()
+
+
+@pytest.mark.parametrize("break_off", [skipping, abandoned])
+@pytest.mark.parametrize("method", ["previous-step", "hypergradient"])
+def test_step_never_made_leaves_no_trace(break_off: Callable[..., None], method: str) -> None:
+    config = {
+        "previous-step": REGULARIZED,
+        "hypergradient": CoMMITConfig(method="hypergradient", probe_interval=None, lr_update_interval=2),
+    }[method]
+    results = []
+    for broken in (True, False):
+        model, optimizer, coordinator = start(config)
+        for seed in (0, 1, 2, 3, 4):
+            if seed == 2:
+                if broken:
+                    break_off(coordinator, optimizer, backward(model, seed))
+                continue
+            coordinator.step(backward(model, seed))
+        results.append((values(model), coordinator.multipliers))
+    assert same(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+
+
+def test_regularized_step_that_is_retried_is_the_same() -> None:
+    results = []
+    for faulty in ((3,), ()):
+        model, optimizer, coordinator = start(REGULARIZED, Faulty)
+        optimizer.faulty = faulty
+        for seed in (0, 1, 2, 3):
+            batch = backward(model, seed)
+            if seed == 2 and faulty:
+                gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+                with pytest.raises(torch.OutOfMemoryError):
+                    coordinator.step(batch)
+                assert same(gradients, [p.grad for p in model.parameters() if p.grad is not None])
+            coordinator.step(batch)
+        results.append(values(model))
+    assert same(*results)
+
+
+@pytest.mark.parametrize("method", ["commit-clr", "feature-cd"])
+def test_abandoned_step_leaves_optimizer_as_it_was(method: str) -> None:
+    """In the `except` block of a loop of one's own, where a checkpoint may be written."""
+    model, partition = build("plain")
+    optimizer = Faulty(model.parameters(), lr=0.1)
+    config = CoMMITConfig(method=method, probe_interval=1, lr_update_interval=1)
+    coordinator = Coordinator(model, optimizer, config, partition)
+    optimizer.faulty = (2,)
+    coordinator.step(backward(model))
+    state, batch = str(coordinator.state_dict()), backward(model, 1)
+    gradients = [p.grad for p in model.parameters()]
+    with pytest.raises(torch.OutOfMemoryError):
+        by_hand(coordinator, optimizer, batch)
+    coordinator.abandon_step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1]
+    assert len(optimizer.state_dict()["param_groups"]) == 1
+    assert all(p.grad is g for p, g in zip(model.parameters(), gradients, strict=True))
+    assert str(coordinator.state_dict()) == state
+    by_hand(coordinator, optimizer, batch)
+    coordinator.abandon_step()  # of no step
+    assert coordinator.state_dict()["steps"] == 2
+
+
+@pytest.mark.parametrize("make", [BalanceMonitor, Coordinator])
+def test_new_coordinator_after_an_error_finds_groups_as_made(make: Callable[..., Any]) -> None:
+    model, partition = build("plain")
+    optimizer = Faulty(model.parameters(), lr=0.1)
+    first = Coordinator(model, optimizer, CoMMITConfig(method="language-lr-up"), partition)
+    optimizer.faulty = (1,)
+    with pytest.raises(torch.OutOfMemoryError):
+        by_hand(first, optimizer, backward(model))
+    second = make(model, optimizer, QUIET, partition)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1]
+    assert second._groups.full_rates == [0.1]
+
+
+def test_error_after_an_inner_step_is_put_right() -> None:
+    """An optimizer calls the step of its base class, and fails afterwards."""
+
+    class Late(torch.optim.SGD):
+        fails = False
+
+        def step(self, closure: Any = None) -> Any:
+            super().step(closure)
+            if self.fails:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model, optimizer, coordinator = start(EVERY_STEP, Late)
+    optimizer.fails = True
+    with pytest.raises(torch.OutOfMemoryError):
+        by_hand(coordinator, optimizer, backward(model))
+    optimizer.fails = False
+    by_hand(coordinator, optimizer, backward(model, 1))
+    assert coordinator.state_dict()["steps"] == 1
+    assert {group["lr"] for group in optimizer.param_groups} == {0.1}
+
+
+def test_missing_after_step_is_said_after_an_error() -> None:
+    model, optimizer, coordinator = start(QUIET, Faulty)
+    optimizer.faulty = (1,)
+    batch = backward(model)
+    with pytest.raises(torch.OutOfMemoryError):
+        coordinator.step(batch)
+    coordinator.before_step(batch)
+    with pytest.raises(RuntimeError, match="called twice"):
+        coordinator.before_step(batch)
+
+
+def test_parameter_changed_after_an_error_is_said() -> None:
+    model, optimizer, coordinator = start(QUIET, Faulty)
+    optimizer.faulty = (1,)
+    batch = backward(model)
+    with pytest.raises(torch.OutOfMemoryError):
+        coordinator.step(batch)
+    coordinator.before_step(batch)
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    with pytest.raises(RuntimeError, match=r"changed between before_step\(\) and optimizer\.step\(\)"):
+        optimizer.step()
+
+
+def test_error_in_lookahead_counts_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = CoMMITConfig(method="constant", probe_interval=1, regularizer="lookahead")
+    model, _, coordinator = start(config)
+    coordinator.step(backward(model))
+
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("commit_tuning.core.probe.DriftProbe.gradients", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            coordinator.step(backward(model, 1))
+    assert coordinator.state_dict()["steps"] == 2
+    assert coordinator.metrics()["drift/vision"] is None
+    coordinator.step(backward(model, 2))
+    assert coordinator.metrics()["drift/vision"] is not None
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("tensor", [False, True])
+def test_rate_set_inside_a_step_is_refused(split: bool, tensor: bool) -> None:
+    """A scheduler steps before `after_step`, which would put the old rate back."""
+    model, partition = build("plain")
+    rate = torch.tensor(0.1) if tensor else 0.1
+    optimizer = torch.optim.SGD(model.parameters() if split else partition.param_groups(lr=rate), lr=rate)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(method="language-lr-up"), partition)
+    coordinator.before_step(backward(model))
+    optimizer.step()
+    if split:
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * 0.5
+    else:
+        scheduler.step()
+    with pytest.raises(ConfigError, match=r"call scheduler\.step\(\).* after after_step\(\)"):
+        coordinator.after_step()
+    assert coordinator.state_dict()["steps"] == 1
+
+
+def test_group_added_inside_a_step_is_refused() -> None:
+    model, partition = build("plain")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(method="language-lr-up"), partition)
+    coordinator.before_step(backward(model))
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+    optimizer.step()
+    with pytest.raises(ConfigError, match="parameter groups were changed between"):
+        coordinator.after_step()
+
+
+def test_group_added_inside_a_constant_step_stays() -> None:
+    model, optimizer, coordinator = start(QUIET)
+    coordinator.before_step(backward(model))
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1), requires_grad=False)]})
+    optimizer.step()
+    coordinator.after_step()
+    assert len(optimizer.param_groups) == 5
+    coordinator.step(backward(model, 1))
+    assert coordinator.kappa > 0
+
+
+def test_out_of_memory_is_no_damaged_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, coordinator = start(QUIET)
+
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(coordinator, "_load", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        coordinator.load_state_dict({})
+
+
+class Rateless(torch.optim.Optimizer):
+    """Has a rate of its own and shows none."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                p.sub_(p.grad, alpha=0.1)
+
+
+def test_module_starves_without_a_rate() -> None:
+    model, partition = build("plain")
+    optimizer = Rateless([*model.parameters()])
+    config = CoMMITConfig(method="constant", probe_interval=1, starvation_patience=2)
+    monitor = BalanceMonitor(model, optimizer, config, partition)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for step in range(3):
+            batch = backward(model, step)
+            for parameter in partition["vision"]:
+                assert parameter.grad is not None
+                parameter.grad.mul_(1e-6)
+            monitor.step(batch)
+    assert "vision" in monitor.starving
