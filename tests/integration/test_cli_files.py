@@ -112,6 +112,45 @@ def test_checkpoints_of_others_are_kept(
     assert contents(tmp_path)["checkpoints/step-001000/model.bin"] == b"mine"
 
 
+@pytest.mark.parametrize("setting", ["train.steps=1", "data.root=/no/such"])
+def test_refused_starts_never_take_checkpoints_over(
+    setting: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoints" / "step-000500").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-000500" / "model.bin").write_text("mine")
+    before = contents(tmp_path)
+    for more in (["--force", setting], ["--force", setting], ["--force"], []):
+        assert run(["train", recipe, "-o", tmp_path, *FAST, *more]) == 2
+        error_line(capsys)
+        assert contents(tmp_path) == before | {".lock": b""}
+
+
+def test_checkpoints_beside_an_early_failure_are_kept(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", recipe, "-o", tmp_path, *FAST, "data.root=/no/such"]) == 2
+    assert RunRecord.read(tmp_path).status == "failed"
+    (tmp_path / "checkpoints" / "step-000500").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-000500" / "state.json").write_text('{"dict": []}')
+    capsys.readouterr()
+    assert run(["train", recipe, "-o", tmp_path, *FAST, "--force"]) == 2
+    assert "checkpoints is there and no record" in error_line(capsys)
+    assert (tmp_path / "checkpoints" / "step-000500" / "state.json").exists()
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_complete_run_removes_no_foreign_checkpoints(older: bool, recipe: Path, finished: Path) -> None:
+    if older:
+        record = json.loads((finished / "run.json").read_text())
+        (finished / "run.json").write_text(json.dumps(record | {"files": None}))
+    mine = finished / "checkpoints" / "step-000500"
+    mine.mkdir(parents=True)
+    (mine / ("state.json" if older else "model.bin")).write_text('{"dict": []}')
+    before = contents(finished)
+    assert run(["train", recipe, "-o", finished, *FAST]) == 0
+    assert contents(finished) == before
+
+
 def test_a_batch_is_no_larger_than_the_data(recipe: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(finished)
     for settings in (["train.batch_size=25"], ["data.train_limit=3"], ["data.train_limit=3", "data.in_memory=true"]):
@@ -322,6 +361,14 @@ def test_evaluate_overwrites_no_file(
     assert "is no file: name one" in error_line(capsys)
     assert run(["evaluate", finished, option, tmp_path / "thesis.txt", "--force"]) == 0
     assert (tmp_path / "thesis.txt").read_text() != "mine"
+
+
+@pytest.mark.parametrize("option", ["--predictions", "--skipped"])
+def test_evaluate_leaves_hidden_files_alone(finished: Path, tmp_path: Path, option: str) -> None:
+    (tmp_path / ".env").write_text("mine")
+    assert run(["evaluate", finished, option, tmp_path / "env"]) == 0
+    assert (tmp_path / ".env").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {".env", "env", "run"}
 
 
 def test_full_disk_is_one_line_and_a_failed_run(

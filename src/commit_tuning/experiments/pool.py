@@ -90,7 +90,7 @@ def unfinished(jobs: Sequence[Job], on_done: OnDone) -> list[Job]:
         record = job.outcome()
         if record is not None and record.complete:
             with alone_in(job.folder):
-                clear_up(job.folder)
+                clear_up(record)
             on_done(job, record)
         else:
             waiting.append(job)

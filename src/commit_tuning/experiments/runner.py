@@ -32,7 +32,7 @@ from commit_tuning.experiments.model_setup import (
 )
 from commit_tuning.experiments.optimizers import show_evaluated
 from commit_tuning.experiments.origin import Origin, refuse_changed
-from commit_tuning.experiments.ownership import refuse_foreign, start_over
+from commit_tuning.experiments.ownership import foreign_files, refuse_foreign, start_over
 from commit_tuning.experiments.progress import Progress, counting, silent
 from commit_tuning.experiments.record import (
     HISTORY,
@@ -93,7 +93,7 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, fo
     with alone_in(folder):
         before = RunRecord.read(folder) if os.path.lexists(folder / RECORD) else None
         if before is not None and not force and _is_finished(before, recipe):
-            clear_up(folder)
+            clear_up(before)
             return before
         record = RunRecord(recipe=recipe.for_record(), seed=recipe.train.seed, folder=folder)
         record.versions, record.hardware = package_versions(), hardware(torch.get_num_threads())
@@ -101,8 +101,8 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, fo
             check_metric(TASKS[recipe.data.dataset].metric)
             _run(recipe, record, before, progress, force)
         except Exception as error:
-            if before is None or record.files is not None:  # a run that was there stays as it is until this one starts
-                _note_failure(record, error)
+            if record.files is not None or (before is None and not foreign_files(folder)):
+                _note_failure(record, error)  # else what is there stays as it is until a run has taken the folder
             raise
         return record
 
