@@ -14,6 +14,7 @@ import pytest
 from small_experiment import make_experiment, run
 
 from commit_tuning.experiments import training
+from commit_tuning.experiments.checkpoint import Checkpoints
 from commit_tuning.experiments.record import RunRecord, alone_in
 
 OWN_FILES = "data.dataset=iconqa"  # the layout of what is built, read as data that a user may change
@@ -456,3 +457,77 @@ def test_compare_by_force_starts_again(recipe: Path, compared: Path, tmp_path: P
     assert run(["compare", recipe, "-o", folder, "-j", "1", *FAST, "train.seed=5", "train.steps=2", "--force"]) == 0
     assert mine.read_text() == "mine"
     assert {len(RunRecord.read(path.parent).history()) for path in folder.rglob("run.json")} == {2}
+
+
+@pytest.mark.parametrize("content", ["mine", "{}", '{"recipe": {"flour": 1}, "compare": {}}'])
+@pytest.mark.parametrize("more", [[], ["--force"]])
+def test_compare_keeps_a_foreign_manifest(
+    content: str, more: list[str], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("compare.json", "table.md", "table.json"):
+        (tmp_path / name).write_text(content)
+    before = contents(tmp_path)
+    assert run(["compare", recipe, "-o", tmp_path, "-j", "1", *FAST, *more]) == 2
+    assert "compare.json is damaged" in error_line(capsys)
+    assert contents(tmp_path) == before | {".lock": b""}
+
+
+def test_train_keeps_a_foreign_record(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_text('{"recipe": {"flour": 1}}')
+    assert run(["train", recipe, "-o", tmp_path, "--force", *FAST]) == 2
+    assert "run.json is not a run record (it has no status)" in error_line(capsys)
+    assert (tmp_path / "run.json").read_text() == '{"recipe": {"flour": 1}}'
+
+
+@pytest.mark.parametrize("more", [[], ["--force"]])
+def test_compare_keeps_an_edited_table(
+    more: list[str], recipe: Path, compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(compared, tmp_path / "table")
+    (folder / "table.md").write_text("mine")
+    before = contents(folder)
+    assert run(["compare", recipe, "-o", folder, "-j", "1", *FAST, *more]) == 2
+    assert "table.md is there and no record" in error_line(capsys)
+    assert contents(folder) == before
+
+
+def test_compare_replaces_tables_of_an_older_version(recipe: Path, compared: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(compared, tmp_path / "table")
+    manifest = json.loads((folder / "compare.json").read_text())
+    del manifest["files"]
+    (folder / "compare.json").write_text(json.dumps(manifest))
+    (folder / "table.md").write_text("of an older version")
+    assert run(["compare", recipe, "-o", folder, "-j", "1", *FAST]) == 0
+    assert (folder / "table.md").read_bytes() == (compared / "table.md").read_bytes()
+
+
+def test_compare_by_force_removes_all_runs_or_none(
+    recipe: Path, compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(compared, tmp_path / "table")
+    last = sorted(folder.rglob("run.json"))[-1]
+    last.write_text(json.dumps(json.loads(last.read_text()) | {"files": None}))
+    before = contents(folder)
+    assert run(["compare", recipe, "-o", folder, "-j", "1", *FAST, "--force"]) == 2
+    assert "is of an older version and names no files" in error_line(capsys)
+    assert contents(folder) == before
+
+
+def test_compare_by_force_begins_interrupted_runs_anew(recipe: Path, compared: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(compared, tmp_path / "table")
+    for path in folder.rglob("run.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "running"}))
+        Checkpoints(path.parent, {}, 1).save(1, {"steps": 1})
+    assert run(["compare", recipe, "-o", folder, "-j", "1", *FAST, "train.steps=2", "--force"]) == 0
+    assert {len(RunRecord.read(path.parent).history()) for path in folder.rglob("run.json")} == {2}
+    assert not list(folder.rglob("checkpoints"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_compare_by_force_writes_beside_notes(engine: list[str], recipe: Path, compared: Path, tmp_path: Path) -> None:
+    (tmp_path / "compare.json").write_bytes((compared / "compare.json").read_bytes())
+    notes = tmp_path / sorted(compared.glob("runs/*/seed-0"))[0].relative_to(compared) / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    assert run(["compare", recipe, "-o", tmp_path, *engine, *FAST, "--force"]) == 0
+    assert notes.read_text() == "mine"

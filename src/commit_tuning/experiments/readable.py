@@ -154,8 +154,11 @@ class Table(_Shape):
 
 
 class Manifest(_Shape):
-    """`compare.json`."""
+    """`compare.json`; that of older versions notes no files."""
 
+    status: Text
+    versions: dict[Text, Any]
+    files: dict[Text, Text] | None = None
     recipe: dict[Text, Any]
     compare: dict[Text, Any]
     axes: dict[Text, list[Any]] = {}

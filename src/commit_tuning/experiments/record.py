@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from commit_tuning.errors import UserError
 from commit_tuning.storage import explained, sha256, sync, temporary_path, write_bytes, write_text
@@ -170,7 +171,9 @@ class RunRecord:
         """
         path = Path(folder) / RECORD
         try:
-            record = _form().validate_json(path.read_bytes(), strict=True)
+            content = path.read_bytes()
+            record = _form().validate_json(content, strict=True)
+            _check_marks(from_json(content))
             _check_names(record.files or ())
         except FileNotFoundError:
             if path.is_symlink():
@@ -231,6 +234,13 @@ def is_result(name: str) -> bool:
     if not below:
         return top in RESULT_FILES
     return top in RESULT_FOLDERS and len(below) == 1 and re.fullmatch(r"\w[\w.-]*", below[0], re.ASCII) is not None
+
+
+def _check_marks(content: Mapping[str, Any]) -> None:
+    """Tell a record, of any version, from the JSON of somebody else that has a recipe as well."""
+    for mark in ("status", "versions"):
+        if mark not in content:
+            raise ValueError(f"it has no {mark}")
 
 
 def _check_names(names: Iterable[str]) -> None:

@@ -62,7 +62,9 @@ from commit_tuning.models.partition import partition_model
 _LOSS_QUESTIONS = 600
 
 
-def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, force: bool = False) -> RunRecord:
+def train(
+    recipe: Recipe, output: str | Path, *, progress: Progress = silent, force: bool = False, beside: bool = False
+) -> RunRecord:
     """Tune a model as the recipe says, evaluate it, and leave everything in `output`.
 
     `output` holds then: `run.json` (the `RunRecord`, which names every other file of the run), `history.jsonl` (one
@@ -80,6 +82,7 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, fo
             did not finish goes on from its last checkpoint, bit for bit as if it had not stopped.
         progress: Told about every step.
         force: Start again whatever run is there, and write beside files that are no run's.
+        beside: Write beside files that are no run's; where a run has begun, it goes on.
 
     Raises:
         UserError: The recipe cannot be run, or `output` cannot be written, is in use by another process, holds files
@@ -88,7 +91,7 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, fo
         StoppedError: SIGTERM or Ctrl-C came during the training steps; the state after the last step is saved.
     """
     folder = writable_folder(output)
-    if not force:
+    if not (force or beside):
         refuse_foreign(folder, RECORD)
     with alone_in(folder):
         before = RunRecord.read(folder) if os.path.lexists(folder / RECORD) else None

@@ -136,7 +136,9 @@ def test_record_of_wrong_types_is_refused(tmp_path: Path, change: dict[str, obje
 
 
 def test_stored_folder_does_not_lead_elsewhere(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({"recipe": {}, "folder": "/etc"}))
+    (tmp_path / "run.json").write_text(
+        json.dumps({"recipe": {}, "status": "running", "versions": {}, "folder": "/etc"})
+    )
     assert RunRecord.read(tmp_path).folder == tmp_path
 
 
