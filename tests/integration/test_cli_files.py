@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from commands import interrupt_at
 from small_experiment import make_experiment, run
 
 from commit_tuning.experiments import training
@@ -264,6 +265,18 @@ def test_a_changed_model_is_said(recipe: Path, finished: Path, capsys: pytest.Ca
         assert "is of another model than" in error_line(capsys)
         assert run(["evaluate", finished]) == 2
         assert "is of another model than" in error_line(capsys)
+
+
+def test_a_run_below_its_model_goes_on(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = shutil.copytree(recipe.parent / "model", tmp_path / "model")
+    settings = [*FAST, f"model.name={model}", "train.steps=3", "train.checkpoint_interval=1"]
+    with interrupt_at(2):
+        assert run(["train", recipe, "-o", model / "out", *settings]) == 130
+    capsys.readouterr()
+    assert run(["train", recipe, "-o", model / "out", *settings]) == 0
+    assert "goes on from the checkpoint" in capsys.readouterr().out
+    assert run(["train", recipe, "-o", model, *settings, "--force"]) == 2
+    assert "is the folder of the model; choose another --output" in error_line(capsys)
 
 
 def test_one_run_at_a_time(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,7 @@ from commit_tuning.experiments.shown import markdown_text
 from commit_tuning.experiments.table import Row, build_rows, markdown, mean
 from commit_tuning.experiments.tasks import TASKS
 from commit_tuning.metrics.score import METRICS
-from commit_tuning.models.nano import refuse_missing
+from commit_tuning.models.nano import refuse_missing, refuse_output
 from commit_tuning.storage import remove_temporary, sha256, write_text
 
 MANIFEST = "compare.json"
@@ -96,6 +96,7 @@ class Comparison:
                 settings are not valid.
         """
         refuse_missing(self.recipe.model.name)
+        refuse_output(self.recipe.model.name, self.folder)
         check_metric(TASKS[self.recipe.data.dataset].metric)
         arms = screening_arms(self.recipe, self.axes)
         for arm in arms:

@@ -56,7 +56,7 @@ from commit_tuning.experiments.training import (
     train_steps,
     usable_checkpoint,
 )
-from commit_tuning.models.nano import model_checksum
+from commit_tuning.models.nano import model_checksum, refuse_output
 from commit_tuning.models.partition import partition_model
 
 _LOSS_QUESTIONS = 600
@@ -90,6 +90,7 @@ def train(
         RunFailedError: The loss stopped being finite.
         StoppedError: SIGTERM or Ctrl-C came during the training steps; the state after the last step is saved.
     """
+    refuse_output(recipe.model.name, Path(output))
     folder = writable_folder(output)
     if not (force or beside):
         refuse_foreign(folder, RECORD)
