@@ -302,6 +302,22 @@ def test_unfinished_run_of_another_recipe_is_kept(
     assert contents(tmp_path) == before
 
 
+def test_removed_weights_leave_the_numbers_of_a_run(
+    recipe: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (finished / "tuned.safetensors").unlink()
+    shutil.rmtree(finished / "adapter")
+    assert run(["train", recipe, "-o", finished, *FAST]) == 0
+    assert "the weights of this run are not there any more (first: " in error_line(capsys)
+    assert run(["report", finished]) == 0
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert "Weights not there any more" in page
+    assert "Left out" not in page
+    capsys.readouterr()
+    assert run(["evaluate", finished]) == 2
+    assert "is not there any more" in error_line(capsys)
+
+
 @pytest.mark.parametrize("missing", ["tuned.safetensors", "adapter/adapter_model.safetensors"])
 def test_weights_that_lack_tensors_are_refused(
     finished: Path, missing: str, capsys: pytest.CaptureFixture[str]

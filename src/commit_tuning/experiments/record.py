@@ -90,17 +90,27 @@ class RunRecord:
 
     @property
     def complete(self) -> bool:
-        """Whether the run went to its end, and every file of it is as the run wrote it."""
+        """Whether the run went to its end, and its files are as it wrote them; weights may have been removed."""
         return self.status == "complete" and not self.damage
 
     @cached_property
     def damage(self) -> tuple[str, ...]:
-        """The files that are not as the run wrote them, by name; nothing of an older run, which named none."""
+        """The files that are not as the run wrote them, by name; nothing of an older run, which named none.
+
+        Weights that are not there at all are `removed`, as by somebody who needs the room.
+        """
         if self.files is None:
             return ()
         due = dict.fromkeys((HISTORY, PREDICTIONS)) | self.files if self.status == "complete" else self.files
         written = {name: digest for name, digest in due.items() if digest or self.status == "complete"}
-        return tuple(name for name, digest in written.items() if not self._is_whole(name, digest))
+        return tuple(
+            name for name, digest in written.items() if not self._is_whole(name, digest) and not self._gone(name)
+        )
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """The files of weights that are not there any more, by name: the numbers of a run need none of them."""
+        return tuple(filter(self._gone, self.files or ())) if self.status == "complete" else ()
 
     @property
     def fault(self) -> str | None:
@@ -195,6 +205,9 @@ class RunRecord:
             return path is not None and sha256(path) == digest
         except OSError:
             return False
+
+    def _gone(self, name: str) -> bool:
+        return name.partition("/")[0] in (WEIGHTS, ADAPTER) and not os.path.lexists(self.folder / name)
 
     @property
     def base_rates(self) -> tuple[float, float]:
