@@ -169,9 +169,9 @@ def refuse_output(name_or_path: str | Path, output: Path) -> None:
     Raises:
         UserError: It would.
     """
-    if str(name_or_path) not in NANO_MODELS and os.path.realpath(os.path.expanduser(name_or_path)) == os.path.realpath(  # noqa: PTH111
-        output
-    ):
+    place = os.path.expanduser(name_or_path)  # noqa: PTH111
+    there = os.path.isdir(place) and os.path.isdir(output)  # noqa: PTH112 (it never raises)
+    if there and str(name_or_path) not in NANO_MODELS and os.path.samefile(place, output):  # noqa: PTH121
         raise UserError(f"{output} is the folder of the model; choose another --output, such as one below it")
 
 
