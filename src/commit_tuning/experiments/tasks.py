@@ -20,7 +20,7 @@ from commit_tuning.data.nano_iconqa import build_nano_iconqa, default_nano_root
 from commit_tuning.data.nano_macs import build_nano_macs, default_nano_macs_root
 from commit_tuning.data.nano_songdescriber import build_nano_songdescriber, default_nano_songdescriber_root
 from commit_tuning.data.nano_textvqa import build_nano_textvqa, default_nano_textvqa_root
-from commit_tuning.data.reading import Reader, Record, Skipped, tenth
+from commit_tuning.data.reading import Reader, Record, SkipList, tenth
 from commit_tuning.data.sample import Sample
 from commit_tuning.data.songdescriber import SongDescriber
 from commit_tuning.data.textvqa import TextVQA
@@ -32,7 +32,7 @@ WORD, WORDS, NANO_CAPTION, CAPTION = 4, 12, 20, 64  # new tokens
 class Samples(Protocol):
     """The samples of a split."""
 
-    skipped: list[Skipped]
+    skipped: SkipList
 
     def __len__(self) -> int:
         """How many."""
