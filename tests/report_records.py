@@ -87,6 +87,7 @@ def write_comparison(folder: Path, labels: tuple[str, str] = ("Constant LR", "Co
     for run in runs:
         write_run(folder / run)
     plan = {"status": "complete", "recipe": run_record()["recipe"], "compare": {}, "axes": {}, "failures": []}
+    plan["versions"] = {"python": "3"}
     (folder / "compare.json").write_text(json.dumps(plan | manifest), encoding="utf-8")
     (folder / "table.json").write_text(json.dumps({"rows": rows, "screening": rows}), encoding="utf-8")
     return folder

@@ -54,9 +54,9 @@ def compare(  # noqa: PLR0917 - typer calls it, by name
     """Compare methods over seeds, each at its best learning rate; resumes where it stopped.
 
     Examples:
-      commit-tuning compare iconqa-nano-llava --output runs/table
+      commit-tuning compare llava-textvqa --output runs/table
 
-      commit-tuning compare iconqa-nano-llava -o runs/n --methods commit-clr --axis commit.kappa_window=10,50
+      commit-tuning compare llava-textvqa -o runs/n --methods commit-clr --axis commit.kappa_window=10,50
 
       commit-tuning compare recipe.yaml -o runs/s --cluster slurm --cluster-option partition=gpu,gpus_per_node=1
     """

@@ -12,6 +12,7 @@ from commit_tuning.errors import UserError
 from commit_tuning.train.compare import pool
 from commit_tuning.train.compare.comparison import Comparison
 from commit_tuning.train.recipe.load import load_recipe
+from commit_tuning.train.record import alone_in
 
 
 @pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="no server to fork from here")
@@ -41,3 +42,13 @@ def test_a_model_that_is_not_assembled_stops_a_comparison_before_any_run(
     with pytest.raises(UserError, match=r"make it with `python lab/pretraining/assemble_small.py small-llava`"):
         Comparison(load_recipe("small-llava"), tmp_path / "runs").run()
     assert not (tmp_path / "runs").exists()
+
+
+def test_log_of_the_process_at_work_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "log.txt").write_text("of the other")
+    with alone_in(tmp_path), pytest.raises(SystemExit, match="1"):
+        pool._opened_log(tmp_path)
+    assert "another process is at work" in capsys.readouterr().err
+    assert (tmp_path / "log.txt").read_text() == "of the other"
+    pool._opened_log(tmp_path).close()
+    assert not (tmp_path / "log.txt").read_text()

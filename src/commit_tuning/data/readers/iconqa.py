@@ -1,4 +1,4 @@
-"""Reader of IconQA's official folder layout (real or nano) as a map-style dataset.
+"""Reader of IconQA's official folder layout as a map-style dataset.
 
 A multi-image question becomes one picture, for models that take one image per question. Where the question has no
 picture of its own (``image.png`` of one plain colour), the choices are laid out two in a row and are named by their
