@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from commit_tuning.report.curves import Group
 from commit_tuning.report.figure_style import drawn
 from commit_tuning.report.plots import draw_accuracy, draw_curves
-from commit_tuning.shown import markdown_text, one_line, strong, visible
+from commit_tuning.shown import markdown_text, strong, visible, visible_line
 from commit_tuning.train.compare.table import markdown_table
 
 HOSTILE = (
@@ -64,13 +64,13 @@ def cells(table: str) -> list[list[str]]:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_cells_are_text(text: str) -> None:
     found = cells(markdown_table(["a", text], [[text, "1"], [strong(text), "2"]]))
-    assert found == [["a", one_line(text)], [one_line(text), "1"], [one_line(text), "2"]]
+    assert found == [["a", visible_line(text)], [visible_line(text), "1"], [visible_line(text), "2"]]
 
 
 @given(text=st.text(st.sampled_from("ab |`*_<>[]()!\\&;#~$\n:/"), min_size=1).map(str.strip).filter(bool))
 @inputs(200, 3000)
 def test_any_cell_is_text(text: str) -> None:
-    assert cells(markdown_table(["a"], [[text]]))[1:] == [[one_line(text)]]
+    assert cells(markdown_table(["a"], [[text]]))[1:] == [[visible_line(text)]]
 
 
 def test_markdown_is_escaped_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from pathlib import Path
 
@@ -20,6 +21,19 @@ def full(*_: object) -> None:
 def test_written_text_is_utf8_without_translation(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "ä\r\n\u2028")
     assert (tmp_path / "a").read_bytes() == "ä\r\n\u2028".encode()
+
+
+def test_file_is_hashed_anew_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    for content in (b"one", b"two", b"three"):  # at once, so that the clock of the file may stand still
+        path.write_bytes(content)
+        assert sha256(path) == hashlib.sha256(content).hexdigest()
+    monkeypatch.setattr(storage, "_TICK", -(10**19))  # as if everything had been written long ago
+    before = storage._known_sha256.cache_info().misses
+    assert {sha256(path) for _ in range(3)} == {hashlib.sha256(b"three").hexdigest()}
+    assert storage._known_sha256.cache_info().misses == before + 1
+    path.write_bytes(b"another")
+    assert sha256(path) == hashlib.sha256(b"another").hexdigest()
 
 
 @pytest.mark.parametrize("call", ["fsync", "write"])

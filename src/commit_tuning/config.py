@@ -61,7 +61,8 @@ class CoMMITConfig:
             - `"language-lr-up"`, `"encoder-lr-up"`: ten times the rate for that module.
             - `"hypergradient"`: a rival, not in the paper and not CoMMIT. Raises a module's rate while its gradient
               goes on along its last step and lowers it where it turns. Keeps a copy of the trainable parameters.
-        controller: What turns the measured drifts, or smoothed kappa, into learning rates (`docs/stability.md`).
+        controller: What turns the measured drifts, or smoothed kappa, into learning rates
+            (`docs/explanation/stability.md`).
 
             - `"trust-region"`: every module's rate is the one at which its drift is on a budget: `drift_target` of the
               loss, shared out by `kappa_target`. What base rate it starts from does not matter; a schedule of the base

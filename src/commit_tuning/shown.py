@@ -23,7 +23,7 @@ def visible(text: str) -> str:
     return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def one_line(text: str) -> str:
+def visible_line(text: str) -> str:
     """Write a text as :func:`visible` does, on one line."""
     return visible(re.sub(r"[\t\r\n]+", " ", text))
 
@@ -41,7 +41,7 @@ def markdown_text(text: str) -> Markdown:
         >>> print(markdown_text("a|b *c* ![](http://d)"))
         a\|b \*c\* ![\](http://d)
     """
-    return text if isinstance(text, Markdown) else Markdown(_MARKUP.sub(r"\\\g<0>", one_line(text)))
+    return text if isinstance(text, Markdown) else Markdown(_MARKUP.sub(r"\\\g<0>", visible_line(text)))
 
 
 def strong(text: str) -> Markdown:

@@ -6,13 +6,16 @@ import contextlib
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from commit_tuning.errors import UserError
 
 _TEMPORARY = ".commit-tuning.tmp"
 _PART = 1 << 20  # bytes
+_TICK = 2_000_000_000  # nanoseconds; no clock of a file system is coarser
 
 
 def write_text(path: Path, text: str) -> None:
@@ -108,7 +111,17 @@ def sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, read in parts; 64 hexadecimal digits."""
+    """Compute the SHA-256 of a file's content, 64 hexadecimal digits; what has not changed since is not read again."""
+    seen = path.stat()
+    changed = max(seen.st_mtime_ns, seen.st_ctime_ns)
+    settled = time.time_ns() - changed > _TICK  # a file that is written in the same tick of its clock looks the same
+    read = _known_sha256 if settled else _known_sha256.__wrapped__
+    return read(path, seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+
+
+@lru_cache(maxsize=1 << 20)
+def _known_sha256(path: Path, *seen: int) -> str:
+    """Read a file in parts; `seen` tells one state of it from the next."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(_PART):

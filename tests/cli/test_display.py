@@ -15,7 +15,7 @@ from rich.console import Console
 from commit_tuning.cli.app import main
 from commit_tuning.cli.display import Display, say, show_table
 from commit_tuning.cli.inspect import _print_table
-from commit_tuning.shown import one_line
+from commit_tuning.shown import visible_line
 from commit_tuning.train.compare.table import markdown_table
 
 HOSTILE = [
@@ -52,13 +52,13 @@ def printed(
 def test_progress_shows_notes_as_text(text: str, printed: Callable[[], str]) -> None:
     with Display() as display:
         display(text, 1, 2, text)
-    assert one_line(text) in printed()
+    assert visible_line(text) in printed()
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_table_shows_cells_as_text(text: str, printed: Callable[[], str]) -> None:
     show_table(markdown_table(["a"], [[text]]))
-    assert one_line(text).replace("\\", "") in printed().replace("\\", "")
+    assert visible_line(text).replace("\\", "") in printed().replace("\\", "")
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -67,14 +67,14 @@ def test_inspection_shows_faults_as_text(text: str, printed: Callable[[], str]) 
         name=text, trainable=1, frozen=0, unreachable=0, zero_gradient=0, without_optimizer=None
     )  # fmt: skip
     _print_table(SimpleNamespace(modules=[module], faults=[text], notes=[text]))
-    assert printed().count(one_line(text)) == 3
+    assert printed().count(visible_line(text)) == 3
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_line_is_one_line_of_text(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     say(text)
     say(text, error=True)
-    assert [*capsys.readouterr()] == [one_line(text) + "\n"] * 2
+    assert [*capsys.readouterr()] == [visible_line(text) + "\n"] * 2
 
 
 @pytest.mark.parametrize("text", ["[red]a[/red]", "[/]", "a\x1b[2Jb", "\ud800"])
@@ -84,7 +84,7 @@ def test_error_shows_what_was_given_as_text(text: str, command: list[str], capsy
         main([*command, text, *(["-o", "/dev/null/out"] if command == ["train"] else [])])
     assert exited.value.code == 2
     said = capsys.readouterr().err
-    assert one_line(text) in said
+    assert visible_line(text) in said
     assert "\x1b[2J" not in said
 
 

@@ -112,6 +112,16 @@ def test_clothoaqa_rows_become_questions(tmp_path: Path) -> None:
     assert len(ClothoAQA(tmp_path, "test", strict=True)) == 4
 
 
+@pytest.mark.parametrize(("raw", "text"), [(b"It\x92s \x80?", "It\u2019s \u20ac?"), (b"\xe9 \x81?", "\xe9 \x81?")])
+def test_clothoaqa_in_cp1252_keeps_its_letters(raw: bytes, text: str, tmp_path: Path) -> None:
+    (tmp_path / "audio_files").mkdir()
+    sound(tmp_path / "audio_files" / "a.wav")
+    rows = b"".join(b"a.wav,%s,yes,maybe\n" % raw for _ in range(3))
+    (tmp_path / "clotho_aqa_test.csv").write_bytes(b"file_name,QuestionText,answer,confidence\n" + rows)
+    (sample,) = ClothoAQA(tmp_path, "test", strict=True)
+    assert sample.question == text
+
+
 def write_macs(root: Path) -> None:
     files = []
     for split in CITIES:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from commit_tuning.data.files import FaultError
+from commit_tuning.data.readers.conversations import Conversations
 from commit_tuning.data.readers.talk import exchanges, talk_of
 
 USER, BOT = {"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A cat."}
@@ -120,3 +124,17 @@ def test_context_of_a_prompt_is_not_trained_on() -> None:
 def test_roles_are_read_in_any_case() -> None:
     turns = [{"from": "User", "value": "What?"}, {"from": "Assistant", "value": "A cat."}]
     assert exchanges(talk_of({"conversations": turns}).turns) == [(0, "What?", "A cat.")]
+
+
+def test_entries_of_one_id_are_all_read(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    asked, plain = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "A cat."}
+    context_first = [asked, plain | {"weight": 0}, asked, plain]
+    entries = [
+        {"id": "x", "image": "a.png", "messages": said}
+        for said in (context_first, context_first, [asked, plain], [asked, plain])
+    ]
+    (tmp_path / "all.json").write_text(json.dumps(entries))
+    read = Conversations(tmp_path / "all.json")
+    assert not read.skipped
+    assert [sample.id for sample in read] == ["x#1", "x@2#1", "x", "x@4"]

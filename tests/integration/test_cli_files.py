@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from commands import interrupt_at
 from small_experiment import make_experiment, run
 
 from commit_tuning.train import training
+from commit_tuning.train.checkpoint import Checkpoints
 from commit_tuning.train.record import RunRecord, alone_in
 
 FAST = ("train.steps=1", "data.val_limit=2", "data.test_limit=2", "eval.images=1")
@@ -109,6 +111,45 @@ def test_checkpoints_of_others_are_kept(
     assert run(["train", recipe, "-o", tmp_path, *FAST, *more]) == 2
     assert "checkpoints" in error_line(capsys)
     assert contents(tmp_path)["checkpoints/step-001000/model.bin"] == b"mine"
+
+
+@pytest.mark.parametrize("setting", ["train.steps=1", "data.root=/no/such"])
+def test_refused_starts_never_take_checkpoints_over(
+    setting: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoints" / "step-000500").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-000500" / "model.bin").write_text("mine")
+    before = contents(tmp_path)
+    for more in (["--force", setting], ["--force", setting], ["--force"], []):
+        assert run(["train", recipe, "-o", tmp_path, *FAST, *more]) == 2
+        error_line(capsys)
+        assert contents(tmp_path) == before | {".lock": b""}
+
+
+def test_checkpoints_beside_an_early_failure_are_kept(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", recipe, "-o", tmp_path, *FAST, "data.root=/no/such"]) == 2
+    assert RunRecord.read(tmp_path).status == "failed"
+    (tmp_path / "checkpoints" / "step-000500").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-000500" / "state.json").write_text('{"dict": []}')
+    capsys.readouterr()
+    assert run(["train", recipe, "-o", tmp_path, *FAST, "--force"]) == 2
+    assert "checkpoints is there and no record" in error_line(capsys)
+    assert (tmp_path / "checkpoints" / "step-000500" / "state.json").exists()
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_complete_run_removes_no_foreign_checkpoints(older: bool, recipe: Path, finished: Path) -> None:
+    if older:
+        record = json.loads((finished / "run.json").read_text())
+        (finished / "run.json").write_text(json.dumps(record | {"files": None}))
+    mine = finished / "checkpoints" / "step-000500"
+    mine.mkdir(parents=True)
+    (mine / ("state.json" if older else "model.bin")).write_text('{"dict": []}')
+    before = contents(finished)
+    assert run(["train", recipe, "-o", finished, *FAST]) == 0
+    assert contents(finished) == before
 
 
 def test_a_batch_is_no_larger_than_the_data(recipe: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,6 +265,18 @@ def test_a_changed_model_is_said(recipe: Path, finished: Path, capsys: pytest.Ca
         assert "is of another model than" in error_line(capsys)
 
 
+def test_a_run_below_its_model_goes_on(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = shutil.copytree(recipe.parent / "model", tmp_path / "model")
+    settings = [*FAST, f"model.name={model}", "train.steps=3", "train.checkpoint_interval=1"]
+    with interrupt_at(2):
+        assert run(["train", recipe, "-o", model / "out", *settings]) == 130
+    capsys.readouterr()
+    assert run(["train", recipe, "-o", model / "out", *settings]) == 0
+    assert "goes on from the checkpoint" in capsys.readouterr().out
+    assert run(["train", recipe, "-o", model, *settings, "--force"]) == 2
+    assert "is the folder of the model; choose another --output" in error_line(capsys)
+
+
 def test_one_run_at_a_time(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with alone_in(tmp_path):
         assert run(["train", recipe, "-o", tmp_path, *FAST]) == 2
@@ -245,6 +298,22 @@ def test_unfinished_run_of_another_recipe_is_kept(
     assert run(["train", recipe, "-o", tmp_path, *FAST, "train.steps=2"]) == 2
     assert "holds a begun run of another recipe (it differs in train.steps)" in error_line(capsys)
     assert contents(tmp_path) == before
+
+
+def test_removed_weights_leave_the_numbers_of_a_run(
+    recipe: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (finished / "tuned.safetensors").unlink()
+    shutil.rmtree(finished / "adapter")
+    assert run(["train", recipe, "-o", finished, *FAST]) == 0
+    assert "the weights of this run are not there any more (first: " in error_line(capsys)
+    assert run(["report", finished]) == 0
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert "Weights not there any more" in page
+    assert "Left out" not in page
+    capsys.readouterr()
+    assert run(["evaluate", finished]) == 2
+    assert "is not there any more" in error_line(capsys)
 
 
 @pytest.mark.parametrize("missing", ["tuned.safetensors", "adapter/adapter_model.safetensors"])
@@ -320,6 +389,14 @@ def test_evaluate_overwrites_no_file(
     assert "is no file: name one" in error_line(capsys)
     assert run(["evaluate", finished, option, tmp_path / "thesis.txt", "--force"]) == 0
     assert (tmp_path / "thesis.txt").read_text() != "mine"
+
+
+@pytest.mark.parametrize("option", ["--predictions", "--skipped"])
+def test_evaluate_leaves_hidden_files_alone(finished: Path, tmp_path: Path, option: str) -> None:
+    (tmp_path / ".env").write_text("mine")
+    assert run(["evaluate", finished, option, tmp_path / "env"]) == 0
+    assert (tmp_path / ".env").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {".env", "env", "run"}
 
 
 def test_full_disk_is_one_line_and_a_failed_run(
@@ -407,3 +484,77 @@ def test_compare_by_force_starts_again(recipe: Path, compared: Path, tmp_path: P
     assert run(["compare", recipe, "-o", folder, "-j", "1", *FAST, "train.seed=5", "train.steps=2", "--force"]) == 0
     assert mine.read_text() == "mine"
     assert {len(RunRecord.read(path.parent).history()) for path in folder.rglob("run.json")} == {2}
+
+
+@pytest.mark.parametrize("content", ["mine", "{}", '{"recipe": {"flour": 1}, "compare": {}}'])
+@pytest.mark.parametrize("more", [[], ["--force"]])
+def test_compare_keeps_a_foreign_manifest(
+    content: str, more: list[str], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("compare.json", "table.md", "table.json"):
+        (tmp_path / name).write_text(content)
+    before = contents(tmp_path)
+    assert run(["compare", recipe, "-o", tmp_path, "-j", "1", *FAST, *more]) == 2
+    assert "compare.json is damaged" in error_line(capsys)
+    assert contents(tmp_path) == before | {".lock": b""}
+
+
+def test_train_keeps_a_foreign_record(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_text('{"recipe": {"flour": 1}}')
+    assert run(["train", recipe, "-o", tmp_path, "--force", *FAST]) == 2
+    assert "run.json is not a run record (it has no status)" in error_line(capsys)
+    assert (tmp_path / "run.json").read_text() == '{"recipe": {"flour": 1}}'
+
+
+@pytest.mark.parametrize("more", [[], ["--force"]])
+def test_compare_keeps_an_edited_table(
+    more: list[str], recipe: Path, compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(compared, tmp_path / "table")
+    (folder / "table.md").write_text("mine")
+    before = contents(folder)
+    assert run(["compare", recipe, "-o", folder, "-j", "1", *FAST, *more]) == 2
+    assert "table.md is there and no record" in error_line(capsys)
+    assert contents(folder) == before
+
+
+def test_compare_replaces_tables_of_an_older_version(recipe: Path, compared: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(compared, tmp_path / "table")
+    manifest = json.loads((folder / "compare.json").read_text())
+    del manifest["files"]
+    (folder / "compare.json").write_text(json.dumps(manifest))
+    (folder / "table.md").write_text("of an older version")
+    assert run(["compare", recipe, "-o", folder, "-j", "1", *FAST]) == 0
+    assert (folder / "table.md").read_bytes() == (compared / "table.md").read_bytes()
+
+
+def test_compare_by_force_removes_all_runs_or_none(
+    recipe: Path, compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(compared, tmp_path / "table")
+    last = sorted(folder.rglob("run.json"))[-1]
+    last.write_text(json.dumps(json.loads(last.read_text()) | {"files": None}))
+    before = contents(folder)
+    assert run(["compare", recipe, "-o", folder, "-j", "1", *FAST, "--force"]) == 2
+    assert "is of an older version and names no files" in error_line(capsys)
+    assert contents(folder) == before
+
+
+def test_compare_by_force_begins_interrupted_runs_anew(recipe: Path, compared: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(compared, tmp_path / "table")
+    for path in folder.rglob("run.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "running"}))
+        Checkpoints(path.parent, {}, 1).save(1, {"steps": 1})
+    assert run(["compare", recipe, "-o", folder, "-j", "1", *FAST, "train.steps=2", "--force"]) == 0
+    assert {len(RunRecord.read(path.parent).history()) for path in folder.rglob("run.json")} == {2}
+    assert not list(folder.rglob("checkpoints"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_compare_by_force_writes_beside_notes(engine: list[str], recipe: Path, compared: Path, tmp_path: Path) -> None:
+    (tmp_path / "compare.json").write_bytes((compared / "compare.json").read_bytes())
+    notes = tmp_path / sorted(compared.glob("runs/*/seed-0"))[0].relative_to(compared) / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    assert run(["compare", recipe, "-o", tmp_path, *engine, *FAST, "--force"]) == 0
+    assert notes.read_text() == "mine"

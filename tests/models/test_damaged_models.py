@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from small_experiment import write_llava
 
 from commit_tuning.errors import UserError
-from commit_tuning.models.load import load_model, load_processor
+from commit_tuning.models.load import load_model, load_processor, model_checksum
 
 Damage = Callable[[Path], object]
 
@@ -157,3 +157,30 @@ def test_names_of_no_model(name: str, message: str) -> None:
 def test_the_home_folder_may_be_short(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(whole.parent))
     assert load_model("~/whole")[0].config.model_type == "llava"
+
+
+def test_checksum_of_a_hub_model_needs_no_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = tmp_path / "models--own--model"  # as the hub's library keeps a model
+    for name, content in {
+        "refs/main": "a1" * 20,
+        f"snapshots/{'a1' * 20}/config.json": json.dumps({"model_type": "mine", "auto_map": {"AutoConfig": "m.M"}}),
+    }.items():
+        (cached / name).parent.mkdir(parents=True)
+        (cached / name).write_text(content)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.hf_hub_download", lambda *_, **__: None)
+    assert model_checksum("own/model") == f"commit:{'a1' * 20}"
+
+
+def test_checksum_is_of_the_models_files_alone(copy: Path) -> None:
+    before = model_checksum(copy)
+    for name in ("out/history.jsonl", "checkpoint-500/optimizer.pt", ".cache/x", "out/tokenizer/x"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_text("no model")
+    (copy / "README.md").write_text("no model")
+    assert model_checksum(copy) == before
+    for name in ("modeling_mine.py", "qformer_tokenizer/tokenizer.json", "config.json"):
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text("a change")
+        assert model_checksum(copy) != before, name
+        before = model_checksum(copy)

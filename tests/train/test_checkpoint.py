@@ -73,6 +73,26 @@ def test_folders_of_other_names_are_kept(tmp_path: Path) -> None:
     assert left == {"best", "step-12", "step-000100-old"}
 
 
+@pytest.mark.parametrize("kind", ["more files", "other files", "a link", "a file"])
+def test_foreign_folders_of_the_name_are_kept(kind: str, tmp_path: Path) -> None:
+    save(tmp_path, 100, 200)
+    path = stored(tmp_path)[0]
+    if kind == "more files":
+        (path / "optimizer.pt").write_text("mine")
+    elif kind == "other files":
+        for name in ("manifest.json", "state.json"):
+            (path / name).write_text("{}")
+    else:
+        moved = path.rename(tmp_path / "mine")
+        path.symlink_to(moved) if kind == "a link" else path.write_text("mine")
+    assert [other.name for other in stored(tmp_path)] == ["step-000200"]
+    with pytest.raises(UserError, match=r"cannot write .*step-000100"):
+        save(tmp_path, 100)
+    save(tmp_path, 300, 400)
+    remove_checkpoints(tmp_path)
+    assert [other.name for other in (tmp_path / "checkpoints").iterdir()] == ["step-000100"]
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "state.json", "tensors.safetensors"])
 @pytest.mark.parametrize("fault", ["gone", "empty", "cut", "one bit"])
 def test_a_damaged_one_falls_back_to_the_last(name: str, fault: str, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_hostile_name_is_no_result(tmp_path: Path, name: str) -> None:
     assert (tmp_path / "victim").read_text() == "mine"
     assert (folder / RECORD).is_file()
     assert record.file(name) is None
-    (folder / RECORD).write_text(json.dumps({"recipe": {}, "files": {name: None}}))
+    (folder / RECORD).write_text(json.dumps({"recipe": {}, "status": "failed", "versions": {}, "files": {name: None}}))
     with pytest.raises(UserError, match="no run writes a file"):
         RunRecord.read(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -80,14 +81,18 @@ def a_complete_run(folder: Path) -> RunRecord:
     return record
 
 
+NAMES = ("history.jsonl", "predictions.jsonl", "tuned.safetensors")
+KINDS = ("cut", "changed", "gone", "a folder", "a link")
+DAMAGES = [pair for pair in itertools.product(NAMES, KINDS) if pair != ("tuned.safetensors", "gone")]  # see below
+
+
 def test_finished_run_names_what_it_wrote(tmp_path: Path) -> None:
     assert set(a_complete_run(tmp_path).files or ()) == {"history.jsonl", "predictions.jsonl", "tuned.safetensors"}
     read = RunRecord.read(tmp_path)
     assert (read.complete, read.damage, read.fault, read.accuracy("test")) == (True, (), None, 0.5)
 
 
-@pytest.mark.parametrize("name", ["history.jsonl", "predictions.jsonl", "tuned.safetensors"])
-@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "a folder", "a link"])
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
 def test_run_with_damaged_file_is_not_complete(tmp_path: Path, name: str, damage: str) -> None:
     a_complete_run(tmp_path)
     path = tmp_path / name
@@ -104,6 +109,14 @@ def test_run_with_damaged_file_is_not_complete(tmp_path: Path, name: str, damage
     assert (read.complete, read.damage, read.accuracy("test")) == (False, (name,), 0.0)
     with pytest.raises(UserError, match=rf"{name} is missing or not as the run wrote it \(1 such in all\); restore it"):
         read.refuse_damage()
+
+
+def test_removed_weights_leave_a_run_complete(tmp_path: Path) -> None:
+    a_complete_run(tmp_path)
+    (tmp_path / "tuned.safetensors").unlink()
+    read = RunRecord.read(tmp_path)
+    assert (read.complete, read.damage, read.removed) == (True, (), ("tuned.safetensors",))
+    assert read.accuracy("test") == 0.5
 
 
 def test_complete_run_must_name_its_history(tmp_path: Path) -> None:
@@ -136,7 +149,9 @@ def test_record_of_wrong_types_is_refused(tmp_path: Path, change: dict[str, obje
 
 
 def test_stored_folder_does_not_lead_elsewhere(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({"recipe": {}, "folder": "/etc"}))
+    (tmp_path / "run.json").write_text(
+        json.dumps({"recipe": {}, "status": "running", "versions": {}, "folder": "/etc"})
+    )
     assert RunRecord.read(tmp_path).folder == tmp_path
 
 

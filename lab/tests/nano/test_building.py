@@ -88,6 +88,15 @@ def test_foreign_partial_folders_stay(tmp_path: Path) -> None:
     assert all((folder / "thesis.txt").is_file() for folder in (mine, another, linked))
 
 
+def test_another_datasets_builder_is_left_alone(tmp_path: Path) -> None:
+    other = started(tmp_path / "data-big", tmp_path / "go")
+    made(tmp_path / "data")
+    (tmp_path / "go").touch()
+    other.join(60)
+    assert other.exitcode == 0
+    assert not partials(tmp_path)
+
+
 def test_second_builder_waits_for_the_first(tmp_path: Path) -> None:
     first = started(tmp_path / "data", tmp_path / "go")
     second = multiprocessing.get_context("fork").Process(target=build_slowly, args=(tmp_path / "data", tmp_path / "no"))

@@ -9,6 +9,7 @@ from questions import (
     KEPT,
     Kept,
     check_answer_ends_with_positions,
+    check_cutting_encodes_twice,
     check_long_question_is_skipped,
     check_special_tokens_are_text,
     check_stored_as_streamed,
@@ -44,3 +45,8 @@ def test_special_tokens_in_a_question_are_trained_as_text(name: str, kept: Kept,
 @pytest.mark.parametrize("name", SEEING)
 def test_an_answer_ends_where_the_positions_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_answer_ends_with_positions(*load_nano(name), tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_cutting_encodes_each_picture_twice_at_most(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_cutting_encodes_twice(load_processor(name), tmp_path / "data", monkeypatch)

@@ -10,12 +10,12 @@ from typing import Any
 import typer
 from typing_extensions import Self
 
-from commit_tuning.shown import one_line, visible
+from commit_tuning.shown import visible, visible_line
 
 
 def say(text: str, *, error: bool = False) -> None:
     """Print a line on standard output, or on standard error; characters that act on a terminal are shown as escapes."""
-    typer.echo(one_line(text), err=error)
+    typer.echo(visible_line(text), err=error)
 
 
 def spell_out() -> None:
@@ -55,7 +55,7 @@ class Display:
 
     def __call__(self, task: str, done: int, total: int, note: str = "") -> None:
         """Show that `done` of `total` of a task are behind us."""
-        note = one_line(note)
+        note = visible_line(note)
         if not self._console.is_terminal:
             self._line(task, done, total, note)
             return

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from commit_tuning.cli.options import SettingsArgument
-from commit_tuning.shown import one_line
+from commit_tuning.shown import visible_line
 
 
 def inspect(
@@ -61,13 +61,13 @@ def _print_table(found: Any) -> None:
         if with_optimizer:
             rates = (", ".join(f"{v:g}" for v in values) for values in (module.learning_rates, module.weight_decays))
             cells += [_shown(module.without_optimizer), *rates]
-        table.add_row(Text(one_line(module.name)), *cells)
+        table.add_row(Text(visible_line(module.name)), *cells)
     console = Console()
     console.print(table)
     for fault in found.faults:
-        console.print(Text(f"cannot learn: {one_line(fault)}", style="red"))
+        console.print(Text(f"cannot learn: {visible_line(fault)}", style="red"))
     for note in found.notes:
-        console.print(Text(f"note: {one_line(note)}", style="yellow"))
+        console.print(Text(f"note: {visible_line(note)}", style="yellow"))
     if not found.faults:
         console.print("everything that is trainable can learn", style="green")
 

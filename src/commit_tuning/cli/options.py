@@ -65,7 +65,7 @@ def check_files(files: Mapping[str, Path | None], force: bool) -> None:
             that is there already.
     """
     from commit_tuning.errors import UserError
-    from commit_tuning.storage import write_text
+    from commit_tuning.storage import explained, temporary_path
     from commit_tuning.train.record import writable_folder
 
     given = {option: Path(os.path.realpath(file)) for option, file in files.items() if file is not None}
@@ -74,9 +74,10 @@ def check_files(files: Mapping[str, Path | None], force: bool) -> None:
             raise UserError(f"{option} {file} is no file: name one")
         if os.path.lexists(file) and not force:
             raise UserError(f"{file} is there already; give another name, or --force to replace it")
-        probe = writable_folder(file.parent) / f".{file.name}"
-        write_text(probe, "")
-        probe.unlink()
+        writable_folder(file.parent)
+        with explained(file):  # such as a name that is too long
+            temporary_path(file).touch()
+            temporary_path(file).unlink()
     if len(set(given.values())) < len(given):
         raise UserError(f"{' and '.join(given)} name the same file: give each its own")
 

@@ -45,5 +45,7 @@ def train(
         typer.echo(
             "this run is of an older version, which noted no checksums: nothing of it could be checked", err=True
         )
+    if record.removed:
+        say(f"the weights of this run are not there any more (first: {record.removed[0]})", error=True)
     validation, test = (100 * record.accuracy(split) for split in ("val", "test"))
     say(f"validation {validation:.1f} %, test {test:.1f} %; everything is in {output}")

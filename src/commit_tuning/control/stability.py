@@ -1,4 +1,6 @@
-"""Whether a coordinated loop settles, rings or explodes: its largest root, without a simulation (`docs/stability.md`).
+"""Whether a coordinated loop settles, rings or explodes: its largest root, without a simulation.
+
+`docs/explanation/stability.md` says more.
 
 Kappa = rho (lr_X / lr_S)^p with p = 2 in the quadratic range of KL. A controller sets log(lr_X / lr_S) to a constant
 minus `feedback` times the mean of its own last W values, W being the learning-rate updates that the window spans.
@@ -80,7 +82,7 @@ def instability(config: CoMMITConfig) -> str | None:
         f"controller={config.controller!r} is unstable: kappa_window={config.kappa_window} at "
         f"probe_interval={config.probe_interval} and lr_update_interval={config.lr_update_interval} spans W={span:.3g} "
         f"updates{outliers}; the loop's largest root is {root:.3g}, so it {verdict}. Set "
-        f"kappa_window>={_settling_window(config)}, or controller='compensated' (docs/stability.md)"
+        f"kappa_window>={_settling_window(config)}, or controller='compensated' (docs/explanation/stability.md)"
     )
 
 

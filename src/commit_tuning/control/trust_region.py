@@ -89,8 +89,8 @@ def drift_target(config: CoMMITConfig, target_tokens: float) -> float:
     """The drift of one step as a share of the loss: as set, or by how many target tokens the step's gradient is of.
 
     The noise of a gradient falls with what it is a mean of, so steps can be longer, up to a point (McCandlish et al.
-    2018, arXiv 1812.06162). The numbers are measured (`docs/stability.md`), the exponent between few and many is
-    interpolated.
+    2018, arXiv 1812.06162). The numbers are measured (`docs/explanation/stability.md`), the exponent between few
+    and many is interpolated.
 
     Args:
         config: Gives `drift_target`.

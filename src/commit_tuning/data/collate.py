@@ -194,33 +194,41 @@ class VisionCollator:
         answers = _each(samples, self.target_ids) if answered else [[] for _ in samples]
         encoded = self.processor(**given, text=_each(samples, self._text))
         prompts = [self._prompt_ids(list(row)) for row in encoded["input_ids"]]
-        sizes = list(map(self._size, prompts, answers))
+        sizes = list(map(self._size, map(len, prompts), answers))
         if max(sizes) <= self._most:
             return prompts, answers, {name: _stack(value) for name, value in encoded.items() if name not in _PER_TOKEN}
         if self._cuts:
-            return self.encode(_each(samples, self._shortened), answered)
+            return self.encode(_each(samples, self._fitting, prompts, sizes), answered)
         told = f"question and answer are {{}} tokens, and the model reads {self._most}"
         raise RefusedError(samples, {place: told.format(size) for place, size in enumerate(sizes) if size > self._most})
 
-    def _size(self, prompt: list[int], answer: list[int]) -> int:
-        return len(prompt) + max(len(answer), self._room)
+    def _size(self, prompt: int, answer: list[int]) -> int:
+        return prompt + max(len(answer), self._room)
 
-    def _shortened(self, sample: Sample) -> Sample:
-        """The sample with as much of its question as fits."""
+    def _fitting(self, sample: Sample, prompt: list[int], size: int) -> Sample:
+        return sample if size <= self._most else self._shortened(sample, len(prompt))
+
+    def _shortened(self, sample: Sample, tokens: int) -> Sample:
+        """The sample with as much of its question as fits.
+
+        Args:
+            sample: Too long.
+            tokens: Of its prompt; what picture or sound takes of them does not depend on the question.
+        """
 
         def first(letters: int) -> Sample:
             from_end = sample.kind == CONVERSATION  # what was said last is what is answered
             kept = slice(len(sample.question) - letters, None) if from_end else slice(letters)
             return replace(sample, question=sample.question[kept])
 
+        def written(part: Sample) -> int:
+            return len(self.processor.tokenizer(self._text(part))["input_ids"])
+
         def size(letters: int) -> int:
-            shorter = first(letters)
-            ids = self.processor(**self._media([shorter]), text=[self._text(shorter)])["input_ids"][0]
-            return self._size(self._prompt_ids(list(ids)), self.target_ids(shorter))
+            return beside + written(first(letters))
 
         whole = len(sample.question)
-        if size(whole) <= self._most:
-            return sample
+        beside = self._size(tokens, self.target_ids(sample)) - written(sample)
         fitting = bisect_right(range(whole), self._most, key=size) - 1
         if fitting < 1:
             raise FaultError(f"without its question it is {size(0)} tokens, and the model reads {self._most}")
@@ -280,12 +288,12 @@ class VisionCollator:
         return batch if self.device is None else {name: value.to(self.device) for name, value in batch.items()}
 
 
-def _each(samples: Sequence[Sample], make: Callable[[Sample], Result]) -> list[Result]:
-    """What is made of each sample; RefusedError names all of which it cannot be made."""
+def _each(samples: Sequence[Sample], make: Callable[..., Result], *more: Sequence[Any]) -> list[Result]:
+    """What is made of each sample, and what else there is for it; RefusedError names all of which it cannot be made."""
     made, reasons = [], {}
-    for place, sample in enumerate(samples):
+    for place, given in enumerate(zip(samples, *more, strict=True)):
         try:
-            made.append(make(sample))
+            made.append(make(*given))
         except FaultError as fault:
             reasons[place] = str(fault)
     if reasons:

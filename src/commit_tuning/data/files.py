@@ -183,9 +183,15 @@ def said(value: object, what: str) -> str:
     return words(str(value) if number else value, what)
 
 
-def latin(text: str) -> str:
-    """A text of :func:`csv_rows`; if its bytes were not UTF-8, they are Latin-1."""
-    return text.encode("utf-8", "surrogateescape").decode("latin-1") if _SURROGATE.search(text) else text
+def western(text: str) -> str:
+    """A text of :func:`csv_rows`; if its bytes were not UTF-8, they are cp1252, or Latin-1 where that has no letter."""
+    if not _SURROGATE.search(text):
+        return text
+    raw = text.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode("cp1252")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
 
 
 def texts(value: object, what: str, *, blank: bool = False) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from commit_tuning.data.files import user_path
 from commit_tuning.data.readers.aokvqa import AOKVQA
-from commit_tuning.data.readers.base import Reader, Record, Skipped, tenth
+from commit_tuning.data.readers.base import Reader, Record, SkipList, tenth
 from commit_tuning.data.readers.clothoaqa import ClothoAQA
 from commit_tuning.data.readers.iconqa import IconQA
 from commit_tuning.data.readers.macs import MACS
@@ -25,7 +25,7 @@ WORDS, CAPTION = 12, 64  # new tokens
 class Samples(Protocol):
     """The samples of a split."""
 
-    skipped: list[Skipped]
+    skipped: SkipList
 
     def __len__(self) -> int:
         """How many."""

@@ -60,5 +60,5 @@ def refuse_unsupported(model: nn.Module, optimizer: Any) -> None:
     if way:
         raise ShardingError(
             f"the model is trained with {way}, under which single modules cannot be moved; use DDP or FSDP2 "
-            "(fully_shard), see docs/distributed.md"
+            "(fully_shard), see docs/howto/several-processes.md"
         )

@@ -150,7 +150,7 @@ class Alarms:
             own = drift.get(name, 0.0)
             why = (
                 f"its learning rate is {multipliers[name]:.3g} of its base rate and its drift {own:.3g} nats, "
-                f"of {max(drift.values()):.3g} in the module that moves most; see docs/stability.md"
+                f"of {max(drift.values()):.3g} in the module that moves most; see docs/explanation/stability.md"
             )
             if own == 0:
                 why = "nothing of it shows in the outputs. Do the batches hold its inputs, does a gradient reach it?"

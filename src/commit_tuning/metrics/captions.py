@@ -7,7 +7,7 @@ summarisation and most general libraries report.
 COCO caption's words come from Stanford's PTB tokenizer, a Java program, less punctuation; :func:`words` is its rules
 for plain captions, without Java. They can differ on abbreviations with periods (``U.S.``), on symbols (``%``, ``&``),
 brackets and repeated marks (``!!!``), which are dropped here, and on contractions without an apostrophe (``cannot``,
-``gonna``): docs/metrics.md says how.
+``gonna``): docs/reference/metrics.md says how.
 """
 
 from __future__ import annotations

@@ -123,17 +123,33 @@ def model_checksum(name_or_path: str | Path) -> str:
     folder = Path(place)
     if folder.is_dir():
         return _folder_checksum(folder)
-    from transformers import AutoConfig
+    from transformers.utils.hub import cached_file, extract_commit_hash
 
-    with _explained(place):
-        return f"commit:{AutoConfig.from_pretrained(place, trust_remote_code=False)._commit_hash}"
+    with _explained(place):  # a file alone: the configuration's class may be code of the model, which needs trust
+        return f"commit:{extract_commit_hash(cached_file(place, 'config.json'), None)}"
 
 
 def _folder_checksum(folder: Path) -> str:
-    """The SHA-256 of every file below a folder that is not hidden and no Markdown, with its name."""
-    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"}
-    seen = sorted((name.as_posix(), path) for name, path in files.items() if not name.as_posix().startswith("."))
-    return hashlib.sha256("".join(f"{name} {sha256(path)}\n" for name, path in seen).encode()).hexdigest()
+    """The SHA-256 of the files that a model is loaded from, with their names; none of them is hidden or Markdown.
+
+    They lie in the folder itself, and those of a second tokenizer in a folder that is named after it.
+    """
+    files = {path.relative_to(folder): path for pattern in ("*", "*tokenizer*/*") for path in folder.glob(pattern)}
+    seen = sorted((name.as_posix(), path) for name, path in files.items() if path.is_file() and path.suffix != ".md")
+    lines = (f"{name} {sha256(path)}\n" for name, path in seen if not name.startswith("."))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def refuse_output(name_or_path: str | Path, output: Path) -> None:
+    """Make sure that what is written does not come between the files of the model.
+
+    Raises:
+        UserError: It would.
+    """
+    place = os.path.expanduser(name_or_path)  # noqa: PTH111
+    there = os.path.isdir(place) and os.path.isdir(output)  # noqa: PTH112 (it never raises)
+    if there and str(name_or_path) not in models() and os.path.samefile(place, output):  # noqa: PTH121
+        raise UserError(f"{output} is the folder of the model; choose another --output, such as one below it")
 
 
 def _prepare(name_or_path: str | Path) -> str:

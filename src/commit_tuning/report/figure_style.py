@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 from commit_tuning.report.curves import Group
-from commit_tuning.shown import one_line
+from commit_tuning.shown import visible_line
 from commit_tuning.storage import replacing
 
 COLOURS = {  # Okabe and Ito's colour-blind safe palette; the yellow is darkened to be legible on white
@@ -80,7 +80,7 @@ def line_style(groups: Sequence[Group], index: int) -> dict[str, Any]:
 
 def drawn(text: str) -> str:
     """A text from outside as a label: short, no formula, and with escapes for what the figures' font cannot draw."""
-    line = "".join(sign if ord(sign) in _drawable() else ascii(sign)[1:-1] for sign in one_line(text))
+    line = "".join(sign if ord(sign) in _drawable() else ascii(sign)[1:-1] for sign in visible_line(text))
     short = line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 20]}…{line[-19:]}"
     return short.replace("$", r"\$")
 

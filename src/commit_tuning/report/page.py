@@ -137,6 +137,7 @@ def _render(folder: Path, contents: Contents) -> str:
     return environment.get_template("report.html.j2").render(
         title=_title(shown),
         contents=contents,
+        removed=_without_weights(shown),
         setup=describe(shown[0].records[0], max(len(arm.records) for arm in shown)),
         columns=_columns(arms),
         accuracy=draw_accuracy(dots) if len(dots) > 1 and any(shares for _, _, shares in dots) else None,
@@ -147,6 +148,12 @@ def _render(folder: Path, contents: Contents) -> str:
         percent=percent,
         nothing=NOTHING,
     )
+
+
+def _without_weights(arms: Iterable[Arm]) -> list[str]:
+    """One line on the runs whose weights were removed, which are shown like the others; none if there are none."""
+    folders = [record.folder for arm in arms for record in arm.records if record.removed]
+    return [f"{len(folders)} runs, first: {folders[0]}; their numbers are as they were"] if folders else []
 
 
 def _shown_in_page(value: Any) -> Any:

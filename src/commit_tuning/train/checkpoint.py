@@ -20,9 +20,10 @@ from torch import Tensor
 
 from commit_tuning.errors import UserError
 from commit_tuning.storage import explained, remove_temporary, sha256, sync, temporary_path
-from commit_tuning.train.record import CHECKPOINTS, differences
+from commit_tuning.train.record import CHECKPOINTS, RunRecord, differences
 
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors.safetensors"
+_BEGINNINGS = {_MANIFEST: b'{\n "form": ', _STATE: b'{"dict": '}  # what tells them from files of others
 _FORM = 1  # of what a checkpoint holds
 _KEPT = 2
 _SECONDS = 600.0  # between two checkpoints at most, if a step is not longer
@@ -70,7 +71,7 @@ class Checkpoints:
         temporary = temporary_path(folder)
         try:
             with explained(folder):
-                if folder.exists():  # it is damaged, or else the run would have gone on from it
+                if _is_ours(folder):  # it is damaged, or else the run would have gone on from it
                     _remove(folder)
                 temporary.mkdir(parents=True)
                 _write(temporary, state | {"identity": self.identity})
@@ -118,9 +119,9 @@ def newest(run: Path, tell: Callable[[str], None], check: Callable[[State], None
 
 
 def stored(run: Path) -> list[Path]:
-    """The folders of a run's checkpoints, the oldest first."""
+    """The folders of a run's checkpoints, the oldest first; what else lies beside them is nobody's."""
     named = {path: re.fullmatch(r"step-(\d{6,})", path.name) for path in (run / CHECKPOINTS).glob("step-*")}
-    steps = {path: int(match[1]) for path, match in named.items() if match}
+    steps = {path: int(match[1]) for path, match in named.items() if match and _is_ours(path)}
     return sorted(steps, key=steps.__getitem__)
 
 
@@ -157,10 +158,28 @@ def remove_checkpoints(run: Path) -> None:
         place.rmdir()
 
 
-def clear_up(run: Path) -> None:
+def clear_up(record: RunRecord) -> None:
     """Remove what a process that was killed at the very end of a run has left in its folder; the results stay."""
-    remove_checkpoints(run)
-    remove_temporary(run)
+    if record.files is not None:  # runs of older versions saved no checkpoints
+        remove_checkpoints(record.folder)
+    remove_temporary(record.folder)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint, be it damaged, and nothing else."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return names <= {*_BEGINNINGS, _TENSORS} and (
+        not names or any(_begins(folder / name, start) for name, start in _BEGINNINGS.items())
+    )
+
+
+def _begins(path: Path, start: bytes) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
 
 
 def _write(folder: Path, state: State) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from commit_tuning.data.collate import RefusedError, VisionCollator
-from commit_tuning.data.readers.base import SPLITS, DamagedError, Skipped, check_option
+from commit_tuning.data.readers.base import SPLITS, DamagedError, SkipList, Skipped, check_option
 from commit_tuning.data.sample import Sample
 from commit_tuning.data.tasks import Samples, tasks
 from commit_tuning.errors import UserError
@@ -40,8 +40,12 @@ class Questions(Protocol):
     """The questions of a split as a run needs them; `indices` are positions in the split."""
 
     collator: VisionCollator
-    skipped: list[Skipped]
-    checksum: str
+    skipped: SkipList
+
+    @property
+    def checksum(self) -> str:
+        """Of everything that the questions say and show; computed when it is first asked for."""
+        ...
 
     def __len__(self) -> int:
         """How many."""
@@ -70,8 +74,12 @@ class StreamedQuestions:
     def __init__(self, samples: Samples, collator: VisionCollator, strict: bool = False) -> None:
         self._samples, self.collator, self._strict = samples, collator, strict
         self.skipped = samples.skipped
-        self.checksum = samples_checksum(samples)
         self._refused: set[int] = set()
+
+    @cached_property
+    def checksum(self) -> str:
+        """As `samples_checksum` computes it."""
+        return samples_checksum(self._samples)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -108,7 +116,6 @@ class StoredQuestions:
 
     def __init__(self, samples: Samples, collator: VisionCollator, strict: bool = False) -> None:
         self._samples, self.collator, self.skipped = samples, collator, samples.skipped
-        self.checksum = samples_checksum(samples)
         self._positions: list[int] = []
         self._words: list[Sample] = []
         self._prompts: list[list[int]] = []
@@ -134,6 +141,11 @@ class StoredQuestions:
         if not parts:
             raise _nothing(self.skipped)
         self._media = {name: torch.cat([media[name] for media in parts]) for name in parts[0]}
+
+    @cached_property
+    def checksum(self) -> str:
+        """As `samples_checksum` computes it."""
+        return samples_checksum(self._samples)
 
     def __len__(self) -> int:
         return len(self._words)
@@ -209,7 +221,7 @@ def decoded(samples: Samples, indices: Iterable[int], strict: bool) -> Iterator[
         except DamagedError as error:
             if strict:
                 raise
-            _skip(samples, error.skipped)
+            samples.skipped.note(error.skipped)
         else:
             yield index, sample
 
@@ -237,12 +249,7 @@ def skip_refused(samples: Samples, found: list[tuple[int, Sample]], error: Refus
         raise error
     for place, reason in error.reasons.items():
         where = samples.record(found[place][0]).place
-        _skip(samples, Skipped(where.path, reason, where.line))
-
-
-def _skip(samples: Samples, skipped: Skipped) -> None:
-    if skipped not in samples.skipped:
-        samples.skipped.append(skipped)
+        samples.skipped.note(Skipped(where.path, reason, where.line))
 
 
 def _nothing(skipped: list[Skipped]) -> UserError:

@@ -95,6 +95,11 @@ def _checked(record: RunRecord, recipe: Recipe) -> RunRecord:
     """A run whose weights are as it wrote them, and fit the model that is there now."""
     if set(record.damage) & set(weight_files(recipe.model)):
         record.refuse_damage()
+    if set(record.removed) & set(weight_files(recipe.model)):
+        raise UserError(
+            f"{record.folder / record.removed[0]} is not there any more ({len(record.removed)} such in all); restore "
+            "it, or train again by --force"
+        )
     name = recipe.model.name
     if record.model not in (None, model_checksum(name)):
         raise UserError(f"the run in {record.folder} is of another model than {name} is now; give model.name=...")

@@ -45,7 +45,7 @@ def build_model(settings: Model, device: str, checkpointed: bool = False) -> tup
     if getattr(model.config.get_text_config(), "is_encoder_decoder", False):
         raise UserError(
             f"model {settings.name!r} is an encoder-decoder, which recipes do not train: take your own loop or trainer "
-            "(docs/trainers.md)"
+            "(docs/howto/index.md)"
         )
     model = prepare(model, settings)
     if checkpointed:

@@ -31,14 +31,17 @@ def refuse_foreign(folder: Path, record: str, companions: Collection[str] = COMP
     Raises:
         UserError: It holds something.
     """
-    if os.path.lexists(folder / record):  # what it is, its reader says
-        return
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in companions and not is_temporary(path))
-    if foreign:
+    foreign = foreign_files(folder, companions)
+    if foreign and not os.path.lexists(folder / record):  # what that is, its reader says
         raise UserError(
             f"{folder} holds files that no {record} names ({foreign[0]!r}, {len(foreign)} in all); choose another "
             "--output, or give --force to write beside them (none of them is touched)"
         )
+
+
+def foreign_files(folder: Path, companions: Collection[str] = COMPANIONS) -> list[str]:
+    """The names of what lies in a folder and is not ours by its name."""
+    return sorted(path.name for path in folder.iterdir() if path.name not in companions and not is_temporary(path))
 
 
 def refuse_taken(folder: Path, names: Iterable[str], ours: Collection[str]) -> None:
@@ -74,7 +77,7 @@ def start_over(record: RunRecord, before: RunRecord | None, names: Iterable[str]
         UserError: Something that is not ours stands where a file is to be written, or the folder cannot be written.
     """
     names, left = list(names), list((before and before.files) or ())
-    others = [CHECKPOINTS] if before is None or before.files is None else []  # no run of ours has written there
+    others = [] if left else [CHECKPOINTS]  # where no run of ours has named its files, none has saved any
     refuse_taken(record.folder, [*names, *others], left)
     if not resumes:
         remove_checkpoints(record.folder)

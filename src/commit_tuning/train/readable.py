@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, RootModel, TypeAd
 from typing_extensions import Self
 
 from commit_tuning.errors import UserError
-from commit_tuning.shown import one_line
+from commit_tuning.shown import visible_line
 from commit_tuning.train.compare.table import Difference, difference_text
 from commit_tuning.train.record import HISTORY, PREDICTIONS, RECORD, RunRecord
 
@@ -154,8 +154,11 @@ class Table(_Shape):
 
 
 class Manifest(_Shape):
-    """`compare.json`."""
+    """`compare.json`; that of older versions notes no files."""
 
+    status: Text
+    versions: dict[Text, Any]
+    files: dict[Text, Text] | None = None
     recipe: dict[Text, Any]
     compare: dict[Text, Any]
     axes: dict[Text, list[Any]] = {}
@@ -228,4 +231,4 @@ def _checked(path: Path, read: Callable[[], _Result]) -> _Result:
         reason = "nested too deeply"
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-    raise UserError(f"{path} is damaged ({one_line(reason)}); remove it, or make it anew by the same command")
+    raise UserError(f"{path} is damaged ({visible_line(reason)}); remove it, or make it anew by the same command")

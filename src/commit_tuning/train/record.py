@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from commit_tuning.errors import UserError
 from commit_tuning.storage import explained, sha256, sync, temporary_path, write_bytes, write_text
@@ -89,17 +90,27 @@ class RunRecord:
 
     @property
     def complete(self) -> bool:
-        """Whether the run went to its end, and every file of it is as the run wrote it."""
+        """Whether the run went to its end, and its files are as it wrote them; weights may have been removed."""
         return self.status == "complete" and not self.damage
 
     @cached_property
     def damage(self) -> tuple[str, ...]:
-        """The files that are not as the run wrote them, by name; nothing of an older run, which named none."""
+        """The files that are not as the run wrote them, by name; nothing of an older run, which named none.
+
+        Weights that are not there at all are `removed`, as by somebody who needs the room.
+        """
         if self.files is None:
             return ()
         due = dict.fromkeys((HISTORY, PREDICTIONS)) | self.files if self.status == "complete" else self.files
         written = {name: digest for name, digest in due.items() if digest or self.status == "complete"}
-        return tuple(name for name, digest in written.items() if not self._is_whole(name, digest))
+        return tuple(
+            name for name, digest in written.items() if not self._is_whole(name, digest) and not self._gone(name)
+        )
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """The files of weights that are not there any more, by name: the numbers of a run need none of them."""
+        return tuple(filter(self._gone, self.files or ())) if self.status == "complete" else ()
 
     @property
     def fault(self) -> str | None:
@@ -170,7 +181,9 @@ class RunRecord:
         """
         path = Path(folder) / RECORD
         try:
-            record = _form().validate_json(path.read_bytes(), strict=True)
+            content = path.read_bytes()
+            record = _form().validate_json(content, strict=True)
+            _check_marks(from_json(content))
             _check_names(record.files or ())
         except FileNotFoundError:
             if path.is_symlink():
@@ -192,6 +205,9 @@ class RunRecord:
             return path is not None and sha256(path) == digest
         except OSError:
             return False
+
+    def _gone(self, name: str) -> bool:
+        return name.partition("/")[0] in (WEIGHTS, ADAPTER) and not os.path.lexists(self.folder / name)
 
     @property
     def base_rates(self) -> tuple[float, float]:
@@ -231,6 +247,13 @@ def is_result(name: str) -> bool:
     if not below:
         return top in RESULT_FILES
     return top in RESULT_FOLDERS and len(below) == 1 and re.fullmatch(r"\w[\w.-]*", below[0], re.ASCII) is not None
+
+
+def _check_marks(content: Mapping[str, Any]) -> None:
+    """Tell a record, of any version, from the JSON of somebody else that has a recipe as well."""
+    for mark in ("status", "versions"):
+        if mark not in content:
+            raise ValueError(f"it has no {mark}")
 
 
 def _check_names(names: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from commit_tuning.data.tasks import tasks
 from commit_tuning.errors import UserError
-from commit_tuning.models.load import model_checksum
+from commit_tuning.models.load import model_checksum, refuse_output
 from commit_tuning.partition.discover import partition_model
 from commit_tuning.train.checkpoint import Checkpoints, clear_up, remove_checkpoints, stored
 from commit_tuning.train.dataset import Questions, ensure_data, open_splits
@@ -26,7 +26,7 @@ from commit_tuning.train.model_setup import (
 )
 from commit_tuning.train.optimizers import show_evaluated
 from commit_tuning.train.origin import Origin, refuse_changed
-from commit_tuning.train.ownership import refuse_foreign, start_over
+from commit_tuning.train.ownership import foreign_files, refuse_foreign, start_over
 from commit_tuning.train.progress import Progress, counting, silent
 from commit_tuning.train.recipe.schema import Recipe
 from commit_tuning.train.record import (
@@ -62,7 +62,9 @@ from commit_tuning.train.training import (
 _LOSS_QUESTIONS = 600
 
 
-def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, force: bool = False) -> RunRecord:
+def train(
+    recipe: Recipe, output: str | Path, *, progress: Progress = silent, force: bool = False, beside: bool = False
+) -> RunRecord:
     """Tune a model as the recipe says, evaluate it, and leave everything in `output`.
 
     `output` holds then: `run.json` (the `RunRecord`, which names every other file of the run), `history.jsonl` (one
@@ -80,6 +82,7 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, fo
             did not finish goes on from its last checkpoint, bit for bit as if it had not stopped.
         progress: Told about every step.
         force: Start again whatever run is there, and write beside files that are no run's.
+        beside: Write beside files that are no run's; where a run has begun, it goes on.
 
     Raises:
         UserError: The recipe cannot be run, or `output` cannot be written, is in use by another process, holds files
@@ -87,13 +90,14 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, fo
         RunFailedError: The loss stopped being finite.
         StoppedError: SIGTERM or Ctrl-C came during the training steps; the state after the last step is saved.
     """
+    refuse_output(recipe.model.name, Path(output))
     folder = writable_folder(output)
-    if not force:
+    if not (force or beside):
         refuse_foreign(folder, RECORD)
     with alone_in(folder):
         before = RunRecord.read(folder) if os.path.lexists(folder / RECORD) else None
         if before is not None and not force and _is_finished(before, recipe):
-            clear_up(folder)
+            clear_up(before)
             return before
         record = RunRecord(recipe=recipe.for_record(), seed=recipe.train.seed, folder=folder)
         record.versions, record.hardware = package_versions(), hardware(torch.get_num_threads())
@@ -101,8 +105,8 @@ def train(recipe: Recipe, output: str | Path, *, progress: Progress = silent, fo
             check_metric(tasks()[recipe.data.dataset].metric)
             _run(recipe, record, before, progress, force)
         except Exception as error:
-            if before is None or record.files is not None:  # a run that was there stays as it is until this one starts
-                _note_failure(record, error)
+            if record.files is not None or (before is None and not foreign_files(folder)):
+                _note_failure(record, error)  # else what is there stays as it is until a run has taken the folder
             raise
         return record
 

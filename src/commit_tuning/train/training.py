@@ -147,8 +147,8 @@ def resume(training: Training, questions: dict[str, Questions], state: State, pr
     with explained(path):
         os.truncate(path, state["history"]["bytes"])
     for split, entries in state["skipped"].items():
-        found = [Skipped(Path(entry["path"]), entry["reason"], entry["line"]) for entry in entries]
-        questions[split].skipped += [entry for entry in found if entry not in questions[split].skipped]
+        for entry in entries:
+            questions[split].skipped.note(Skipped(Path(entry["path"]), entry["reason"], entry["line"]))
     progress("training", training.steps, training.settings.steps, "goes on from the checkpoint")
 
 

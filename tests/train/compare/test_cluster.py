@@ -49,10 +49,15 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Replace training by something that starts quickly: a function of the run's folder, then a complete record."""
 
     def replace(before: Callable[[Path], None]) -> None:
-        def train(recipe: str, folder: str, threads: int) -> None:  # nested, so it is pickled as a whole
+        def train(recipe: str, folder: str, threads: int, beside: bool) -> None:  # nested, so it is pickled as a whole
             Path(folder).mkdir(parents=True, exist_ok=True)  # a job may start before it is known to be submitted
             before(Path(folder))
-            record = {"recipe": json.loads(recipe), "status": "complete", "hardware": {"torch_threads": threads}}
+            record = {
+                "recipe": json.loads(recipe),
+                "status": "complete",
+                "versions": {},
+                "hardware": {"torch_threads": threads},
+            }
             (Path(folder) / RECORD).write_text(json.dumps(record))
 
         monkeypatch.setattr(cluster, "train_quietly", train)

@@ -26,6 +26,7 @@ MANIFEST = "MANIFEST.json"
 _CHUNK = 100
 _MARKER = "commit-tuning is building a dataset here"
 _MADE = "dataset"
+_RANDOM = "[a-z0-9_]" * 8  # what `mkdtemp` puts into a name
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -100,7 +101,7 @@ def _build(root: Path, recipe: dict[str, Any], write: Callable[[Path], dict[str,
 
 def _remove_unfinished(root: Path) -> None:
     """Remove what killed builders of a dataset left. Nobody else may be at work there."""
-    for path in root.parent.glob(f".{glob.escape(root.name)}-*.partial"):
+    for path in root.parent.glob(f".{glob.escape(root.name)}-{_RANDOM}.partial"):
         if (path / _MARKER).is_file() and not path.is_symlink():
             _remove(path)
 

@@ -49,6 +49,24 @@ class Skipped:
         return {"path": str(self.path), "line": self.line, "reason": self.reason}
 
 
+class SkipList(list[Skipped]):
+    """The entries that are left out, in the order in which they were met."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._met: set[Skipped] = set()
+
+    def append(self, entry: Skipped) -> None:
+        """Add an entry."""
+        self._met.add(entry)
+        super().append(entry)
+
+    def note(self, entry: Skipped) -> None:
+        """Add an entry that is not there yet."""
+        if entry not in self._met:
+            self.append(entry)
+
+
 class DamagedError(UserError):
     """A picture or sound that cannot be decoded, found when its sample was asked for; `skipped` says which and why."""
 
@@ -121,7 +139,7 @@ class Reader(Generic[Entry]):
     ) -> None:
         if limit is not None and limit < 1:
             raise UserError(f"limit is {limit}: read at least one sample")
-        self.skipped: list[Skipped] = []
+        self.skipped = SkipList()
         self._records: list[Record] = []
         self._rate, self._max_seconds, self._strict = rate, max_seconds, strict
         self._known: dict[tuple[str, Path], str | None] = {}  # by medium, of files that several samples share
@@ -179,7 +197,8 @@ class Reader(Generic[Entry]):
                 raise UserError(f"{place}: {fault}; repair it, or read without strict to skip it") from None
             self.skipped.append(Skipped(place.path, str(fault), place.line))
             return
-        self.skipped += self._blank if records else []
+        for blank in self._blank if records else ():
+            self.skipped.append(blank)
         self._records += records
         self._ids.update(record.id for record in records)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from commit_tuning.data.files import FaultError, csv_rows, file_name, latin, words
+from commit_tuning.data.files import FaultError, csv_rows, file_name, western, words
 from commit_tuning.data.readers.base import Place, Reader, Record, check_option, find
 
 YES_NO, SINGLE_WORD = "yes_no", "single_word"
@@ -72,8 +72,8 @@ def _questions(path: Path) -> Iterator[tuple[Place, _Question | FaultError]]:
         try:
             if isinstance(row, FaultError):
                 raise row
-            file = file_name(latin(row["file_name"]), "file_name")
-            text, answer = (words(latin(row[name]), name) for name in _COLUMNS[1:])
+            file = file_name(western(row["file_name"]), "file_name")
+            text, answer = (words(western(row[name]), name) for name in _COLUMNS[1:])
         except FaultError as fault:
             yield Place(path, line), fault
             continue

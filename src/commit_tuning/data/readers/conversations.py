@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from commit_tuning.data.files import MAX_LINE, FaultError, json_lines, read_json, shown, user_path, words
@@ -87,14 +87,20 @@ class Conversations(Reader[object]):
         kind, name = talk.files[0]
         pictures = (self._picture(self._media, name),) if kind == "image" else ()
         sound = self._sound(self._media, name) if kind == "audio" else None
-        base = self._base(place, fields(entry).get("id"))
-        for number, question, answer in exchanges(talk.turns)[: self._turns]:
-            name = words(f"{base}#{number}" if number else base, "id")
-            yield Record(place, name, CONVERSATION, question, None, (answer,), pictures, sound)
+        answered = exchanges(talk.turns)[: self._turns]
+        base = self._base(place, fields(entry).get("id"), [number for number, _, _ in answered])
+        for number, question, answer in answered:
+            yield Record(place, _name(base, number), CONVERSATION, question, None, (answer,), pictures, sound)
 
-    def _base(self, place: Place, given: object) -> str:
+    def _base(self, place: Place, given: object, numbers: Sequence[int]) -> str:
+        """The id of a conversation: what is given, unless an answer has it already; of LLaVA's it is the picture's."""
         base = str(given) if isinstance(given, (str, int)) and str(given).strip() else str(place.line)
-        return f"{base}@{place.line}" if base in self._ids else base  # of LLaVA's own files it is the picture's
+        taken = base in self._ids or any(_name(base, number) in self._ids for number in numbers)
+        return f"{base}@{place.line}" if taken else base
+
+
+def _name(base: str, number: int) -> str:
+    return words(f"{base}#{number}" if number else base, "id")
 
 
 def _not_one(count: int, entry: dict[str, object]) -> str:

@@ -184,7 +184,7 @@ def _restartable(job: Job, threads: int) -> Any:
     from submitit.helpers import FunctionSequence
 
     run = FunctionSequence()
-    run.add(train_quietly, job.recipe.model_dump_json(), str(job.folder), threads)
+    run.add(train_quietly, job.recipe.model_dump_json(), str(job.folder), threads, job.beside)
     return run
 
 

@@ -9,19 +9,21 @@ questions. Seed s of every arm starts from the same weights and sees the same ba
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from commit_tuning.data.tasks import tasks
 from commit_tuning.errors import UserError
 from commit_tuning.metrics.score import METRICS
-from commit_tuning.models.load import refuse_missing
+from commit_tuning.models.load import refuse_missing, refuse_output
 from commit_tuning.shown import markdown_text
-from commit_tuning.storage import remove_temporary, write_text
+from commit_tuning.storage import remove_temporary, sha256, write_text
+from commit_tuning.train.checkpoint import remove_checkpoints
 from commit_tuning.train.compare.arms import CONSTANT, Arm, Axes, choose, screening_arms
 from commit_tuning.train.compare.pool import Job, RunJobs, default_workers, run_jobs
 from commit_tuning.train.compare.table import Row, build_rows, markdown, mean
@@ -46,6 +48,7 @@ from commit_tuning.train.scoring import check_metric
 MANIFEST = "compare.json"
 TABLE = "table.json"
 PAGE = "table.md"
+TABLES = (TABLE, PAGE)
 RUNS = "runs"
 _COMPANIONS = frozenset((MANIFEST, RUNS, "cluster", LOCK, REPORT))  # ours by their names
 
@@ -93,6 +96,7 @@ class Comparison:
                 settings are not valid.
         """
         refuse_missing(self.recipe.model.name)
+        refuse_output(self.recipe.model.name, self.folder)
         check_metric(tasks()[self.recipe.data.dataset].metric)
         arms = screening_arms(self.recipe, self.axes)
         for arm in arms:
@@ -127,7 +131,7 @@ class Comparison:
     def job(self, arm: Arm, seed: int) -> Job:
         """One run of an arm."""
         folder = self.folder / RUNS / arm.slug / f"seed-{seed}"
-        return Job(arm.recipe(self.recipe, seed, self.save_weights), folder)
+        return Job(arm.recipe(self.recipe, seed, self.save_weights), folder, beside=self.force)
 
     def _run_arms(self, phase: str, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
         pairs = [(arm, seed) for seed in seeds for arm in arms if seed not in self.results.get(arm, {})]
@@ -174,42 +178,49 @@ class Comparison:
 
     def _claim(self, arms: Sequence[Arm]) -> None:
         """Take the folder, or refuse it if what it holds is of another recipe or of other data."""
-        ours = os.path.lexists(self.folder / MANIFEST)
-        if ours and not self.force:
-            differing = self.recipe.differences(read_json(self.folder / MANIFEST, Manifest).recipe)
+        there = os.path.lexists(self.folder / MANIFEST)
+        manifest = read_json(self.folder / MANIFEST, Manifest) if there else None
+        if manifest is not None and not self.force:
+            differing = self.recipe.differences(manifest.recipe)
             if differing:
                 raise UserError(
                     f"{self.folder} holds a comparison of another recipe (it differs in {', '.join(differing)}); "
                     "choose another --output, or give --force to start again"
                 )
-        tables = (TABLE, PAGE)
-        refuse_taken(self.folder, tables, tables if ours else ())
+        ours = self._own_tables(manifest)
+        refuse_taken(self.folder, TABLES, ours)
         if self.force:
             self._remove_runs()
         self._check_finished_runs(arms)
-        self._write_manifest("running")
-        for name in tables:
+        self._write_manifest("running", ours)
+        for name in TABLES:
             (self.folder / name).unlink(missing_ok=True)
 
+    def _own_tables(self, manifest: Manifest | None) -> dict[str, str]:
+        """The tables that are there as a comparison wrote them, to their SHA-256; older versions noted none."""
+        there = [name for name in TABLES if (self.folder / name).is_file()] if manifest else []
+        found = {name: sha256(self.folder / name) for name in there}
+        noted = found if manifest is None or manifest.files is None else manifest.files
+        return {name: digest for name, digest in found.items() if noted.get(name) == digest}
+
     def _remove_runs(self) -> None:
-        """Remove what the records of the runs name, each while no process works there."""
-        for path in sorted(self.folder.glob(f"{RUNS}/*/seed-*/{RECORD}")):
-            if leads_elsewhere(self.folder, path.relative_to(self.folder).as_posix()):
-                continue
-            record = RunRecord.read(path.parent)
-            if record.files is None:
-                raise UserError(f"{path} is of an older version and names no files; choose another --output")
-            with alone_in(path.parent):
-                record.status, record.error = "failed", "removed by --force"
-                record.plan(record.files)
-                remove_named(record)
+        """Remove what the records of the runs name, and their checkpoints; nothing where a run may not be removed."""
+        paths = sorted(self.folder.glob(f"{RUNS}/*/seed-*/{RECORD}"))
+        names = {path: path.relative_to(self.folder).as_posix() for path in paths}
+        folders = [path.parent for path, name in names.items() if not leads_elsewhere(self.folder, name)]
+        for folder in folders:
+            with alone_in(folder):
+                _removable(folder)
+        for folder in folders:
+            with alone_in(folder):
+                _remove_run(_removable(folder))
 
     def _check_finished_runs(self, arms: Sequence[Arm]) -> None:
         """Make sure that the runs that are there are ours, whole, and of the data and the model that are there now."""
         present: dict[str, Origin] = {}
         for arm, seed in itertools.product(arms, self.recipe.compare.confirmation):
             job = self.job(arm, seed)
-            if job.folder.is_dir():
+            if job.folder.is_dir() and not self.force:
                 refuse_foreign(job.folder, RECORD)
             record = job.outcome()
             if record is None or not record.complete:
@@ -219,22 +230,26 @@ class Comparison:
                 present[settings] = Origin.of(job.recipe)
             refuse_changed(record, present[settings])
 
-    def _write_manifest(self, status: str) -> None:
+    def _write_manifest(self, status: str, tables: Mapping[str, str]) -> None:
         content = {
             "status": status,
             "recipe": self.recipe.for_record(),
             "compare": self.recipe.compare.model_dump(mode="json"),
             "axes": {key: list(values) for key, values in self.axes},
             "failures": self.failures,
+            "files": tables,
             "versions": package_versions(),
         }
         write_text(self.folder / MANIFEST, json.dumps(content, indent=2) + "\n")
 
     def _write(self) -> None:
         table = {"rows": [row.to_dict() for row in self.rows], "screening": [row.to_dict() for row in self.screening]}
-        write_text(self.folder / PAGE, self.text())
-        write_text(self.folder / TABLE, json.dumps(table, indent=2) + "\n")
-        self._write_manifest("failed" if self.failures else "complete")
+        texts = {PAGE: self.text(), TABLE: json.dumps(table, indent=2) + "\n"}
+        digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+        self._write_manifest("running", digests)
+        for name, text in texts.items():
+            write_text(self.folder / name, text)
+        self._write_manifest("failed" if self.failures else "complete", digests)
 
     def text(self) -> str:
         """The table with what is needed to read it, as Markdown."""
@@ -252,6 +267,22 @@ class Comparison:
             f"last 20 of {self.recipe.train.steps} steps.\n\n## Screening\n\n{markdown(self.screening)}"
             + (f"\n## Runs that failed\n\n{failures}" if failures else "")
         )
+
+
+def _removable(folder: Path) -> RunRecord:
+    """The record of a run that names its files, as all but those of older versions do."""
+    record = RunRecord.read(folder)
+    if record.files is None:
+        raise UserError(f"{folder / RECORD} is of an older version and names no files; choose another --output")
+    return record
+
+
+def _remove_run(record: RunRecord) -> None:
+    record.status, record.error = "failed", "removed by --force"
+    record.plan(record.files or ())
+    if record.files:
+        remove_checkpoints(record.folder)
+    remove_named(record)
 
 
 def _outcome(record: RunRecord) -> str:

@@ -13,7 +13,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 from commit_tuning.errors import UserError
 from commit_tuning.processes import StoppedError, end_with_parent, terminable
@@ -27,10 +27,17 @@ _PRELOADED = "commit_tuning.train.compare.preload"
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe and the folder of its run."""
+    """A recipe and the folder of its run.
+
+    Attributes:
+        recipe: The experiment.
+        folder: Where its run goes.
+        beside: Whether it may write beside files that are no run's.
+    """
 
     recipe: Recipe
     folder: Path
+    beside: bool = False
 
     def outcome(self) -> RunRecord | None:
         """The run's record; None if there is none yet.
@@ -90,14 +97,14 @@ def unfinished(jobs: Sequence[Job], on_done: OnDone) -> list[Job]:
         record = job.outcome()
         if record is not None and record.complete:
             with alone_in(job.folder):
-                clear_up(job.folder)
+                clear_up(record)
             on_done(job, record)
         else:
             waiting.append(job)
     return waiting
 
 
-def train_quietly(recipe: str, folder: str, threads: int = 1) -> None:
+def train_quietly(recipe: str, folder: str, threads: int = 1, beside: bool = False) -> None:
     """One run in this process, without bars; its recipe is JSON, as whatever starts a process carries text best."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import torch
@@ -107,7 +114,7 @@ def train_quietly(recipe: str, folder: str, threads: int = 1) -> None:
 
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
-    train(Recipe.model_validate_json(recipe), folder)
+    train(Recipe.model_validate_json(recipe), folder, beside=beside)
 
 
 def default_workers(device: str = "cpu") -> int:
@@ -144,23 +151,21 @@ def _questions_of(recipe: Recipe) -> tuple[Any, ...]:
 
 
 def _start(context: BaseContext, job: Job) -> BaseProcess:
-    process = context.Process(target=_work, args=(job.recipe.model_dump_json(), str(job.folder)), daemon=True)  # type: ignore[attr-defined]
+    given = job.recipe.model_dump_json(), str(job.folder), job.beside
+    process = context.Process(target=_work, args=given, daemon=True)  # type: ignore[attr-defined]
     process.start()
     return process  # type: ignore[no-any-return]
 
 
-def _work(recipe: str, folder: str) -> None:
+def _work(recipe: str, folder: str, beside: bool) -> None:
     """The life of a worker: one run, its output in the run's own log. Ctrl-C is the parent's affair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    path = Path(folder) / LOG
-    path.unlink(missing_ok=True)  # a cluster's is a link
-    with path.open("w", encoding="utf-8") as log, terminable():
+    with _opened_log(Path(folder)) as log, terminable():
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
-            train_quietly(recipe, folder)
+            train_quietly(recipe, folder, beside=beside)
         except StoppedError as stopped:
             sys.stderr.write(f"{stopped}\n")
             raise SystemExit(stopped.exit_code) from None
@@ -168,3 +173,15 @@ def _work(recipe: str, folder: str) -> None:
             traceback.print_exc()
             sys.stderr.flush()
             raise SystemExit(1) from None
+
+
+def _opened_log(folder: Path) -> TextIO:
+    """A new log in place of the last, which stays where another process is at work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone_in(folder):
+            (folder / LOG).unlink(missing_ok=True)  # a cluster's is a link
+            return (folder / LOG).open("w", encoding="utf-8")
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(1) from None
