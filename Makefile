@@ -27,7 +27,7 @@ test-processors: setup  ## the suite under the arithmetic of other processors, a
 	$(BIN)/python scripts/test_processors.py
 
 test-hard: setup  ## the campaigns of docs/explanation/reliability.md in full: kills, fuzzed inputs, a soak; about an hour
-	OMP_NUM_THREADS=1 COMMIT_TUNING_CAMPAIGN=full $(BIN)/python -m pytest -n 2 -q tests/campaigns
+	OMP_NUM_THREADS=1 COMMIT_TUNING_CAMPAIGN=full $(BIN)/python -m pytest -n 2 -q tests/campaigns lab/tests/campaigns
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -21,9 +21,11 @@ CAPABILITIES = {
     "native": {},
 }
 THREADS = (1, 2)
-ARITHMETIC = ("tests/unit/core", "tests/unit/models", "tests/unit/experiments", "tests/unit/reproduce")
-ARITHMETIC += ("tests/unit/test_coordinator.py", "tests/unit/test_three_modules.py", "tests/unit/test_inspection.py")
-ARITHMETIC += ("tests/invariant", "tests/integration")
+FOLDERS = ("measure", "control", "paper", "health", "models", "train", "report", "invariant", "integration")
+ARITHMETIC = (*(f"tests/{name}" for name in FOLDERS), "tests/test_coordinator.py", "tests/test_three_modules.py")
+ARITHMETIC += ("tests/test_step_faults.py", "tests/test_optimizers_as_they_are.py", "lab/tests/nano/test_nano.py")
+ARITHMETIC += ("lab/tests/nano/test_nano_measures.py", "lab/tests/reproduce", "lab/tests/rivals", "lab/tests/small")
+ARITHMETIC += ("lab/tests/studies",)
 
 
 def run(capability: str, threads: int, arguments: list[str]) -> tuple[bool, str]:

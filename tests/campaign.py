@@ -7,10 +7,12 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from commit_tuning.cli.app import main
 
 LONGEST = 20.0  # seconds that an input may take
 
@@ -54,14 +56,12 @@ def no_hang() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def succeeds_or_says(arguments: Sequence[str]) -> int:
-    """Run the command line in this process: success, or exit code 2 and one line; returns the code."""
-    from commit_tuning.cli.app import main
-
+def succeeds_or_says(arguments: Sequence[str], program: Callable[[Sequence[str]], None] = main) -> int:
+    """Run a command line in this process: success, or exit code 2 and one line; returns the code."""
     said = io.StringIO()
     streams = contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO())
     with no_hang(), streams[0], streams[1], pytest.raises(SystemExit) as exited:
-        main(arguments)
+        program(arguments)
     code = int(exited.value.code or 0)
     lines = said.getvalue().splitlines()
     assert code in (0, 2), (code, lines)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import build, make_batch
+from small_experiment import llava_processor
+from tiny import build, make_batch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
@@ -212,13 +213,12 @@ def trl_trainer(task: Task) -> Run:
     from trl import SFTConfig
 
     from commit_tuning.integrations.trl import CoMMITSFTTrainer
-    from commit_tuning.models.load import load_processor
 
     samples = Dataset.from_list([{k: v.tolist() for k, v in sample.items()} for sample in task.samples()])
     arguments = SFTConfig(**trainer_arguments(task, dataset_kwargs={"skip_prepare_dataset": True}))
     trainer = CoMMITSFTTrainer(
         model=task.build()[0], args=arguments, train_dataset=samples.with_format("torch"), data_collator=collate,
-        processing_class=load_processor("nano-llava"), commit=task.config,
+        processing_class=llava_processor(), commit=task.config,
     )  # fmt: skip
     return trained(trainer, task)
 

@@ -9,7 +9,6 @@ from campaign import inputs, succeeds_or_says
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commit_lab.reproduce.run import Reproduction
 from commit_tuning.errors import UserError
 from commit_tuning.train import evaluate, runner
 from commit_tuning.train import inspect_target as inspect
@@ -18,7 +17,8 @@ from commit_tuning.train.compare.comparison import Comparison
 from commit_tuning.train.evaluate import Evaluation
 from commit_tuning.train.record import RunRecord
 
-COMMANDS = ["train", "evaluate", "compare", "report", "reproduce", "inspect", "demo"]
+RECIPE = "llava-textvqa"
+COMMANDS = ["train", "evaluate", "compare", "report", "inspect"]
 OPTIONS = [
     "--output",
     "-o",
@@ -33,14 +33,11 @@ OPTIONS = [
     "--jobs",
     "-j",
 ]
-OPTIONS += ["--methods", "--seeds", "--screen-seeds", "--first-seed", "--rates", "--axis", "--static-grid", "--data"]
-OPTIONS += ["--predictions", "--skipped", "--split", "--scale", "--rows", "--cluster", "--cluster-option", "--no-such"]
-VALUES = ["", " ", ".", "out", "out/below", "file", "file/below", "iconqa-nano-llava", "nano-blip2", "table1", "all"]
+OPTIONS += ["--methods", "--seeds", "--screen-seeds", "--first-seed", "--rates", "--axis", "--static-grid"]
+OPTIONS += ["--predictions", "--skipped", "--split", "--cluster", "--cluster-option", "--no-such"]
+VALUES = ["", " ", ".", "out", "out/below", "file", "file/below", RECIPE, "all"]
 VALUES += [
-    "figure1",
-    "paper",
-    "nano",
-    "blip2-iconqa",
+    "textvqa",
     "constant,commit",
     "1e-3,1e-2",
     "0",
@@ -53,7 +50,7 @@ VALUES += [
     "train.steps=3",
     "commit.kappa_window=10,50",
     "model.name=x,y",
-    "data.dataset=nano-macs",
+    "data.dataset=macs",
     "train.steps=",
     "=1",
 ]
@@ -82,12 +79,10 @@ LINES = st.builds(
 )
 STARTS = st.sampled_from(
     [
-        ["train", "iconqa-nano-llava", "-o", "out"],
-        ["compare", "iconqa-nano-llava", "-o", "out"],
-        ["evaluate", "iconqa-nano-llava"],
-        ["reproduce", "table1"],
+        ["train", RECIPE, "-o", "out"],
+        ["compare", RECIPE, "-o", "out"],
+        ["evaluate", RECIPE],
         ["report", "out"],
-        ["demo"],
     ]
 )
 
@@ -108,11 +103,9 @@ def _no_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runner, "train", lambda *_, **__: RunRecord(recipe={}, files={}))
-    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: Evaluation("nano-iconqa", "test", scores, [], []))
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: Evaluation("iconqa", "test", scores, [], []))
     monkeypatch.setattr(inspect, "inspect_target", refuses)
     monkeypatch.setattr(Comparison, "run", arms_of)
-    for name in ("make", "needs"):
-        monkeypatch.setattr(Reproduction, name, lambda *_: "")
 
 
 @given(line=LINES | st.lists(WORDS, min_size=1, max_size=4))
@@ -135,14 +128,11 @@ def test_help_is_no_error(command: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        ["train", "iconqa-nano-llava", "-o", ""],
-        ["compare", "iconqa-nano-llava", "--output="],
-        ["evaluate", "iconqa-nano-llava", "--predictions", ""],
-        ["evaluate", "iconqa-nano-llava", "--skipped", " "],
-        ["reproduce", "table1", "--data", ""],
-        ["reproduce", "table1", "-o", ""],
+        ["train", RECIPE, "-o", ""],
+        ["compare", RECIPE, "--output="],
+        ["evaluate", RECIPE, "--predictions", ""],
+        ["evaluate", RECIPE, "--skipped", " "],
         ["report", ""],
-        ["demo", "-o", ""],
     ],
 )
 def test_empty_path_is_no_place(line: list[str]) -> None:

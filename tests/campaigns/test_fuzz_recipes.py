@@ -20,10 +20,10 @@ from commit_tuning.train.recipe.load import find_recipe
 from commit_tuning.train.recipe.schema import Recipe, valid_keys
 from commit_tuning.train.record import RunRecord
 
-SHIPPED = yaml.safe_load(find_recipe("iconqa-nano-llava").read_text(encoding="utf-8"))
+SHIPPED = yaml.safe_load(find_recipe("llava-textvqa").read_text(encoding="utf-8"))
 WORDS = st.sampled_from(
     [
-        *("model", "name", "nano-llava", "train", "steps", "commit", "method", "compare", "rates", "null", "true"),
+        *("model", "name", "llava", "train", "steps", "commit", "method", "compare", "rates", "null", "true"),
         *(
             ": ",
             ":",
@@ -52,16 +52,16 @@ WORDS = st.sampled_from(
 TEXTS = st.one_of(
     st.text(max_size=60),
     st.lists(WORDS, max_size=25).map("".join),
-    st.lists(WORDS, max_size=12).map(lambda words: "model: {name: nano-llava}\n" + "".join(words)),
+    st.lists(WORDS, max_size=12).map(
+        lambda words: "model: {name: llava}\ndata: {dataset: iconqa, root: there}\n" + "".join(words)
+    ),
 )
 VALUES = st.one_of(
     st.text(max_size=20),
     st.lists(WORDS, max_size=6).map("".join),
     st.integers().map(str),
     st.floats().map(repr),
-    st.sampled_from(
-        ["", "~", "[]", "{}", "[1, 2]", "9" * 5000, "-1", "1e400", "[[[[]]]]", "nano-blip2", "cpu", "meta"]
-    ),
+    st.sampled_from(["", "~", "[]", "{}", "[1, 2]", "9" * 5000, "-1", "1e400", "[[[[]]]]", "textvqa", "cpu", "meta"]),
 )
 
 

@@ -1,4 +1,4 @@
-"""Many steps of a nano run: memory and file handles stay where they are."""
+"""Many steps of a run: memory and file handles stay where they are."""
 
 from __future__ import annotations
 

@@ -2,74 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from processors import IMAGE, PROCESSORS, TEMPLATE, hearing, llava
 
-from commit_lab.nano.pictures.nano_questions import nano_vocabulary
 from commit_tuning.data.collate import VisionCollator, build_prompt, question_text
 from commit_tuning.data.sample import Audio, Sample
 from commit_tuning.errors import UserError
 
-TEMPLATE = (
-    "{% for message in messages %}user : {% for part in message.content %}"
-    "{{ '<image>' if part.type == 'image' else part.text }} {% endfor %}{% endfor %}answer :"
-)
-
-
-def word_tokenizer(*, appends_eos: bool = False) -> Any:
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *nano_vocabulary(["user"])]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>" if appends_eos else "<s> $A", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
-    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-    fast.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    return fast
-
-
-def llava(template: str | None = None, **options: Any) -> Any:
-    from transformers import LlavaProcessor
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    return LlavaProcessor(
-        images,
-        word_tokenizer(**options),
-        patch_size=8,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=template,
-    )
-
-
-def blip2(**options: Any) -> Any:
-    from transformers import Blip2Processor
-    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
-
-    return Blip2Processor(
-        BlipImageProcessorPil(size={"height": 16, "width": 16}), word_tokenizer(**options), num_query_tokens=4
-    )
-
-
-PROCESSORS: dict[str, Callable[[], Any]] = {  # a new processor joins by one line
-    "llava": llava,
-    "llava with a chat template": lambda: llava(TEMPLATE),
-    "blip2": blip2,
-    "llava whose tokenizer appends eos": lambda: llava(appends_eos=True),
-    "blip2 whose tokenizer appends eos": lambda: blip2(appends_eos=True),
-}
-IMAGE = Image.linear_gradient("L").convert("RGB")
 SAMPLES = [
     Sample("1", "choose_txt", "What is shown in the picture?", ("heart", "shopping cart"), ("shopping cart",), IMAGE),
     Sample("2", "choose_img", "Find the picture with the key.", ("A", "B"), ("B",), IMAGE.rotate(90)),
@@ -147,17 +90,6 @@ def test_device_and_faults() -> None:
     processor.tokenizer.eos_token = None
     with pytest.raises(UserError, match="no end-of-sequence token"):
         VisionCollator(processor)
-
-
-def hearing() -> Any:
-    from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
-
-    tokenizer = word_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", "<|AUDIO|>"]})
-    return Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=8, chunk_length=2), tokenizer, TEMPLATE_OF_SOUNDS)
-
-
-TEMPLATE_OF_SOUNDS = TEMPLATE.replace("'image'", "'audio'").replace("<image>", "<|AUDIO|>")
 
 
 def heard(identity: str, frames: int, answer: str, rate: int = 16_000) -> Sample:

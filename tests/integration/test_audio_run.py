@@ -24,4 +24,4 @@ def test_salmonn_is_tuned_on_sounds_and_asked_again(tmp_path: Path, capsys: pyte
     assert run(["evaluate", tmp_path / "run", "--predictions", tmp_path / "answers.jsonl"]) == 0
     answers = [{**row, "picture": None} for row in read_lines(tmp_path / "answers.jsonl")]
     assert answers == read_lines(tmp_path / "run" / "predictions.jsonl")
-    assert "nano-clothoaqa, test: accuracy" in capsys.readouterr().out
+    assert "clothoaqa, test: accuracy" in capsys.readouterr().out

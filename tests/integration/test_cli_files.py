@@ -18,8 +18,7 @@ from commit_tuning.train import training
 from commit_tuning.train.checkpoint import Checkpoints
 from commit_tuning.train.record import RunRecord, alone_in
 
-OWN_FILES = "data.dataset=iconqa"  # the layout of what is built, read as data that a user may change
-FAST = (OWN_FILES, "train.steps=1", "data.val_limit=2", "data.test_limit=2", "eval.images=1")
+FAST = ("train.steps=1", "data.val_limit=2", "data.test_limit=2", "eval.images=1")
 
 
 @pytest.fixture(scope="module")
@@ -208,8 +207,7 @@ def test_nothing_is_removed_before_a_run_can_start(
     recipe: Path, finished: Path, setting: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(finished)
-    more = ["data.dataset=iconqa"] if "data" in setting else []
-    assert run(["train", recipe, "-o", finished, "--force", *FAST, setting, *more]) == 2
+    assert run(["train", recipe, "-o", finished, "--force", *FAST, setting]) == 2
     error_line(capsys)
     assert contents(finished) == before
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build, make_batch
 from loops import values
 from test_setups import EVERY_STEP, same, trainer
+from tiny import build, make_batch
 
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
 from commit_tuning.errors import BatchError, ConfigError

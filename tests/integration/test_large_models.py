@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_blip2, tiny_llava
 from small_experiment import make_experiment
+from tiny import tiny_blip2, tiny_llava
 from torch import nn
 
 from commit_tuning.errors import UserError

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build
 from loops import CONFIG, Task, collate, values
+from tiny import build
 from torch import Tensor
 from torch.utils.data import DataLoader
 

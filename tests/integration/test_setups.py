@@ -14,9 +14,9 @@ import reference
 import torch
 import torch.distributed as dist
 from accelerate.utils.deepspeed import DummyOptim
-from conftest import build, make_batch
 from loops import Task, collate, trainer_arguments, values
 from small_experiment import make_experiment, run
+from tiny import build, make_batch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
@@ -282,8 +282,8 @@ def test_a_model_without_a_trainable_encoder_is_refused_before_a_trainer_begins(
 @pytest.mark.parametrize(
     ("settings", "code", "vision", "verdict"),
     [
-        ([], 1, ["486.2k", "0", "112.0k", "0", "0", "0.0001", "0"], "cannot learn: vision: 112,032"),
-        (["model.freeze=['*vision_tower*']"], 0, ["0", "486.2k", "0", "0", "0"], "everything that is trainable"),
+        ([], 1, ["23.7k", "0", "8,608", "0", "0", "0.0001", "0"], "cannot learn: vision: 8,608"),
+        (["model.freeze=['*vision_tower*']"], 0, ["0", "23.7k", "0", "0", "0"], "everything that is trainable"),
     ],
 )
 def test_inspecting_a_recipe(
@@ -296,6 +296,6 @@ def test_inspecting_a_recipe(
     out = capsys.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
     assert rows["vision"] == vision
-    assert rows["projector"] == ["28.9k", "0", "0", "0", "0", "0.0001", "0"]
-    assert rows["language_model"] == ["10.2k", "447.0k", "0", "0", "0", "0.0001", "0"]
+    assert rows["projector"] == ["2,112", "0", "0", "0", "0", "0.0001", "0"]
+    assert rows["language_model"] == ["2,176", "24.7k", "0", "0", "0", "0.0001", "0"]
     assert verdict in out

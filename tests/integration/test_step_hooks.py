@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build, make_batch, plain_partition
 from loops import CONFIG, Task, with_trainer
+from tiny import build, make_batch, plain_partition
 from torch import nn
 from transformers import TrainerCallback
 

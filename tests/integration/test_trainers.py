@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build, make_batch
 from loops import (
     CONFIG,
     LOOPS,
@@ -23,6 +22,7 @@ from loops import (
     transformers_trainer,
     with_trainer,
 )
+from tiny import build, make_batch
 from torch import Tensor, nn
 
 from commit_tuning import CoMMITConfig, Coordinator, UserError

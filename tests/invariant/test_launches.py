@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import build, make_batch
+from tiny import build, make_batch
 from torch import nn
 
 from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator

@@ -16,8 +16,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import build, make_batch
 from loops import Task, accelerate_loop, adapted, plain_loop, transformers_trainer
+from tiny import build, make_batch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -67,7 +67,7 @@ def without_answers(rank: int, wrap) -> list[dict[str, Any]]:
             warnings.simplefilter("ignore")
             coordinator.step({**batch, "labels": labels})
         optimizer.zero_grad()
-        seen.append({"measured": coordinator._measured_now, **coordinator.summary()})
+        seen.append({"measured": coordinator._last.measured, **coordinator.summary()})
     return seen
 
 

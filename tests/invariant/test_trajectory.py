@@ -5,7 +5,7 @@ import random
 import pytest
 import reference
 import torch
-from conftest import build, make_batch
+from tiny import build, make_batch
 
 from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator
 

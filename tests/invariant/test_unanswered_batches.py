@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import reference
 import torch
-from conftest import build, make_batch
+from tiny import build, make_batch
 from torch import Tensor
 
 from commit_tuning import CoMMITConfig, Coordinator
@@ -32,7 +32,7 @@ def train(kind: str, answers: str, **settings: Any) -> tuple[list[Tensor], list[
         model(**batch).loss.backward()
         if coordinator:
             coordinator.step(batch)
-            measured.append(coordinator._measured_now)
+            measured.append(coordinator._last.measured)
         else:
             optimizer.step()
         optimizer.zero_grad()

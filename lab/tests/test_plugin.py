@@ -1,0 +1,46 @@
+"""What the laboratory adds to `commit-tuning`: recipes, models and datasets by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_experiment import EXAMPLE, run
+
+from commit_lab.plugin import RECIPES
+from commit_tuning.data.tasks import tasks
+from commit_tuning.errors import UserError
+from commit_tuning.models.load import models
+from commit_tuning.train.optimizers import optimizers
+from commit_tuning.train.recipe.load import load_recipe
+
+SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipes_are_valid_and_found_by_name(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.model.name.removesuffix("-v2") in name or name.startswith(("small-", "paper-"))
+    assert recipe.data.dataset in tasks()
+    assert recipe.train.optimizer in optimizers()
+
+
+def test_there_are_shipped_recipes() -> None:
+    assert {"iconqa-nano-llava", "iconqa-nano-blip2"} <= set(SHIPPED)
+    assert {Path(load_recipe(name).model.name).name for name in SHIPPED if "nano" in name} <= models().keys()
+
+
+def test_a_missing_recipe_names_those_of_the_laboratory() -> None:
+    with pytest.raises(UserError, match=r"no recipe .*iconqa-nano-llava.*llava-textvqa"):
+        load_recipe("none")
+
+
+def test_a_name_that_is_nearly_a_model_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", EXAMPLE, "model.name=nano-lava", "-o", tmp_path / "out"]) == 2
+    assert "no model 'nano-lava'; did you mean nano-llava?" in capsys.readouterr().err
+
+
+def test_inspect_takes_a_nano_model_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", "nano-blip2"]) == 0
+    assert "everything that is trainable can learn" in capsys.readouterr().out
+    assert run(["inspect", "nano-llava", "--json"]) == 1

@@ -1,0 +1,54 @@
+"""The state of a controller, saved where the model was and loaded where it is now."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from commit_tuning import CoMMITConfig, ModulePartition
+from commit_tuning.methods import make_controller
+
+
+def controller_on(device, method):
+    """A controller of two modules that has seen one step, and its tensors."""
+    modules = {name: [nn.Parameter(torch.ones(2, device=device))] for name in ("language_model", "vision")}
+    config = CoMMITConfig(method=method, probe_interval=None)
+    controller = make_controller(config, ModulePartition(modules))
+    controller.before_step()
+    controller.after_step()
+    controller.multipliers(1)
+    return controller
+
+
+def tensors_in(state):
+    """All tensors in nested containers."""
+    if isinstance(state, Tensor):
+        return [state]
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, list) else ()
+    return [tensor for part in parts for tensor in tensors_in(part)]
+
+
+@pytest.mark.parametrize("method", ["hypergradient", "feature-cd", "language-cd"])
+def test_a_state_goes_to_the_device_of_the_parameters(method):
+    state = controller_on("cpu", method).state_dict()
+    assert {tensor.device.type for tensor in tensors_in(state)} == {"cpu"}
+    controller = controller_on("meta", method)
+    controller.load_state_dict(state)
+    assert {tensor.device.type for tensor in tensors_in(controller.state_dict())} == {"meta"}
+
+
+@pytest.mark.parametrize("method", ["hypergradient", "feature-cd"])
+def test_a_state_on_the_same_device_keeps_its_values(method):
+    state = controller_on("cpu", method).state_dict()
+    marked = [tensor.fill_(index + 2) for index, tensor in enumerate(tensors_in(state))]
+    controller = controller_on("cpu", method)
+    controller.load_state_dict(state)
+    loaded = tensors_in(controller.state_dict())
+    assert len(loaded) == len(marked) > 0
+    assert all(torch.equal(new, old) for new, old in zip(loaded, marked, strict=True))
+
+
+def test_a_state_before_the_first_look_at_the_weights_is_empty():
+    controller = controller_on("cpu", "feature-cd")
+    state = {**controller.state_dict(), "weights": None}
+    controller.load_state_dict(state)
+    assert controller.state_dict()["weights"] is None
