@@ -73,9 +73,9 @@ def train(coordinator: Coordinator, kinds: Iterable[str], first: int = 0) -> lis
     seen = []
     for step, kind in enumerate(kinds, start=first):
         data = batch(kind, step)
-        coordinator._forward.model(**data).loss.backward()
+        coordinator._probe.forward.model(**data).loss.backward()
         coordinator.step(data)
         coordinator._optimizer.zero_grad()
-        measured = sorted(coordinator.drift) if coordinator._measured_now else None
+        measured = sorted(coordinator.drift) if coordinator._last.measured else None
         seen.append({"step": step, "modules": measured, "kappas": coordinator.kappas, **coordinator.metrics()})
     return seen

@@ -224,7 +224,7 @@ def test_the_loss_that_a_measurement_reports():
             one = {key: value[row : row + 1] for key, value in batch.items()}
             expected.append(float(model(**one).loss.detach()))
     monitor.step(batches)
-    assert monitor._measurement.loss == pytest.approx(sum(expected) / 6)
+    assert monitor._balance.measurement.loss == pytest.approx(sum(expected) / 6)
 
 
 def test_mixed_group_is_split_during_steps_only():

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from commit_tuning.config import CoMMITConfig
-    from commit_tuning.coordinator import Coordinator
+    from commit_tuning.coordinator import BalanceMonitor, Coordinator
     from commit_tuning.errors import UserError
-    from commit_tuning.monitor import BalanceMonitor
     from commit_tuning.partition.discover import partition_model
     from commit_tuning.partition.modules import ModulePartition
 
@@ -26,7 +25,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "BalanceMonitor": "commit_tuning.monitor",
+    "BalanceMonitor": "commit_tuning.coordinator",
     "CoMMITConfig": "commit_tuning.config",
     "Coordinator": "commit_tuning.coordinator",
     "ModulePartition": "commit_tuning.partition.modules",

@@ -1,32 +1,47 @@
-"""Measured balance turned into learning rates: the object that a training loop talks to."""
+"""The object that a training loop talks to: measured balance turned into learning rates.
+
+One step, in order: `before_step` decides whether it is measured, keeps what the step will overwrite and sets the rates;
+whoever trains does the step; `after_step` puts the rates back, measures what the step did, and asks the controller for
+the next rates.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from commit_tuning.config import CoMMITConfig
+from commit_tuning.control.groups import GroupRates
 from commit_tuning.control.stability import instability
+from commit_tuning.control.step_watch import GradientWatch, StepWatch, scale_again, unscale
 from commit_tuning.control.trial import check_control
 from commit_tuning.distributed.shards import is_sharded, refuse_unsupported
-from commit_tuning.errors import ConfigError, NoAnswerError, ShardingError
+from commit_tuning.errors import ConfigError, NoAnswerError, ShardingError, UserError, name_and_line
+from commit_tuning.health import log
+from commit_tuning.health.alarms import Alarms
+from commit_tuning.measure.balance import Balance
+from commit_tuning.measure.batches import Collector, answer_tokens, check_batches
 from commit_tuning.measure.forward import Batch
-from commit_tuning.measure.probe import DriftProbe, Snapshot
+from commit_tuning.measure.measuring import Probe
+from commit_tuning.measure.memory import is_out_of_memory
+from commit_tuning.measure.probe import Measurement
+from commit_tuning.measure.schedule import Schedule, with_gradient
+from commit_tuning.measure.step import Step, norms_before
 from commit_tuning.methods import make_controller
-from commit_tuning.monitor import BalanceMonitor
-from commit_tuning.paper.regularizer import Gradients, previous_step_gradients
-from commit_tuning.paper.sampled_answers import sample_answers
+from commit_tuning.paper.regularizer import make_regularizer
 from commit_tuning.partition.discover import partition_model
 from commit_tuning.partition.modules import ModulePartition
 
 LARGEST_MULTIPLIER = 1e12  # a base rate of 1e-15 is raised to that of an ordinary training by it
 
 
-class Coordinator(BalanceMonitor):
+class Coordinator:
     """Measures the balance of learning and sets the modules' learning rates from it (CoMMIT).
 
     The learning rates are multipliers on what the optimizer's groups hold, set just for the optimizer's step and taken
@@ -40,16 +55,27 @@ class Coordinator(BalanceMonitor):
     nothing of the optimizer.
 
     Args:
-        model: As for `BalanceMonitor`.
-        optimizer: As for `BalanceMonitor`.
+        model: `model(**batch)` returns something with `logits` [batch, length, vocabulary]; a batch holds `labels`,
+            -100 where nothing is predicted. transformers models get a fast path.
+        optimizer: The optimizer of the loop: any object with `param_groups` and `step`, or a wrapper around such.
         config: Method and settings; `CoMMITConfig()` by default.
-        partition: As for `BalanceMonitor`.
+        partition: Which parameters are whose; None asks `partition_model(model)`.
 
     Raises:
         ConfigError: The optimizer's learning rates cannot be controlled: it finds its own rate (Prodigy, DoG), its
             step depends on earlier rates (ASGD, Rprop, schedule-free), or it needs a closure (LBFGS).
-        PartitionError: As for `BalanceMonitor`.
-        ShardingError: As for `BalanceMonitor`.
+        PartitionError: A trainable parameter is in no module, in two, or in no optimizer group; a module has none.
+        ShardingError: Parameters are sharded in a way that cannot be measured, or that the method does not know.
+
+    Example:
+        A loop with the coordinator in it::
+
+            coordinator = Coordinator(model, optimizer)
+            for batch in loader:
+                model(**batch).loss.backward()
+                coordinator.step(batch)  # optimizer.step(), the measurement, the learning rates
+                optimizer.zero_grad()
+                print(coordinator.kappa)
     """
 
     def __init__(
@@ -60,102 +86,308 @@ class Coordinator(BalanceMonitor):
         partition: ModulePartition | None = None,
     ) -> None:
         refuse_unsupported(model, optimizer)  # before anything is asked of parameters that are not there in full
-        partition = partition or partition_model(model)
-        if config is not None and config.regularizer is not None and is_sharded(model):
-            raise ShardingError(
-                f"regularizer={config.regularizer!r} needs gradients of its own, which FSDP2 does not give; use DDP, "
-                "or method='commit-clr' without a regularizer"
-            )
-        if config is not None and config.method == "hypergradient" and is_sharded(model):
-            raise ShardingError("method='hypergradient' does not know FSDP2's parameters; use DDP, or another method")
-        super().__init__(model, optimizer, config, partition)
+        self.config = config or CoMMITConfig()
+        self.partition = partition or partition_model(model)
+        self._refuse_sharded(model)
+        self.partition.check(model)
+        self._optimizer = optimizer
+        self._collected: Collector[Batch] = Collector(self.config.probe_samples)
+        self._gradient_watch: GradientWatch | None = None
+        self._watch = StepWatch(optimizer, self._check_parameters, self.abandon_step)
+        self._groups = GroupRates(optimizer, self.partition)  # once whoever watched before has put it right
         if self.config.sets_rates or self.config.regularizer is not None:
             self._groups.check_rates()
         if self.config.sets_rates:
-            check_control(optimizer, partition, scales=self.config.scales_rates)
+            check_control(optimizer, self.partition, scales=self.config.scales_rates)
+        self._probe = Probe(model, self.partition, self.config, self._leave_out)
+        self._schedule = Schedule(self.partition, self.config.probe_interval)
+        self._balance = Balance(self.partition.encoders, self.config.kappa_window, self.config.kappa_estimator)
+        self._alarms = Alarms(self.config)
+        self._regularizer = make_regularizer(self.config, self._probe, self.partition, self._groups)
         self._controller = make_controller(self.config, self.partition)
-        self._previous: Snapshot | None = None
-        self._now: Snapshot | None = None  # the next `_previous`, if the step is made
-        self._lookahead: DriftProbe | None = None
-        self._ascent: Gradients = {}
-        self._added: Gradients = {}  # to the optimizer's gradients
-        self._plain: list[tuple[Tensor, Tensor]] = []  # those gradients, and copies of them without it
-        self._factors: dict[str, float] = {}
-        self._update_multipliers()
-        fault = instability(self.config) if self.config.coordinated else None
-        if fault:
-            warnings.warn(fault, stacklevel=2)
+        self._steps = 0
+        self._step: Step | None = None  # between before_step and after_step
+        self._last = Step(0, rates=self._groups.by_module())
+        self._multipliers = self._controller.multipliers(0)
+        self._warn_of_settings()
+
+    def _refuse_sharded(self, model: nn.Module) -> None:
+        if not is_sharded(model):
+            return
+        if self.config.regularizer is not None:
+            raise ShardingError(
+                f"regularizer={self.config.regularizer!r} needs gradients of its own, which FSDP2 does not give; use "
+                "DDP, or method='commit-clr' without a regularizer"
+            )
+        if self.config.method == "hypergradient":
+            raise ShardingError("method='hypergradient' does not know FSDP2's parameters; use DDP, or another method")
+
+    def _warn_of_settings(self) -> None:
+        if coarse := self.partition.coarse:
+            warnings.warn(
+                f"trained in half precision: {', '.join(coarse)}. Updates below a rounding step of a weight are lost, "
+                "and kappa sees what is left; keep trained parameters in float32 and use autocast",
+                stacklevel=3,
+            )
+        if self.config.coordinated and (fault := instability(self.config)):
+            warnings.warn(fault, stacklevel=3)
+
+    @property
+    def kappas(self) -> dict[str, float]:
+        """Encoder to the balance coefficient of the last measurement (Eq. 4); NaN where a module was not in it."""
+        return self._balance.kappas
+
+    @property
+    def kappa(self) -> float:
+        """The language model's drift over the mean drift of the encoders that moved; NaN where there is none."""
+        return self._balance.kappa
+
+    @property
+    def smoothed_kappas(self) -> dict[str, float]:
+        """Encoder to the moving average of its balance coefficient (Eq. 7); NaN before the first measurement."""
+        return self._balance.smoothed_kappas
+
+    @property
+    def smoothed_kappa(self) -> float:
+        """The harmonic mean of the smoothed kappas that there are, as `kappa` has the encoders' mean below."""
+        return self._balance.smoothed_kappa
+
+    @property
+    def drift(self) -> dict[str, float]:
+        """Module to its drift in nats at the last measurement (Eq. 2-3); a module without a gradient is left out."""
+        return self._balance.drift
+
+    @property
+    def noise_floor(self) -> dict[str, float]:
+        """Module to what rounding alone adds to its drift, in nats, at the last look; empty before the first."""
+        return self._balance.noise_floor
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """Module to the largest learning rate of its parameter groups at the last step."""
+        return dict(self._last.rates)
 
     @property
     def multipliers(self) -> dict[str, float]:
         """Module to the factor on its base learning rate at the next step; 0 leaves the module as it is."""
         return dict(self._multipliers)
 
-    def _before(self, batches: list[Batch]) -> None:
-        self._controller.before_step()
-        self._regularize_before(batches)
-        super()._before(batches)
-        if self.config.regularizer == "lookahead":
-            self._lookahead = self._lookahead_probe(batches)
-        if self._measured_now:
-            schedule = self._groups.schedule()
-            self._factors = {name: factor * schedule[name] for name, factor in self._multipliers.items()}
-        self._groups.step.scale(self._multipliers)
+    @property
+    def starving(self) -> dict[str, int]:
+        """Module that learns next to nothing, to the optimizer step (counted from 1) since which it does.
 
-    def _after(self, skipped: bool) -> None:
-        lookahead, self._lookahead = self._lookahead, None
+        Its drift is below 1/2500 of another's, or its learning rate below a fiftieth or held back by the controller's
+        bound, for `starvation_patience` measurements or more. Under `"trust-region"`, which sets rates by drift, its
+        rate says nothing.
+        """
+        return self._alarms.starvation.starving
+
+    def before_step(self, micro_batches: Batch | Sequence[Batch], target_tokens: int | Tensor | None = None) -> None:
+        """Prepare for an optimizer step; call it after the last backward pass, after unscaling and after clipping.
+
+        Gradients whose unscaling is left to Accelerate's optimizer, or to a fused one, are unscaled.
+
+        Args:
+            micro_batches: The batch of this step, or the list of its micro-batches.
+            target_tokens: How many labels that are not -100 this step's gradient is of, on this process; None
+                where `micro_batches` are all of the step's, to count them.
+
+        Raises:
+            BatchError: No labels, or no answer in any of the first `starvation_patience` batches that were looked at.
+                A batch without an answer is not measured else, and made up for at the next.
+            PartitionError: Parameters were unfrozen, or given to the optimizer, since this object was made.
+            RuntimeError: `after_step` of the step before was not called. An optimizer's step that an error ended is put
+                right instead, as by `abandon_step`.
+        """
+        self._end_broken_step()
+        batches = check_batches(micro_batches)
+        step = Step(self._steps + 1, rates=self._last.rates, unscaled=unscale(self._optimizer))
+        self._step = self._last = step
         try:
-            if not skipped:
-                self._made()
-                if lookahead is not None:
-                    self._ascent = {name: lookahead.gradients(name) for name in self.partition}
-                self._ascend()
-        finally:
-            self._forget_regularizer()
-            self._groups.step.restore()
+            step.measured = self._schedule.is_due(self._steps, out_of_turn=self._controller.starting)
+            if step.measured:
+                step.target_tokens = sum(map(answer_tokens, batches)) if target_tokens is None else target_tokens
+                self._look(step)
+            looks = step.measured or self.config.regularizer is not None
+            step.samples = self._probe.samples_of(batches) if looks else []
+            self._controller.before_step()
+            self._regularizer.before(step)
+            self._start_probe(step)
+            self._regularizer.started(step)
+            if step.measured:
+                schedule = self._groups.schedule()
+                step.in_force = {name: factor * schedule[name] for name, factor in self._multipliers.items()}
+            self._groups.step.scale(self._multipliers)
+        except BaseException:
+            self._abandon()
+            raise
+        step.rates = self._groups.by_module()
+        if looks:
+            step.remember_parameters(self.partition)
 
-    def _made(self) -> None:
-        """Take over what is only so if the step was made."""
-        self._controller.after_step()
-        self._previous, self._now = self._now or self._previous, None
+    def after_step(self, skipped: bool = False) -> None:
+        """Measure what the step did; call it after the optimizer's step.
 
-    def _forget_regularizer(self) -> None:
-        self._now, self._lookahead, self._ascent, self._added, self._plain = None, None, {}, {}, []
+        Args:
+            skipped: The optimizer did not step after all, as under loss scaling when a gradient overflows. Nothing is
+                measured then, and the step does not count. A fused optimizer, which is called all the same, is seen to
+                skip.
 
-    def _abandon(self, late: bool = False) -> None:
-        for gradient, plain in () if late else self._plain:
-            gradient.copy_(plain)
-        self._forget_regularizer()
+        Raises:
+            RuntimeError: `before_step` was not called.
+        """
+        if self._step is None:
+            raise RuntimeError("after_step() was called without before_step()")
+        step, self._step = self._step, None
+        skipped = skipped or self._watch.overflowed
+        self._watch.reset()
+        self._watch.go_last()
+        self._alarms.skipped(step.number, skipped)
+        if skipped:
+            step.leave_out()
+            step.close()
+            self._schedule.missed()
+            self._put_back()
+            return
         try:
-            self._groups.step.restore(gradients=not late)
+            self._made()
+            measurement = self._probe.finish(step)
+            if measurement is not None:
+                self._schedule.paid(step.idle)
+                self._balance.add(measurement)
+                self._look_for_faults(step, measurement)
+                self._controller.observe(measurement, step.in_force)
+        except BaseException:
+            step.measured = False
+            raise
         finally:
-            super()._abandon(late)
+            step.close()
+            self._steps += 1
+        if self._controller.settling or self._steps % self.config.lr_update_interval == 0:
+            self._multipliers = self._controller.multipliers(self._steps)
+
+    def abandon_step(self, late: bool = False) -> None:
+        """Forget a step that an error has ended between `before_step` and `after_step`: it counts as never made.
+
+        Rates, groups and gradients are those that `before_step` found. Call it where the error is caught, before a
+        checkpoint is written or a scheduler steps. Without such a step it does nothing.
+
+        Args:
+            late: Gradients were made or dropped since: they stay as they are.
+        """
+        if self._step is not None:
+            self._abandon(late)
 
     def gradients_made_anew(self) -> None:
-        """As for `BalanceMonitor`: the regularizer's are added, and those of a module at rest taken away."""
-        self._add_to_gradients()
+        """Do to gradients what `before_step` did; call it after a closure that the optimizer's step calls."""
+        self._regularizer.gradients_made_anew()
         self._groups.step.rest()
 
-    def _counted(self) -> None:
-        """Take the next rates from what was measured: every `lr_update_interval` steps, at first whenever it was."""
-        if self._measured_now and self._measurement:
-            self._controller.observe(self._measurement, self._factors)
-        if self._controller.settling or self._steps % self.config.lr_update_interval == 0:
-            self._update_multipliers()
+    def skipped_step(self) -> None:
+        """Count a step that was skipped, as under loss scaling, before `before_step` was called."""
+        self._alarms.skipped(self._steps + 1, True)
+
+    def step(self, batches: Batch | Sequence[Batch], closure: Callable[[], Any] | None = None) -> None:
+        """`before_step(batches)`, `optimizer.step()`, `after_step()`.
+
+        Inside `accelerator.accumulate`, where Accelerate's optimizer steps on the last micro-batch only, the others are
+        kept for that step; a step that it skips under loss scaling is not measured. After an error in the optimizer's
+        step, the rates are those of before, and the next call works.
+
+        Args:
+            batches: As for `before_step`.
+            closure: For an optimizer that computes the loss again, as often as it likes: LBFGS, SAM. Gradients of the
+                batch have to be there all the same. What it makes of gradients is treated as they were.
+        """
+        accumulation = getattr(self._optimizer, "gradient_state", None)
+        micro_batches = check_batches(batches)
+        self._forget_dropped()
+        for batch in micro_batches:
+            self._collected.add(batch, batch)
+        if accumulation is not None and not accumulation.sync_gradients:
+            self._watch_gradient()
+            return
+        self.before_step(*self._collected.take())
+
+        def and_prepare() -> Any:
+            loss = closure() if closure else None
+            self.gradients_made_anew()
+            return loss
+
+        try:
+            self._optimizer.step(*(() if closure is None else (and_prepare,)))
+        except BaseException:
+            self.abandon_step()
+            raise
+        self.after_step(skipped=getattr(self._optimizer, "step_was_skipped", False))
+
+    def _forget_dropped(self) -> None:
+        """Forget kept micro-batches whose gradients are gone: a loop that skips a step drops them by `zero_grad()`."""
+        watch, self._gradient_watch = self._gradient_watch, None
+        if watch is not None and watch.end():
+            self._collected.take()
+
+    def _watch_gradient(self) -> None:
+        parameters = (p for name in self.partition for p in self.partition[name] if p.grad is not None)
+        parameter = next(parameters, None)
+        self._gradient_watch = None if parameter is None else GradientWatch(parameter)
+
+    def summary(self) -> dict[str, float]:
+        """The last measurement as one flat record, for a log or a progress line: only what there is, all finite.
+
+        Returns:
+            `kappa` and `smoothed_kappa` (with several encoders also those of each, as `kappa/<encoder>`), and for every
+            module `drift` in nats, `lr`, and, while it starves, the step `starving` since which it does. A module that
+            had no gradient at the last measurement has no `drift` and no `kappa`.
+        """
+        return log.summary(self._balance, self._last.rates, self.starving)
+
+    def metrics(self) -> dict[str, float | None]:
+        """One flat record of the last step, for a log; None where nothing was measured at this step.
+
+        Returns:
+            `kappa`, `smoothed_kappa` (with several encoders also those of each), and for every module `drift` and
+            `noise_floor` in nats, `drift_scale` (steps that the drift was taken over), `starving` (since which step),
+            `lr`, `h` (Eq. 6), and the L2 norms over all its parameters `grad_norm` (of the loss gradient that
+            `before_step` found, so clipped where the loop clips), `step_norm` (of theta_{t+1} - theta_t, regulariser
+            included) and `theta_norm` (before the step).
+        """
+        return log.metrics(self.partition, self._last, self._balance, self.starving)
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs."""
-        previous = None if self._previous is None else {n: self._previous.values(n) for n in self.partition}
         return {
-            **super().state_dict(),
+            "steps": self._steps,
+            **self._schedule.state_dict(),
+            **self._probe.state_dict(),
+            **self._balance.state_dict(),
+            **self._alarms.state_dict(),
+            **self._regularizer.state_dict(),
             "multipliers": dict(self._multipliers),
             "method": [self.config.method, self.config.controller],
             "controller": self._controller.state_dict(),
             "full_rates": self._groups.full_rates,
-            "previous": previous,
         }
 
-    def _load(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a `state_dict()`.
+
+        Raises:
+            ConfigError: It is damaged, or of other modules, another method, or an optimizer with other groups.
+        """
+        with reading_state():
+            self._check_state(state)
+            self._balance.load_state_dict(state)
+            self._alarms.load_state_dict(state)
+            self._probe.load_state_dict(state)
+            self._schedule.load_state_dict(state)
+            self._controller.load_state_dict(state["controller"])
+            self._regularizer.load_state_dict(state)
+            self._groups.full_rates = list(state["full_rates"])
+            self._steps, self._multipliers = state["steps"], dict(state["multipliers"])
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse a state that is not of this training, or that no training can have led to."""
         saved, own = list(state["method"]), [self.config.method, self.config.controller]
         if saved != own:
             raise ConfigError(f"the state is of method and controller {saved}, not {own}: resume with those settings")
@@ -165,71 +397,143 @@ class Coordinator(BalanceMonitor):
                 f"the state is of an optimizer with {groups} parameter groups, and this one has {found}: make them as "
                 "they were when the state was saved"
             )
+        encoders = set(state["windows"])
+        if encoders != set(self.partition.encoders):
+            raise ConfigError(
+                f"the state is of the encoders {', '.join(sorted(encoders))}, and the model has "
+                f"{', '.join(self.partition.encoders)}: resume with the same model and partition"
+            )
+        if type(state["steps"]) is not int or state["steps"] < 0:
+            raise ValueError(f"steps={state['steps']!r}")
         for multipliers in (state["multipliers"], *_multipliers_in(state["controller"])):
             _check_multipliers(multipliers, self.partition)
-        super()._load(state)
-        self._multipliers = dict(state["multipliers"])
-        self._controller.load_state_dict(state["controller"])
-        self._groups.full_rates = list(state["full_rates"])
-        previous = state["previous"]
-        self._previous = None if previous is None else Snapshot.of(self.partition, previous)
 
-    def _starting(self) -> bool:
-        return self._controller.starting
+    def _look(self, step: Step) -> None:
+        """Find what a measured step has to know of the modules before it."""
+        self._groups.check_unchanged()
+        self.partition.check_unchanged(self._probe.forward.model)
+        step.idle = set(self.partition) - with_gradient(self.partition, self.partition)
+        step.norms = norms_before(self.partition)
 
-    def _update_multipliers(self) -> None:
-        self._multipliers = self._controller.multipliers(self._steps)
-
-    @property
-    def _drift_weight(self) -> float:
-        """Weight of the drift's gradient: above zero rewards drift, below penalises it."""
-        sign = -1.0 if self.config.regularizer == "drift-penalty" else 1.0
-        return sign * self.config.regularizer_weight
-
-    def _regularizer_batches(self, batches: list[Batch]) -> list[Batch]:
-        if self.config.regularizer_labels == "given":
-            return batches
-        return sample_answers(self._forward, batches, self._shift, seed=self._steps)
-
-    def _lookahead_probe(self, batches: list[Batch]) -> DriftProbe | None:
-        """The probe that the measurement uses too, if it looks at the same answers; None where there are none."""
-        if self._probe is not None and self.config.regularizer_labels == "given":
-            return self._probe
-        batches = self._regularizer_batches(batches)
-        try:
-            return DriftProbe(self._forward, self.partition, batches, self._shift)
-        except NoAnswerError:
-            return None
-
-    def _regularize_before(self, batches: list[Batch]) -> None:
-        """The previous-step reading of Eq. 9-10, or its penalty: the gradient is known before the step."""
-        if self.config.regularizer not in {"previous-step", "drift-penalty"}:
+    def _start_probe(self, step: Step) -> None:
+        if not step.measured:
             return
-        if self._previous is not None:
-            batches, shift = self._regularizer_batches(batches), self._shift
-            self._ascent = previous_step_gradients(self._forward, self.partition, batches, self._previous, shift)
-        self._now = Snapshot(self.partition, self.partition)
-        if self.config.regularizer_step == "optimizer":
-            self._added, self._ascent = self._ascent, {}
-            found = [p.grad for name in self._added for p in self.partition[name] if p.grad is not None]
-            self._plain = [(gradient, gradient.clone()) for gradient in found]
-            self._add_to_gradients()
+        try:
+            self._probe.start(step)
+        except NoAnswerError as error:  # on all ranks alike
+            step.leave_out()
+            self._alarms.unanswered(step.number, error, before_the_first=self._balance.measurement is None)
 
-    def _add_to_gradients(self) -> None:
-        for name, gradients in self._added.items():
-            for parameter, gradient in zip(self.partition[name], gradients, strict=True):
-                if parameter.grad is not None:
-                    parameter.grad.sub_(gradient, alpha=self._drift_weight)
+    def _leave_out(self, step: Step, samples: int, fewer: int) -> None:
+        """A measurement ran out of memory."""
+        if samples == 1:
+            self._schedule.give_up()
+        self._alarms.out_of_memory(step.number, samples, fewer)
 
-    @torch.no_grad()
-    def _ascend(self) -> None:
-        """Add lr x weight x gradient of the drift to the parameters, with each module's learning rate of this step."""
-        rates = self._groups.by_parameter()
-        for name, gradients in self._ascent.items():
-            for parameter, gradient in zip(self.partition[name], gradients, strict=True):
-                rate = rates.get(id(parameter), 0.0)
-                parameter.add_(gradient, alpha=rate * self._drift_weight)
-        self._ascent = {}
+    def _made(self) -> None:
+        """Take over what is only so if the step was made."""
+        try:
+            self._controller.after_step()
+            self._regularizer.after()
+        finally:
+            self._put_back()
+
+    def _put_back(self) -> None:
+        self._regularizer.forget()
+        self._groups.step.restore()
+
+    def _end_broken_step(self) -> None:
+        """Put right what a step left that an error has ended and the loop has gone on from.
+
+        Raises:
+            RuntimeError: No step was begun, or one was ended: `after_step` is missing.
+        """
+        if self._step is None:
+            return
+        broken = self._watch.inside
+        self._abandon(late=True)
+        if not broken:
+            raise RuntimeError("before_step() was called twice; call after_step() once optimizer.step() is done")
+
+    def _abandon(self, late: bool = False) -> None:
+        """Put back what `before_step` changed, and forget it; `late` is as for `abandon_step`."""
+        step, self._step = self._step or self._last, None
+        self._watch.reset()
+        step.leave_out()
+        step.close()
+        self._schedule.missed()
+        try:
+            self._regularizer.forget(undo=not late)
+            self._groups.step.restore(gradients=not late)
+        finally:
+            if step.unscaled:
+                step.unscaled = False
+                scale_again(self._optimizer, late)
+
+    def _check_parameters(self) -> None:
+        """Between `before_step` and the optimizer's step no parameter may change: that would count as the step's."""
+        if self._step is not None:
+            self._step.check_parameters(self.partition)
+
+    def _look_for_faults(self, step: Step, found: Measurement) -> None:
+        moved = {name for name in self.partition if step.norms[f"step_norm/{name}"] > 0}
+        self._alarms.measured(step.number, found, step.idle, moved, rates=step.rates, norms=step.norms)
+        self._alarms.resting(step.number, step.rates, self._multipliers)
+        trained = {name: self._multipliers[name] for name in self.partition if step.rates[name] != 0}  # or NaN
+        self._alarms.learning(step.number, found.drift, trained)
+
+
+class BalanceMonitor(Coordinator):
+    """Measures the balance of learning and changes nothing: neither the training trajectory nor the optimizer.
+
+    It is a `Coordinator` of method `"constant"`.
+
+    Args:
+        model: As for `Coordinator`.
+        optimizer: As for `Coordinator`.
+        config: Settings; only those of the measurement matter here.
+        partition: As for `Coordinator`.
+
+    Raises:
+        PartitionError: As for `Coordinator`.
+        ShardingError: As for `Coordinator`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: CoMMITConfig | None = None,
+        partition: ModulePartition | None = None,
+    ) -> None:
+        measuring = replace(
+            config or CoMMITConfig(),
+            method="constant",
+            regularizer=None,
+            regularizer_step="raw",
+            regularizer_labels="given",
+        )
+        super().__init__(model, optimizer, measuring, partition)
+
+
+@contextlib.contextmanager
+def reading_state() -> Iterator[None]:
+    """Say in one line that a state cannot be taken over.
+
+    Raises:
+        ConfigError: What is inside has raised an error that damaged values cause.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"the saved state of CoMMIT is damaged or of another version ({name_and_line(error)}); resume from an "
+            "earlier checkpoint, or begin a new training from the weights"
+        ) from None
 
 
 def _multipliers_in(controller: Mapping[str, Any]) -> list[Any]:

@@ -60,10 +60,12 @@ def test_a_resume_knows_which_encoders_are_still_owed(stop: int, tmp_path: Path)
     whole = train(start(**settings), ONE_MODALITY)
     first = start(**settings)
     seen = train(first, ONE_MODALITY[:stop])
-    torch.save([part.state_dict() for part in (first._forward.model, first._optimizer, first)], tmp_path / "state.pt")
+    torch.save(
+        [part.state_dict() for part in (first._probe.forward.model, first._optimizer, first)], tmp_path / "state.pt"
+    )
     second = start(**settings)
     for part, state in zip(
-        (second._forward.model, second._optimizer, second),
+        (second._probe.forward.model, second._optimizer, second),
         torch.load(tmp_path / "state.pt", weights_only=True),
         strict=True,
     ):

@@ -23,7 +23,7 @@ def kinds(pattern: str, steps: int) -> list[str]:
 def test_each_encoder_is_measured_and_controlled(pattern: str, controller: str) -> None:
     coordinator = start(controller=controller, kappa_window=4)
     seen = train(coordinator, kinds(pattern, 60))
-    assert all(len(window) == 4 for window in coordinator._windows.values())
+    assert all(len(window) == 4 for window in coordinator._balance.windows.values())
     assert not {1.0, 0.01} & set(coordinator.multipliers.values())
     assert coordinator.starving == {}
     held = {"language_model": "IAT", "vision": "I", "audio": "A"}
@@ -87,7 +87,7 @@ def test_accumulated_modalities_are_all_looked_at(order: list[str]) -> None:
     coordinator = start(method="constant", probe_samples=6)
     batches = [batch(kind, step) for step, kind in enumerate(order)]
     for data in batches:
-        coordinator._forward.model(**data).loss.backward()
+        coordinator._probe.forward.model(**data).loss.backward()
     coordinator.step(batches)
     assert coordinator.drift.keys() == {"language_model", "vision"} | ({"audio"} if "A" in order else set())
     assert all(drift > 0 for drift in coordinator.drift.values())
@@ -99,7 +99,7 @@ def test_both_orders_of_an_accumulation_measure_the_same() -> None:
         coordinator = start(method="constant", probe_samples=6)
         batches = [batch(kind, "TI".index(kind)) for kind in order]
         for data in batches:
-            coordinator._forward.model(**data).loss.backward()
+            coordinator._probe.forward.model(**data).loss.backward()
         coordinator.step(batches)
         drifts.append(coordinator.drift)
     assert drifts[0] == pytest.approx(drifts[1], rel=1e-4)

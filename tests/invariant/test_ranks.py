@@ -67,7 +67,7 @@ def without_answers(rank: int, wrap) -> list[dict[str, Any]]:
             warnings.simplefilter("ignore")
             coordinator.step({**batch, "labels": labels})
         optimizer.zero_grad()
-        seen.append({"measured": coordinator._measured_now, **coordinator.summary()})
+        seen.append({"measured": coordinator._last.measured, **coordinator.summary()})
     return seen
 
 

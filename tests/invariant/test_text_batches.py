@@ -35,7 +35,7 @@ def train_on(kinds: str, **settings: Any) -> tuple[Coordinator, list[float]]:
         batch = make_batch("llava", 4, torch.float32, seed=step) if kind == "I" else text_batch(step)
         model(**batch).loss.backward()
         coordinator.step(batch)
-        measured.append(coordinator.kappa if coordinator._measured_now else None)
+        measured.append(coordinator.kappa if coordinator._last.measured else None)
         optimizer.zero_grad(set_to_none=kinds[step + 1 : step + 2] != "-")
     return coordinator, measured
 
@@ -50,7 +50,7 @@ def test_text_between_images_leaves_the_average_alone_and_hides_no_encoder(text:
     assert [step for step, kappa in enumerate(measured) if kappa is not None] == [
         step for due in range(0, 25, 5) for step in (due, due + 1)
     ]
-    assert len(coordinator._windows["vision"]) == 5
+    assert len(coordinator._balance.windows["vision"]) == 5
     assert coordinator.smoothed_kappa > 0
     assert coordinator.multipliers["vision"] not in (1.0, 0.01)  # under control
     assert coordinator.starving == {}
@@ -60,7 +60,7 @@ def test_what_is_owed_survives_a_skipped_step_and_a_resume() -> None:
     coordinator, _ = train_on("TT")
     assert coordinator.state_dict()["owed"]
     batch = make_batch("llava", 4, torch.float32)
-    coordinator._forward.model(**batch).loss.backward()
+    coordinator._probe.forward.model(**batch).loss.backward()
     coordinator.before_step(batch)
     coordinator.after_step(skipped=True)
     assert coordinator.state_dict()["owed"]

@@ -32,7 +32,7 @@ def train(kind: str, answers: str, **settings: Any) -> tuple[list[Tensor], list[
         model(**batch).loss.backward()
         if coordinator:
             coordinator.step(batch)
-            measured.append(coordinator._measured_now)
+            measured.append(coordinator._last.measured)
         else:
             optimizer.step()
         optimizer.zero_grad()

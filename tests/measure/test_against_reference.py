@@ -11,7 +11,7 @@ from commit_tuning import CoMMITConfig, Coordinator, partition_model
 from commit_tuning.measure.forward import undisturbed
 from commit_tuning.measure.probe import DriftProbe, Snapshot
 from commit_tuning.measure.transformers_forward import TransformersForward, forward_pass
-from commit_tuning.paper.regularizer import previous_step_gradients
+from commit_tuning.paper.previous_step import previous_step_gradients
 
 F64 = torch.float64
 

@@ -102,26 +102,23 @@ def _mark(gradient: Any) -> tuple[int, int]:
 
 
 class StepWatch:
-    """Calls one method when an optimizer's step begins and another when it has ended, as long as their object lives.
+    """Sees an optimizer's own step, as long as this object lives.
 
     The newest watch takes the place of the one before; an optimizer that calls no hooks is left alone.
 
     Args:
         optimizer: In a trainer's wrapper or not.
-        begins: Called with the optimizer before a step, after all other hooks that are known by then.
-        ended: Called with the optimizer after a step that has raised no error.
+        begins: Called when a step begins, after all other hooks that are known by then.
         replaced: Called with True when a newer watch takes the place of this one.
+
+    Attributes:
+        overflowed: Whether the last step was left out by a fused optimizer, whose gradients have overflowed.
     """
 
-    def __init__(
-        self,
-        optimizer: Any,
-        begins: Callable[[Any], None],
-        ended: Callable[[Any], None],
-        replaced: Callable[[bool], None],
-    ) -> None:
-        self._optimizer = inner_optimizer(optimizer)
-        self._begins, self._ended = _weakly(begins), _weakly(ended)
+    def __init__(self, optimizer: Any, begins: Callable[[], None], replaced: Callable[[bool], None]) -> None:
+        self.overflowed = False
+        self._depth = 0  # of calls to the optimizer's step, which may call that of the class that it derives from
+        self._optimizer, self._begins = inner_optimizer(optimizer), weakref.WeakMethod(begins)
         self._handles: dict[str, Any] = {}
         if calls_hooks(self._optimizer):
             for handle in vars(self._optimizer).get(_HANDLES, {}).values():
@@ -129,8 +126,17 @@ class StepWatch:
             vars(self._optimizer).get(_REPLACED, bool)(True)
             setattr(self._optimizer, _HANDLES, self._handles)
             setattr(self._optimizer, _REPLACED, _weakly(replaced))
-            self._handles["post"] = self._optimizer.register_step_post_hook(self._ended)
+            self._handles["post"] = self._optimizer.register_step_post_hook(_weakly(self._step_ended))
             self.go_last()
+
+    @property
+    def inside(self) -> bool:
+        """Whether a step has begun and not ended, perhaps by an error."""
+        return self._depth > 0
+
+    def reset(self) -> None:
+        """No step has begun."""
+        self._depth = 0
 
     def go_last(self) -> None:
         """Come after the hooks that were registered since; not to be called while a step begins."""
@@ -138,7 +144,19 @@ class StepWatch:
             return
         if "pre" in self._handles:
             self._handles["pre"].remove()
-        self._handles["pre"] = self._optimizer.register_step_pre_hook(self._begins)
+        self._handles["pre"] = self._optimizer.register_step_pre_hook(_weakly(self._step_begins))
+
+    def _step_begins(self, optimizer: Any) -> None:
+        found = getattr(optimizer, "found_inf", None)  # which a scaler gives to a fused optimizer, for it to skip
+        self.overflowed = found is not None and bool(found)
+        self._depth += 1
+        begins = self._begins()
+        if self._depth == 1 and begins is not None:
+            begins()
+
+    def _step_ended(self, optimizer: Any) -> None:
+        del optimizer
+        self._depth = max(0, self._depth - 1)  # zero where a hook of this step has reset it already
 
 
 def _weakly(method: Callable[[Any], None]) -> Callable[..., None]:

@@ -129,7 +129,7 @@ class StepHooks:
     def _prepare(self) -> None:
         """The gradients are there: prepare the measurement, set the learning rates."""
         if self.coordinator is not None:
-            kept, answers = self._collected.take()
+            kept, target_tokens = self._collected.take()
             batches = [self._for_the_model(*batch) for batch in kept]
             if not batches:
                 raise BatchError(
@@ -137,7 +137,7 @@ class StepHooks:
                     "self._prepare_inputs(inputs), as Trainer's does"
                 )
             with self._autocast():
-                self.coordinator.before_step(batches, answers)
+                self.coordinator.before_step(batches, target_tokens)
 
     def _after(self, *_: Any) -> None:
         self._depth -= 1

@@ -11,53 +11,174 @@ minimum. The gradient has to be taken at a displaced point, and there are two re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from commit_tuning.distributed.ranks import sum_over_ranks, sum_tensors_over_ranks
-from commit_tuning.measure.divergence import AnswerPositions, token_kl
-from commit_tuning.measure.forward import Batch, ForwardPass, undisturbed
-from commit_tuning.measure.probe import Snapshot, gradient_or_zeros
+from commit_tuning.config import CoMMITConfig
+from commit_tuning.control.groups import GroupRates
+from commit_tuning.errors import NoAnswerError
+from commit_tuning.measure.forward import Batch
+from commit_tuning.measure.measuring import Probe
+from commit_tuning.measure.probe import DriftProbe, Snapshot
+from commit_tuning.measure.step import Step
+from commit_tuning.paper.previous_step import Gradients, previous_step_gradients
+from commit_tuning.paper.sampled_answers import sample_answers
 from commit_tuning.partition.modules import ModulePartition
 
-Gradients = dict[str, list[Tensor]]
 
-
-def previous_step_gradients(
-    forward: ForwardPass, partition: ModulePartition, batches: Sequence[Batch], previous: Snapshot, shift: bool
-) -> Gradients:
-    """Gradient of each module's drift since the previous step, with respect to that module at its current values.
+class Regularizer:
+    """What adds the gradient of the drift to a step; this one adds nothing.
 
     Args:
-        forward: The model as the probe sees it.
-        partition: Its modules.
-        batches: Micro-batches of the current step.
-        previous: The values of all modules one optimizer step ago.
-        shift: Whether the logits at position j predict the label at j + 1.
-
-    Returns:
-        Module to gradients in the order of the partition's parameters.
+        config: Gives the reading, its weight, its labels, and where it acts.
+        probe: Sees the model.
+        partition: The modules.
+        rates: The learning rates of this step.
     """
-    total: Gradients = {name: [torch.zeros_like(p) for p in partition[name]] for name in partition}
-    positions = [AnswerPositions.of(batch, shift) for batch in batches]
-    device = next(forward.model.parameters()).device
-    samples = max(1, *sum_over_ranks([sum(p.samples for p in positions)], device))
-    for batch, where in zip(batches, positions, strict=True):
-        before = {name: _logits_before(forward, batch, where.mask, previous, name) for name in partition}
-        with torch.enable_grad(), undisturbed(forward.model):
-            now = forward.logits(batch, where.mask, forward.features(batch))
-            for index, name in enumerate(partition, start=1):
-                drift = where.total(token_kl(before[name], now)) / samples
-                gradients = gradient_or_zeros(drift, partition[name], retain_graph=index < len(partition.names))
-                torch._foreach_add_(total[name], gradients)
-    for gradients in total.values():
-        sum_tensors_over_ranks(gradients)
-    return total
+
+    def __init__(self, config: CoMMITConfig, probe: Probe, partition: ModulePartition, rates: GroupRates) -> None:
+        self._config, self._probe, self._partition, self._rates = config, probe, partition, rates
+        self._ascent: Gradients = {}
+
+    def before(self, step: Step) -> None:
+        """The gradients are there, and the measurement has not begun."""
+
+    def started(self, step: Step) -> None:
+        """The measurement has kept what the step overwrites."""
+
+    def gradients_made_anew(self) -> None:
+        """A closure that the optimizer's step calls has made the gradients again."""
+
+    def after(self) -> None:
+        """The step was made; the learning rates are still its own."""
+
+    def forget(self, undo: bool = False) -> None:
+        """Keep nothing of the step.
+
+        Args:
+            undo: Whether gradients are put back as they were found.
+        """
+        del undo
+        self._ascent = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume needs."""
+        return {"previous": None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state_dict()`."""
+
+    @property
+    def _weight(self) -> float:
+        """Weight of the drift's gradient: above zero rewards drift, below penalises it."""
+        sign = -1.0 if self._config.regularizer == "drift-penalty" else 1.0
+        return sign * self._config.regularizer_weight
+
+    def _batches(self, step: Step) -> list[Batch]:
+        if self._config.regularizer_labels == "given":
+            return step.samples
+        return sample_answers(self._probe.forward, step.samples, self._probe.shift, seed=step.number - 1)
+
+    @torch.no_grad()
+    def _ascend(self) -> None:
+        """Add lr x weight x gradient of the drift to the parameters, with each module's learning rate of this step."""
+        rates = self._rates.by_parameter()
+        for name, gradients in self._ascent.items():
+            for parameter, gradient in zip(self._partition[name], gradients, strict=True):
+                parameter.add_(gradient, alpha=rates.get(id(parameter), 0.0) * self._weight)
 
 
-def _logits_before(forward: ForwardPass, batch: Batch, mask: Tensor, previous: Snapshot, module: str) -> Tensor:
-    """Logits [answers, vocabulary] with the previous values of one module and the current ones of the others."""
-    with torch.no_grad(), undisturbed(forward.model), previous.swapped_in([module]):
-        return forward.logits(batch, mask, forward.features(batch))
+class Lookahead(Regularizer):
+    """The gradient is taken where the plain step has led, and added after it."""
+
+    _drift: DriftProbe | None = None
+
+    def started(self, step: Step) -> None:
+        """Share the probe of the measurement, if that looks at the same labels; None where there are none."""
+        if step.probe is not None and self._config.regularizer_labels == "given":
+            self._drift = step.probe
+            return
+        try:
+            self._drift = DriftProbe(self._probe.forward, self._partition, self._batches(step), self._probe.shift)
+        except NoAnswerError:
+            self._drift = None
+
+    def after(self) -> None:
+        """Add the ascent to the parameters."""
+        if self._drift is not None:
+            self._ascent = {name: self._drift.gradients(name) for name in self._partition}
+        self._ascend()
+
+    def forget(self, undo: bool = False) -> None:
+        """Keep nothing of the step."""
+        super().forget(undo)
+        self._drift = None
+
+
+class PreviousStep(Regularizer):
+    """The gradient of the drift since the step before is known before the step; `drift-penalty` has the other sign."""
+
+    _previous: Snapshot | None = None
+    _now: Snapshot | None = None  # the next `_previous`, if the step is made
+
+    def __init__(self, config: CoMMITConfig, probe: Probe, partition: ModulePartition, rates: GroupRates) -> None:
+        super().__init__(config, probe, partition, rates)
+        self._added: Gradients = {}  # to the optimizer's gradients
+        self._plain: list[tuple[Tensor, Tensor]] = []  # those gradients, and copies of them without it
+
+    def before(self, step: Step) -> None:
+        """Take the gradient, and where it acts through the optimizer, add it to the gradients."""
+        if self._previous is not None:
+            seen = self._probe
+            self._ascent = previous_step_gradients(
+                seen.forward, self._partition, self._batches(step), self._previous, seen.shift
+            )
+        self._now = Snapshot(self._partition, self._partition)
+        if self._config.regularizer_step == "optimizer":
+            self._added, self._ascent = self._ascent, {}
+            found = [p.grad for name in self._added for p in self._partition[name] if p.grad is not None]
+            self._plain = [(gradient, gradient.clone()) for gradient in found]
+            self.gradients_made_anew()
+
+    def gradients_made_anew(self) -> None:
+        """Add the drift's gradient to the optimizer's."""
+        for name, gradients in self._added.items():
+            for parameter, gradient in zip(self._partition[name], gradients, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.sub_(gradient, alpha=self._weight)
+
+    def after(self) -> None:
+        """Add the ascent to the parameters, where it does not act through the optimizer."""
+        self._previous, self._now = self._now or self._previous, None
+        self._ascend()
+
+    def forget(self, undo: bool = False) -> None:
+        """Keep nothing of the step."""
+        for gradient, plain in self._plain if undo else ():
+            gradient.copy_(plain)
+        super().forget(undo)
+        self._now, self._added, self._plain = None, {}, []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The parameters before the last step."""
+        previous = self._previous
+        return {"previous": previous and {name: previous.values(name) for name in self._partition}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state_dict()`."""
+        previous = state["previous"]
+        self._previous = None if previous is None else Snapshot.of(self._partition, previous)
+
+
+def make_regularizer(config: CoMMITConfig, probe: Probe, partition: ModulePartition, rates: GroupRates) -> Regularizer:
+    """The reading that `config.regularizer` names."""
+    kinds: dict[str | None, type[Regularizer]] = {
+        None: Regularizer,
+        "lookahead": Lookahead,
+        "previous-step": PreviousStep,
+        "drift-penalty": PreviousStep,
+    }
+    return kinds[config.regularizer](config, probe, partition, rates)

@@ -1,4 +1,4 @@
-"""Moving averages of what is measured (Eq. 7)."""
+"""The balance coefficient (Eq. 4), and moving averages of such ratios (Eq. 7)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,24 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from commit_tuning.measure.balance import balance_coefficient
+
+def balance_coefficient(language_drift: float, encoder_drift: float) -> float:
+    """Kappa = d_X / d_S (Eq. 4).
+
+    Returns:
+        The ratio, or NaN where there is none: a drift that is zero (the module did not move), infinite or NaN.
+        Kappa >> 1: the update inclines toward the language model; kappa -> 0: toward the encoder.
+
+    Example:
+        >>> balance_coefficient(0.5, 0.25)
+        2.0
+        >>> balance_coefficient(0.5, 0.0)
+        nan
+    """
+    drifts = (language_drift, encoder_drift)
+    if not all(math.isfinite(d) and d > 0 for d in drifts):
+        return math.nan
+    return language_drift / encoder_drift
 
 
 class RatioWindow:
