@@ -35,7 +35,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_experiment(tmp_path_factory.mktemp("experiment"))
 
 
-@pytest.mark.parametrize("settings", SETUPS[:: sized(7, 1)], ids="-".join)
+@pytest.mark.parametrize("settings", SETUPS[:: sized(8, 1)], ids="-".join)
 def test_every_rival_optimizer_goes_on(settings: tuple[str, ...], recipe: Path, tmp_path: Path) -> None:
     check_goes_on(recipe, settings, tmp_path)
 
