@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,27 @@ def check_answer_ends_with_positions(model: Any, processor: Any, root: Path, pat
     assert written.pop().shape[1] == prompts["input_ids"].shape[1] + 3
     generate(model, processor, prompts, Eval(max_new_tokens=1000))
     assert written[0].shape[1] == 128
+
+
+def check_cutting_encodes_twice(processor: Any, root: Path, patch: pytest.MonkeyPatch) -> None:
+    """Cutting a long question encodes no picture more than twice, and leaves as much as fits."""
+    samples = IconQA(odd(root, "heart star " * 200), "train")
+    batch = [samples[index] for index in range(5)]
+    collator = VisionCollator(processor, max_tokens=100, cut=True)
+    seen: list[int] = []
+    pictures = type(processor.image_processor).__call__
+    patch.setattr(
+        type(processor.image_processor),
+        "__call__",
+        lambda self, images, **given: seen.append(len(images)) or pictures(self, images, **given),
+    )
+    prompts, answers, _ = collator.encode(batch)
+    assert sum(seen) == 10
+    longest = VisionCollator(processor, max_tokens=10**6)
+    fitting = []
+    for letters in range(len(batch[2].question)):
+        (prompt,), (answer,), _ = longest.encode([replace(batch[2], question=batch[2].question[:letters])])
+        if len(prompt) + len(answer) > 100:
+            break
+        fitting.append((prompt, answer))
+    assert fitting[-1] == (prompts[2], answers[2])

@@ -17,7 +17,7 @@ def run_record(**changes: Any) -> dict[str, Any]:
     scores = {"accuracy": 0.5, "by_kind": {"choose_txt": 1.0, "fill_in_blank": 0.0}, "questions": 2}
     record = {
         "recipe": {
-            "model": {"name": "tiny-llava", "lora": {"r": 8}},
+            "model": {"name": "models/llava", "lora": {"r": 8}},
             "data": {"dataset": "iconqa", "root": "there"},
             "train": {"steps": 4, "batch_size": 2, "learning_rate": 1e-3, "encoder_learning_rate": None, "seed": 0},
             "commit": {"method": "commit-clr", "probe_interval": 1, "kappa_window": 3},

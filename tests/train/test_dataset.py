@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +13,25 @@ from questions import (
     KEPT,
     Kept,
     check_answer_ends_with_positions,
+    check_cutting_encodes_twice,
     check_long_question_is_skipped,
     check_special_tokens_are_text,
     check_stored_as_streamed,
     odd,
     train_split,
 )
-from small_experiment import llava_processor, write_llava
+from small_experiment import EXAMPLE, llava_processor, write_iconqa, write_llava
 
+from commit_tuning import storage
 from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.readers.base import SkipList, Skipped
 from commit_tuning.errors import UserError
 from commit_tuning.models.load import load_model
+from commit_tuning.train import dataset
+from commit_tuning.train.compare.pool import PRELOAD_RECIPE
 from commit_tuning.train.dataset import StoredQuestions, open_splits
+from commit_tuning.train.origin import Origin
+from commit_tuning.train.recipe.load import load_recipe
 from commit_tuning.train.recipe.schema import Data
 
 
@@ -120,6 +128,10 @@ def test_an_answer_ends_where_the_positions_do(
     check_answer_ends_with_positions(*loaded, tmp_path, monkeypatch)
 
 
+def test_cutting_encodes_each_picture_twice_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_cutting_encodes_twice(llava_processor(), tmp_path / "data", monkeypatch)
+
+
 def test_each_skipped_entry_is_looked_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[object] = []
     monkeypatch.setattr(
@@ -130,3 +142,28 @@ def test_each_skipped_entry_is_looked_up_at_once(monkeypatch: pytest.MonkeyPatch
         skipped.note(Skipped(Path("all.jsonl"), "broken", line))
     assert [entry.line for entry in skipped] == list(range(300))
     assert len(compared) < 1000
+
+
+def test_nothing_is_hashed_before_it_is_asked_for(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_iconqa(tmp_path / "data", train=4, val=3, test=3)
+    hashed: list[Path] = []
+    monkeypatch.setattr(dataset, "sha256", lambda path: hashed.append(path) or "0")
+    questions = open_splits(root, Data(dataset="iconqa", root=str(root)), str(model), "cpu")
+    questions["train"].training([0, 1])
+    assert not hashed
+    assert questions["val"].checksum == questions["val"].checksum
+    assert len(hashed) == len(set(hashed)) > 0
+
+
+def test_a_worker_reads_no_file_for_its_hash_again(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_iconqa(tmp_path / "data", train=4, val=3, test=3)
+    recipe = load_recipe(EXAMPLE, [f"model.name={model}", f"data.root={root}"])
+    monkeypatch.setattr(storage, "_TICK", -(10**19))  # as if everything had been written long ago
+    monkeypatch.setenv(PRELOAD_RECIPE, recipe.model_dump_json())
+    monkeypatch.delitem(sys.modules, "commit_tuning.train.compare.preload", raising=False)
+    importlib.import_module("commit_tuning.train.compare.preload")  # as the server does that workers are forked from
+    read = storage._known_sha256.cache_info().misses
+    assert len(Origin.of(recipe).data) == 3
+    assert storage._known_sha256.cache_info().misses == read

@@ -91,7 +91,7 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        near = difflib.get_close_matches(self.name, models(), n=1)
+        near = difflib.get_close_matches(self.name, models(), n=1, cutoff=0.9)
         if near and self.name not in models() and not os.path.lexists(self.name):
             raise ValueError(f"model.name: no model {_quoted(self.name)}; did you mean {near[0]}?")
         return self
