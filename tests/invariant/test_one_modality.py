@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 from modalities import batch, start, train
 
-from commit_tuning.measure.step import norms_before
+from commit_tuning.measure.measuring import norms_before
 
 PATTERNS = ["I A", "I I I I A", "I A T", "T I I I A", "IA T T T I A"]  # by the default, every fifth step is due
 
