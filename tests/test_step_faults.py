@@ -555,7 +555,7 @@ def test_out_of_memory_is_no_damaged_state(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(coordinator._balance, "load_state_dict", fail)
+    monkeypatch.setattr(coordinator, "_check_state", fail)
     with pytest.raises(torch.OutOfMemoryError):
         coordinator.load_state_dict({})
 

@@ -19,11 +19,11 @@ from pretrained_parts import PictureCaptioner, read_items
 from tqdm import tqdm
 
 from commit_tuning import partition_model
+from commit_tuning.measure.balance import balance_coefficient
 from commit_tuning.measure.batches import take_samples
 from commit_tuning.measure.displacement import Displacement
 from commit_tuning.measure.probe import DriftProbe
 from commit_tuning.measure.transformers_forward import forward_pass
-from commit_tuning.measure.windows import balance_coefficient
 
 WAYS = {"step": "one step", "auto": "auto", "displaced": "without forward mode"}
 

@@ -28,11 +28,9 @@ from commit_tuning.health.alarms import Alarms
 from commit_tuning.measure.balance import Balance
 from commit_tuning.measure.batches import Collector, answer_tokens, check_batches
 from commit_tuning.measure.forward import Batch
-from commit_tuning.measure.measuring import Probe
+from commit_tuning.measure.measuring import Probe, Schedule, Step, norms_before, with_gradient
 from commit_tuning.measure.memory import is_out_of_memory
 from commit_tuning.measure.probe import Measurement
-from commit_tuning.measure.schedule import Schedule, with_gradient
-from commit_tuning.measure.step import Step, norms_before
 from commit_tuning.methods import make_controller
 from commit_tuning.paper.regularizer import make_regularizer
 from commit_tuning.partition.discover import partition_model

@@ -8,9 +8,9 @@ import torch
 
 from commit_tuning import CoMMITConfig
 from commit_tuning.control.equation8 import learning_rate_multipliers
+from commit_tuning.measure.balance import RatioWindow, balance_coefficient
 from commit_tuning.measure.divergence import AnswerPositions, token_kl
 from commit_tuning.measure.probe import Measurement
-from commit_tuning.measure.windows import RatioWindow, balance_coefficient
 from commit_tuning.paper.literal import LiteralController
 
 DRIFTS = [(8.0, 1.0), (1.0, 2.0), (2.0, 1.0)]  # kappa 8, 1/2, 2

@@ -9,8 +9,8 @@ from commit_tuning.control.bounded import BoundedController
 from commit_tuning.control.compensated import CompensatedController
 from commit_tuning.control.stability import effective_span, feedback, instability, largest_root, window_span
 from commit_tuning.control.trust_region import FIRST_STEP, TrustRegionController
+from commit_tuning.measure.balance import RatioWindow
 from commit_tuning.measure.probe import Measurement
-from commit_tuning.measure.windows import RatioWindow
 from commit_tuning.methods import coordinating_controller
 
 ONES = {"language_model": 1.0, "vision": 1.0}

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from commit_tuning.health.starvation import StarvationDetector
+from commit_tuning.health.alarms import StarvationDetector
 
 EVEN = {"language_model": 1.0, "vision": 1.0}
 

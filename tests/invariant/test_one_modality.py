@@ -9,6 +9,8 @@ from unittest import mock
 import pytest
 from modalities import batch, start, train
 
+from commit_tuning.measure.measuring import norms_before
+
 PATTERNS = ["I A", "I I I I A", "I A T", "T I I I A", "IA T T T I A"]  # by the default, every fifth step is due
 
 
@@ -77,7 +79,7 @@ def test_no_batches_are_no_starvation() -> None:
 
 def test_idle_steps_cost_no_norms_of_parameters() -> None:
     coordinator = start(method="constant")
-    with mock.patch.object(coordinator, "_parameter_norms", wraps=coordinator._parameter_norms) as norms:
+    with mock.patch("commit_tuning.coordinator.norms_before", wraps=norms_before) as norms:
         seen = train(coordinator, kinds("I A", 50))
     assert norms.call_count == len([row for row in seen if row["modules"]]) == 20
 

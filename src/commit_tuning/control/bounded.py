@@ -9,8 +9,8 @@ from typing import Any
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.control.base import Controller
 from commit_tuning.control.equation8 import learning_rate_multipliers
+from commit_tuning.measure.balance import RatioWindow, load_states, state_of
 from commit_tuning.measure.probe import Measurement
-from commit_tuning.measure.windows import RatioWindow, load_states, state_of
 from commit_tuning.partition.modules import LANGUAGE_MODEL
 
 

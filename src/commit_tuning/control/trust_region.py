@@ -8,8 +8,8 @@ from typing import Any
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.control.base import Controller, at_base_rate
+from commit_tuning.measure.balance import SuffixWindow, load_states, state_of
 from commit_tuning.measure.probe import Measurement
-from commit_tuning.measure.windows import SuffixWindow, load_states, state_of
 from commit_tuning.partition.modules import LANGUAGE_MODEL
 
 FIRST_STEP = 0.01  # of the base rate: a step whose drift is not known beforehand

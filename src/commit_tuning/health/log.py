@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from commit_tuning.measure.balance import Balance
-from commit_tuning.measure.step import Step
+from commit_tuning.measure.measuring import Step
 
 
 def summary(balance: Balance, rates: Mapping[str, float], starving: Mapping[str, int]) -> dict[str, float]:

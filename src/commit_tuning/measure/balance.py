@@ -3,13 +3,139 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from commit_tuning.measure.probe import Measurement
-from commit_tuning.measure.windows import RatioWindow, balance_coefficient, load_states, state_of
 from commit_tuning.partition.modules import LANGUAGE_MODEL
+
+
+def balance_coefficient(language_drift: float, encoder_drift: float) -> float:
+    """Kappa = d_X / d_S (Eq. 4).
+
+    Returns:
+        The ratio, or NaN where there is none: a drift that is zero (the module did not move), infinite or NaN.
+        Kappa >> 1: the update inclines toward the language model; kappa -> 0: toward the encoder.
+
+    Example:
+        >>> balance_coefficient(0.5, 0.25)
+        2.0
+        >>> balance_coefficient(0.5, 0.0)
+        nan
+    """
+    drifts = (language_drift, encoder_drift)
+    if not all(math.isfinite(d) and d > 0 for d in drifts):
+        return math.nan
+    return language_drift / encoder_drift
+
+
+class RatioWindow:
+    """The moving average of a ratio over the last measurements. In Eq. 7 the ratio is kappa.
+
+    While the window fills, the average is over the measurements there are.
+
+    Args:
+        size: Measurements in the window, N_kappa.
+        estimator: `"arithmetic"` mean of the ratios, as printed; `"geometric"` mean, which one outlier cannot rule;
+            `"ratio"` of the sums, sum of what is above over sum of what is below.
+
+    Example:
+        >>> window = RatioWindow(size=2, estimator="arithmetic")
+        >>> for pair in [(9.0, 1.0), (1.0, 1.0), (3.0, 1.0)]:
+        ...     window.push(*pair)
+        >>> window.value
+        2.0
+    """
+
+    def __init__(self, size: int, estimator: str) -> None:
+        self.estimator = estimator
+        self._pairs: deque[tuple[float, float]] = deque(maxlen=size)
+
+    def push(self, above: float, below: float) -> None:
+        """Add a measurement; one that has no ratio is left out."""
+        if not math.isnan(balance_coefficient(above, below)):
+            self._pairs.append((above, below))
+
+    def __len__(self) -> int:
+        """How many measurements are in the window."""
+        return len(self._pairs)
+
+    @property
+    def value(self) -> float:
+        """The average; NaN before the first measurement."""
+        if not self._pairs:
+            return math.nan
+        if self.estimator == "ratio":
+            return math.fsum(above for above, _ in self._pairs) / math.fsum(below for _, below in self._pairs)
+        ratios = [balance_coefficient(*pair) for pair in self._pairs]
+        if self.estimator == "geometric":
+            return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
+        return math.fsum(ratios) / len(ratios)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The measurements in the window."""
+        return {"pairs": list(self._pairs)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the measurements of `state_dict()`."""
+        self._pairs.clear()
+        self._pairs.extend((float(above), float(below)) for above, below in state["pairs"])
+
+
+class SuffixWindow(RatioWindow):
+    """A moving average that forgets how training began: it keeps the last half of what came, until that is `size`.
+
+    The first measurements are of a model as it never is again: adapters at zero, the first step of an optimizer. A mean
+    of all there is would carry them for a whole window. To average the last half of what there is, is known as suffix
+    averaging (Rakhlin et al. 2012, arXiv 1109.5647).
+
+    Example:
+        >>> window = SuffixWindow(size=20, estimator="arithmetic")
+        >>> for drift in (900.0, 1.0, 2.0, 4.0):
+        ...     window.push(drift, 1.0)
+        >>> window.value, window.seen, window.full
+        (3.0, 4, False)
+    """
+
+    def __init__(self, size: int, estimator: str) -> None:
+        super().__init__(size, estimator)
+        self.seen = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether it has grown to its size."""
+        return len(self) == self._pairs.maxlen
+
+    def push(self, above: float, below: float) -> None:
+        """Add a measurement; one that has no ratio is left out, and does not count."""
+        if math.isnan(balance_coefficient(above, below)):
+            return
+        super().push(above, below)
+        self.seen += 1
+        while len(self) > math.ceil(self.seen / 2):
+            self._pairs.popleft()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The measurements in the window, and how many there were."""
+        return {**super().state_dict(), "seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a `state_dict()`."""
+        super().load_state_dict(state)
+        self.seen = int(state["seen"])
+
+
+def state_of(windows: Mapping[str, RatioWindow]) -> dict[str, Any]:
+    """The states of windows by name."""
+    return {name: window.state_dict() for name, window in windows.items()}
+
+
+def load_states(windows: Mapping[str, RatioWindow], states: Mapping[str, Any]) -> None:
+    """Take over a `state_of()`."""
+    for name, window in windows.items():
+        window.load_state_dict(states[name])
 
 
 class Balance:

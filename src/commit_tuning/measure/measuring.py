@@ -1,23 +1,163 @@
-"""Measurements of a model's steps, one at a time, in the memory that there is."""
+"""Which steps are measured, what is known of a step, and its measurement in the memory that there is."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from commit_tuning.config import CoMMITConfig
-from commit_tuning.distributed.ranks import several_ranks
+from commit_tuning.distributed.ranks import several_ranks, sum_over_ranks
+from commit_tuning.distributed.shards import local, whole
 from commit_tuning.measure.batches import take_samples
 from commit_tuning.measure.displacement import Displacement
 from commit_tuning.measure.forward import Batch
 from commit_tuning.measure.memory import is_out_of_memory, release_memory
 from commit_tuning.measure.probe import DriftProbe, Measurement
-from commit_tuning.measure.step import Step
 from commit_tuning.measure.transformers_forward import forward_pass
 from commit_tuning.partition.modules import ModulePartition
+
+
+class Schedule:
+    """Decides which steps are measured.
+
+    From a step on that is due, every module owes a measurement until the first step at which it has a gradient. Else
+    batches of one kind that come in step with the interval would hide a module for ever.
+
+    Args:
+        partition: The modules.
+        interval: Optimizer steps between two measurements; None never measures.
+    """
+
+    def __init__(self, partition: ModulePartition, interval: int | None) -> None:
+        self._partition, self._interval = partition, interval
+        self._owed: set[str] = set()
+        self._owed_before: set[str] = set()  # what a step that is not made leaves
+
+    def is_due(self, steps: int, out_of_turn: bool) -> bool:
+        """Whether the next step is measured; asked once a step, with its gradients there.
+
+        Args:
+            steps: Finished optimizer steps.
+            out_of_turn: Whether a measurement is wanted as soon as can be.
+        """
+        turn = self._interval is not None and (steps % self._interval == 0 or out_of_turn)
+        self._owed_before, self._owed = self._owed, self._owed | set(self._partition if turn else ())
+        return turn or bool(with_gradient(self._partition, self._owed))
+
+    def paid(self, idle: set[str]) -> None:
+        """The step was measured; `idle` modules had no gradient and still owe."""
+        self._owed &= idle
+
+    def missed(self) -> None:
+        """The step was not made."""
+        self._owed = self._owed_before
+
+    def give_up(self) -> None:
+        """Nothing is owed until the next step that is due."""
+        self._owed = set()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume needs."""
+        return {"owed": sorted(self._owed)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state_dict()`."""
+        self._owed = set(state["owed"])
+
+
+def with_gradient(partition: ModulePartition, names: Iterable[str]) -> set[str]:
+    """Those of some modules at which a gradient arrives, on any rank; every rank asks for the same modules."""
+    asked = sorted(names)
+    if not asked:
+        return set()
+    arrives = [float(any(map(_is_not_zero, partition[name]))) for name in asked]
+    ranks = sum_over_ranks(arrives, partition[asked[0]][0].device)
+    return {name for name, count in zip(asked, ranks, strict=True) if count}
+
+
+def _is_not_zero(parameter: nn.Parameter) -> bool:
+    """Whether a parameter has a gradient; under FSDP2, in this rank's part of it."""
+    return parameter.grad is not None and bool(local(parameter.grad).any())
+
+
+@dataclass
+class Step:
+    """One optimizer step, from the moment its gradients are there.
+
+    Attributes:
+        number: Counted from 1.
+        measured: Whether it is measured.
+        idle: Modules without a gradient; known where it is measured.
+        target_tokens: Of the step's whole batch, on this process.
+        samples: What is looked at of its micro-batches.
+        rates: Module to its largest learning rate during the step.
+        in_force: Module to what that is over its initial base rate; known where it is measured.
+        norms: `grad_norm/<module>`, `theta_norm/<module>` and, after the step, `step_norm/<module>`: L2 norms.
+        probe: What the step overwrites, where it is measured.
+        unscaled: Whether the coordinator has divided the gradients by the loss scale.
+    """
+
+    number: int
+    measured: bool = False
+    idle: set[str] = field(default_factory=set)
+    target_tokens: int | Tensor = 0
+    samples: list[Batch] = field(default_factory=list)
+    rates: dict[str, float] = field(default_factory=dict)
+    in_force: dict[str, float] = field(default_factory=dict)
+    norms: dict[str, float] = field(default_factory=dict)
+    probe: DriftProbe | None = None
+    unscaled: bool = False
+    _versions: dict[int, int] = field(default_factory=dict)
+
+    def leave_out(self) -> None:
+        """Measure nothing at this step."""
+        self.measured, self.probe, self.norms = False, None, {}
+
+    def close(self) -> None:
+        """Keep nothing but numbers."""
+        self.probe, self.samples, self._versions = None, [], {}
+
+    def remember_parameters(self, partition: ModulePartition) -> None:
+        """From here on no parameter may change before the optimizer's step."""
+        self._versions = {id(p): p._version for name in partition for p in partition[name]}
+
+    def check_parameters(self, partition: ModulePartition) -> None:
+        """Refuse a change since `remember_parameters`, which would count as the step's.
+
+        In-place changes are seen. Those through `.data` are not: all values would have to be compared.
+
+        Raises:
+            RuntimeError: Names the parameter.
+        """
+        if not self._versions:
+            return
+        for module in partition:
+            for name, parameter in partition.named_parameters(module).items():
+                if parameter._version != self._versions[id(parameter)]:
+                    raise RuntimeError(
+                        f"parameter {name!r} changed between before_step() and optimizer.step(); change it before "
+                        "before_step() or after after_step()"
+                    )
+
+
+def norms_before(partition: ModulePartition) -> dict[str, float]:
+    """`grad_norm/<module>` and `theta_norm/<module>` before a step: L2 norms over all parameters of a module."""
+    norms = {}
+    for name in partition:
+        gradients = [p.grad for p in partition[name] if p.grad is not None]
+        norms[f"grad_norm/{name}"] = _norm(gradients) if gradients else 0.0
+        norms[f"theta_norm/{name}"] = _norm([p.detach() for p in partition[name]])
+    return norms
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return float(whole(torch.nn.utils.get_total_norm(tensors)))
+
 
 TooLarge = Callable[[Step, int, int], None]
 

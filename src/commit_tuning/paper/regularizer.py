@@ -21,9 +21,8 @@ from commit_tuning.config import CoMMITConfig
 from commit_tuning.control.groups import GroupRates
 from commit_tuning.errors import NoAnswerError
 from commit_tuning.measure.forward import Batch
-from commit_tuning.measure.measuring import Probe
+from commit_tuning.measure.measuring import Probe, Step
 from commit_tuning.measure.probe import DriftProbe, Snapshot
-from commit_tuning.measure.step import Step
 from commit_tuning.paper.previous_step import Gradients, previous_step_gradients
 from commit_tuning.paper.sampled_answers import sample_answers
 from commit_tuning.partition.modules import ModulePartition

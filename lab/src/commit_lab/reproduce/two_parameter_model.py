@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from commit_tuning.config import CoMMITConfig
+from commit_tuning.measure.balance import balance_coefficient
 from commit_tuning.measure.divergence import token_kl
 from commit_tuning.measure.probe import Measurement
-from commit_tuning.measure.windows import balance_coefficient
 from commit_tuning.methods import make_controller
 from commit_tuning.partition.modules import LANGUAGE_MODEL, ModulePartition
 

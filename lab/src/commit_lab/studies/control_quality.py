@@ -12,7 +12,7 @@ from statistics import fmean, median, pstdev
 from commit_lab.studies.kappa_and_loss import SETTLED
 from commit_tuning.config import COORDINATED, CoMMITConfig
 from commit_tuning.errors import UserError
-from commit_tuning.health.starvation import STARVED
+from commit_tuning.health.alarms import STARVED
 from commit_tuning.partition.modules import LANGUAGE_MODEL
 from commit_tuning.train.compare.arms import CONSTANT, METHOD_LABELS, rates_text
 from commit_tuning.train.compare.table import fixed, markdown_table, percent

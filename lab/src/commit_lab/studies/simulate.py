@@ -16,9 +16,9 @@ from typing import Any
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.control.base import Controller
 from commit_tuning.control.stability import LOG_SD
-from commit_tuning.health.starvation import STARVED
+from commit_tuning.health.alarms import STARVED
+from commit_tuning.measure.balance import RatioWindow
 from commit_tuning.measure.probe import Measurement
-from commit_tuning.measure.windows import RatioWindow
 from commit_tuning.methods import coordinating_controller
 from commit_tuning.partition.modules import LANGUAGE_MODEL
 
