@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-all test-hard test-processors lint docs clean
+.PHONY: setup demo test test-all test-hard test-processors test-versions lint docs release clean
 
 setup: $(READY)
 
@@ -26,6 +26,10 @@ test-all: setup  ## every multimodal family of transformers and every pre-traini
 test-processors: setup  ## the suite under the arithmetic of other processors, and under two threads
 	$(BIN)/python scripts/test_processors.py
 
+test-versions: setup  ## the product's tests with the oldest supported versions and the newest; PIN=torch==2.13.0 for a torch without CUDA
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python scripts/test_versions.py $(if $(PIN),--pin $(PIN))
+
 test-hard: setup  ## the campaigns of docs/explanation/reliability.md in full: kills, fuzzed inputs, a soak; about an hour
 	OMP_NUM_THREADS=1 COMMIT_TUNING_CAMPAIGN=full $(BIN)/python -m pytest -n 2 -q tests/campaigns lab/tests/campaigns
 
@@ -38,6 +42,10 @@ lint: setup
 docs: setup  ## the documentation as a site, into site/; a broken link ends it
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/mkdocs build --strict --quiet
+
+release: setup  ## build both distributions into dist/ and try them in a fresh environment; uploads nothing
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build twine
+	$(BIN)/python scripts/release.py
 
 clean:
 	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache site

@@ -161,6 +161,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     ("arguments", "message"),
     [
         (["train", "none.yaml"], "no recipe 'none.yaml'"),
+        (["train", "RECIPE", "train.optimizer=lion", "model.name=/nowhere/at/all"], "'lion' is not one of adamw"),
         (["train", "RECIPE", "train.stesp=1"], "did you mean train.steps?"),
         (["train", "RECIPE", "commit.method=comit"], "'comit' is not one of constant"),
         (["train", "RECIPE", "model.name=/no/such/model"], "/no/such/model"),

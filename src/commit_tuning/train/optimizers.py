@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch.optim import Optimizer
 
-from commit_tuning.errors import UserError
+from commit_tuning.errors import UserError, one_line
 from commit_tuning.partition.modules import LANGUAGE_MODEL, ModulePartition
 from commit_tuning.plugins import load_plugins
 from commit_tuning.train.recipe.schema import Train
@@ -34,17 +34,26 @@ def optimizers() -> Mapping[str, MakeOptimizer]:
     return OPTIMIZERS
 
 
+def check_optimizer(settings: Train) -> None:
+    """Refuse an optimizer that nobody knows.
+
+    Raises:
+        UserError: Names those that there are.
+    """
+    if settings.optimizer not in optimizers():
+        known = ", ".join(optimizers())
+        raise UserError(f"train.optimizer: {one_line(repr(settings.optimizer), 60)} is not one of {known}")
+
+
 def build_optimizer(partition: ModulePartition, settings: Train) -> Optimizer:
     """The recipe's optimizer, with the language model's rate and the encoders' rate, ready to train.
 
     Raises:
         UserError: There is no such optimizer, or it is in a package that is not installed.
     """
-    known = optimizers()
-    if settings.optimizer not in known:
-        raise UserError(f"train.optimizer: {settings.optimizer!r} is not one of {', '.join(known)}")
+    check_optimizer(settings)
     rates = {module: settings.rates["language_model" if module == LANGUAGE_MODEL else "vision"] for module in partition}
-    return known[settings.optimizer](partition, rates, settings.weight_decay)
+    return OPTIMIZERS[settings.optimizer](partition, rates, settings.weight_decay)
 
 
 def show_evaluated(optimizer: Optimizer) -> None:

@@ -24,7 +24,7 @@ from commit_tuning.train.model_setup import (
     save_trainable,
     weight_files,
 )
-from commit_tuning.train.optimizers import show_evaluated
+from commit_tuning.train.optimizers import check_optimizer, show_evaluated
 from commit_tuning.train.origin import Origin, refuse_changed
 from commit_tuning.train.ownership import foreign_files, refuse_foreign, start_over
 from commit_tuning.train.progress import Progress, counting, silent
@@ -103,6 +103,7 @@ def train(
         record.versions, record.hardware = package_versions(), hardware(torch.get_num_threads())
         try:
             check_metric(tasks()[recipe.data.dataset].metric)
+            check_optimizer(recipe.train)
             _run(recipe, record, before, progress, force)
         except Exception as error:
             if record.files is not None or (before is None and not foreign_files(folder)):

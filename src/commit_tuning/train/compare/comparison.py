@@ -27,6 +27,7 @@ from commit_tuning.train.checkpoint import remove_checkpoints
 from commit_tuning.train.compare.arms import CONSTANT, Arm, Axes, choose, screening_arms
 from commit_tuning.train.compare.pool import Job, RunJobs, default_workers, run_jobs
 from commit_tuning.train.compare.table import Row, build_rows, markdown, mean
+from commit_tuning.train.optimizers import check_optimizer
 from commit_tuning.train.origin import Origin, refuse_changed
 from commit_tuning.train.ownership import refuse_foreign, refuse_taken, remove_named
 from commit_tuning.train.progress import Progress, silent
@@ -98,6 +99,7 @@ class Comparison:
         refuse_missing(self.recipe.model.name)
         refuse_output(self.recipe.model.name, self.folder)
         check_metric(tasks()[self.recipe.data.dataset].metric)
+        check_optimizer(self.recipe.train)
         arms = screening_arms(self.recipe, self.axes)
         for arm in arms:
             arm.recipe(self.recipe, seed=0)
