@@ -22,7 +22,7 @@ from commit_tuning import partition_model
 from commit_tuning.measure.balance import balance_coefficient
 from commit_tuning.measure.batches import take_samples
 from commit_tuning.measure.displacement import Displacement
-from commit_tuning.measure.forward import undisturbed
+from commit_tuning.measure.forward import evaluation_mode
 from commit_tuning.measure.probe import DriftProbe
 from commit_tuning.measure.transformers_forward import forward_pass
 
@@ -75,7 +75,7 @@ def measure(trial: Trial, rate: float, dtype: torch.dtype | None, steps: int, se
 def drift_of(trial: Trial, probe: DriftProbe, way: str, displacements: dict[str, Displacement]) -> dict[str, float]:
     """Drift of the last update, taken one way."""
     if way == "limit":
-        with torch.no_grad(), undisturbed(trial.model):
+        with torch.no_grad(), evaluation_mode(trial.model):
             return {module: probe.limit(module) for module in trial.partition}
     if way == "displaced":  # as with a kernel that has no forward-mode derivative
         with unittest.mock.patch.object(probe, "limit", return_value=None):

@@ -16,8 +16,8 @@ from transformers.utils import logging
 
 from commit_lab.studies.gradient_bound import BoundCheck, check_bound, gradient_bounds
 from commit_tuning import Coordinator
-from commit_tuning.measure.divergence import AnswerPositions, token_kl
-from commit_tuning.measure.forward import undisturbed
+from commit_tuning.measure.divergence import TargetPositions, token_kl
+from commit_tuning.measure.forward import evaluation_mode
 from commit_tuning.measure.transformers_forward import forward_pass
 from commit_tuning.partition.discover import partition_model
 from commit_tuning.train.dataset import ensure_data, open_splits
@@ -113,7 +113,7 @@ def add_equation_5(pairs: Pairs, metrics: dict[str, float | None], gradients: di
 
 def add_proof(pairs: Pairs, drift: dict[str, float], labels: Any, before: Any, after: Any) -> None:
     """Eq. 14 and 15 at one step: d is KL(new, old) in the first, as printed, and KL(old, new) in the second."""
-    positions = AnswerPositions.from_labels(labels)
+    positions = TargetPositions.from_labels(labels)
     change = abs(loss(labels, after) - loss(labels, before))
     pairs[PROOF[0]].append((mean_kl(positions, after, before), change))
     pairs[PROOF[1]].append((sum(drift.values()), mean_kl(positions, before, after)))
@@ -126,19 +126,19 @@ def gradient_norm(parameters: list[Any]) -> float:
 
 def answers(forward: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Logits [answers, vocabulary] of the model as it is."""
-    mask = AnswerPositions.from_labels(batch["labels"]).mask
-    with torch.no_grad(), undisturbed(forward.model):
+    mask = TargetPositions.from_labels(batch["labels"]).mask
+    with torch.no_grad(), evaluation_mode(forward.model):
         return forward.logits(batch, mask, forward.features(batch))
 
 
-def mean_kl(positions: AnswerPositions, old: torch.Tensor, new: torch.Tensor) -> float:
+def mean_kl(positions: TargetPositions, old: torch.Tensor, new: torch.Tensor) -> float:
     """The divergence of Eq. 2-3 for a step of both modules."""
     return float(positions.total(token_kl(old, new))) / positions.samples
 
 
 def loss(labels: torch.Tensor, logits: torch.Tensor) -> float:
     """Eq. 1: the mean over samples of the mean cross-entropy of their answer tokens."""
-    positions = AnswerPositions.from_labels(labels)
+    positions = TargetPositions.from_labels(labels)
     truth = labels[:, 1:][positions.mask[:, :-1]]
     entropy = torch.nn.functional.cross_entropy(logits.double(), truth, reduction="none")
     return float(positions.total(entropy)) / positions.samples

@@ -22,11 +22,11 @@ from commit_tuning.control.stability import instability
 from commit_tuning.control.step_watch import GradientWatch, StepWatch, scale_again, unscale
 from commit_tuning.control.trial import check_control
 from commit_tuning.distributed.shards import is_sharded, refuse_unsupported
-from commit_tuning.errors import ConfigError, NoAnswerError, ShardingError, UserError, name_and_line
+from commit_tuning.errors import ConfigError, NoTargetError, ShardingError, UserError, name_and_line
 from commit_tuning.health import log
 from commit_tuning.health.alarms import Alarms
 from commit_tuning.measure.balance import Balance
-from commit_tuning.measure.batches import Collector, answer_tokens, check_batches
+from commit_tuning.measure.batches import Collector, check_batches, count_target_tokens
 from commit_tuning.measure.forward import Batch
 from commit_tuning.measure.measuring import Probe, Schedule, Step, norms_before, with_gradient
 from commit_tuning.measure.memory import is_out_of_memory
@@ -121,9 +121,9 @@ class Coordinator:
             raise ShardingError("method='hypergradient' does not know FSDP2's parameters; use DDP, or another method")
 
     def _warn_of_settings(self) -> None:
-        if coarse := self.partition.coarse:
+        if modules := self.partition.low_precision:
             warnings.warn(
-                f"trained in half precision: {', '.join(coarse)}. Updates below a rounding step of a weight are lost, "
+                f"trained in half precision: {', '.join(modules)}. Updates below a rounding step of a weight are lost, "
                 "and kappa sees what is left; keep trained parameters in float32 and use autocast",
                 stacklevel=3,
             )
@@ -204,7 +204,7 @@ class Coordinator:
         try:
             step.measured = self._schedule.is_due(self._steps, out_of_turn=self._controller.starting)
             if step.measured:
-                step.target_tokens = sum(map(answer_tokens, batches)) if target_tokens is None else target_tokens
+                step.target_tokens = sum(map(count_target_tokens, batches)) if target_tokens is None else target_tokens
                 self._look(step)
             looks = step.measured or self.config.regularizer is not None
             step.samples = self._probe.samples_of(batches) if looks else []
@@ -418,7 +418,7 @@ class Coordinator:
             return
         try:
             self._probe.start(step)
-        except NoAnswerError as error:  # on all ranks alike
+        except NoTargetError as error:  # on all ranks alike
             step.leave_out()
             self._alarms.unanswered(step.number, error, before_the_first=self._balance.measurement is None)
 

@@ -20,7 +20,7 @@ class BatchError(UserError, ValueError):
     """A batch that cannot be measured: no labels, no answer positions, or not a mapping of tensors."""
 
 
-class NoAnswerError(BatchError):
+class NoTargetError(BatchError):
     """Batches in which every label is -100, on all ranks."""
 
 

@@ -18,7 +18,9 @@ from commit_tuning.partition.modules import LANGUAGE_MODEL, ModulePartition
 FACTOR_UP = 10.0  # Section 5 of the paper: 1e-3 against 1e-4
 
 
-def coordinating_controller(config: CoMMITConfig, encoders: Sequence[str], coarse: Collection[str] = ()) -> Controller:
+def coordinating_controller(
+    config: CoMMITConfig, encoders: Sequence[str], low_precision: Collection[str] = ()
+) -> Controller:
     """The controller that `config.controller` names, for these encoders and the language model."""
     match config.controller:
         case "literal":
@@ -28,14 +30,14 @@ def coordinating_controller(config: CoMMITConfig, encoders: Sequence[str], coars
         case "compensated":
             return CompensatedController(config, encoders)
         case _:
-            return TrustRegionController(config, encoders, coarse)
+            return TrustRegionController(config, encoders, low_precision)
 
 
 def make_controller(config: CoMMITConfig, partition: ModulePartition) -> Controller:
     """The controller that `config.method` stands for."""
     match config.method:
         case "commit" | "commit-clr":
-            return coordinating_controller(config, partition.encoders, partition.coarse)
+            return coordinating_controller(config, partition.encoders, partition.low_precision)
         case "hypergradient":
             return HypergradientController(partition, config.kappa_bound)
         case "feature-cd":

@@ -9,7 +9,7 @@ import torch
 from commit_tuning import CoMMITConfig
 from commit_tuning.control.equation8 import learning_rate_multipliers
 from commit_tuning.measure.balance import RatioWindow, balance_coefficient
-from commit_tuning.measure.divergence import AnswerPositions, token_kl
+from commit_tuning.measure.divergence import TargetPositions, token_kl
 from commit_tuning.measure.probe import Measurement
 from commit_tuning.paper.literal import LiteralController
 
@@ -93,9 +93,9 @@ def test_tiny_drifts_survive_float32():
 
 def test_answer_positions_by_hand():
     labels = torch.tensor([[-100, 5, 6, -100], [-100, -100, -100, -100], [7, -100, -100, 8]])
-    shifted = AnswerPositions.from_labels(labels)
+    shifted = TargetPositions.from_labels(labels)
     assert shifted.mask.nonzero().tolist() == [[0, 0], [0, 1], [2, 2]]  # the 7 at position 0 has nothing before it
     assert shifted.samples == 2
     assert shifted.total(torch.tensor([1.0, 3.0, 10.0])).item() == 12.0
-    aligned = AnswerPositions.from_labels(labels, shift=False)
+    aligned = TargetPositions.from_labels(labels, shift=False)
     assert aligned.mask.nonzero().tolist() == [[0, 1], [0, 2], [2, 0], [2, 3]]

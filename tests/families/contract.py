@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition, partition_model
 from commit_tuning.errors import PartitionError
 from commit_tuning.measure.batches import take_samples
-from commit_tuning.measure.divergence import AnswerPositions
+from commit_tuning.measure.divergence import TargetPositions
 from commit_tuning.measure.forward import PlainForward
 from commit_tuning.measure.probe import DriftProbe
 from commit_tuning.measure.transformers_forward import forward_pass
@@ -65,7 +65,7 @@ def check_cut(model: nn.Module, batch: dict[str, Tensor]) -> None:
     forward = forward_pass(model.eval())
     logits = []
     for given in ([batch], take_samples([batch], 1, placeholders=forward.placeholder_tokens)):
-        mask = AnswerPositions.from_labels(given[0]["labels"], forward.shifts_labels).mask
+        mask = TargetPositions.from_labels(given[0]["labels"], forward.shifts_labels).mask
         logits.append(forward.logits(given[0], mask, forward.features(given[0]))[: mask[0].sum()])
     torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-5)
     model.train()

@@ -8,7 +8,7 @@ import torch
 from tiny import build, make_batch
 
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
-from commit_tuning.measure.forward import undisturbed
+from commit_tuning.measure.forward import evaluation_mode
 from commit_tuning.measure.probe import DriftProbe, Snapshot
 from commit_tuning.measure.transformers_forward import TransformersForward, forward_pass
 from commit_tuning.paper.previous_step import previous_step_gradients
@@ -61,7 +61,7 @@ def test_gradients_and_limit_wherever_the_projector_is(kind, projector):
     for module in partition:
         assert_same_and_not_zero(probe.gradients(module), lookahead[module])
         assert_same_and_not_zero(found[module], previous[module])
-        with torch.no_grad(), undisturbed(model):
+        with torch.no_grad(), evaluation_mode(model):
             assert probe.limit(module) == pytest.approx(probe.drift_at(module, 1e-4) * 1e8, rel=1e-2)
 
 

@@ -14,7 +14,7 @@ from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.readers.iconqa import IconQA
 from commit_tuning.measure.displacement import LEAST, Displacement, Reading
 from commit_tuning.measure.divergence import token_kl
-from commit_tuning.measure.forward import undisturbed
+from commit_tuning.measure.forward import evaluation_mode
 from commit_tuning.measure.forward_mode import moving, quadratic_drift
 from commit_tuning.measure.probe import DriftProbe
 from commit_tuning.measure.transformers_forward import forward_pass
@@ -153,7 +153,7 @@ def test_without_a_derivative_the_model_is_moved_and_comes_back():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=1e-6)
     after = copy.deepcopy(model.state_dict())
-    with torch.no_grad(), undisturbed(model):
+    with torch.no_grad(), evaluation_mode(model):
         assert probe.limit("vision") is None
     assert all(torch.equal(value, after[name]) for name, value in model.state_dict().items())
     assert probe.measure(Displacement("auto")).drift["vision"] > 0

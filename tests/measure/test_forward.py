@@ -12,8 +12,8 @@ from tiny import LENGTH, build, make_batch
 
 from commit_tuning import BalanceMonitor, CoMMITConfig
 from commit_tuning.errors import BatchError
-from commit_tuning.measure.divergence import AnswerPositions
-from commit_tuning.measure.forward import undisturbed
+from commit_tuning.measure.divergence import TargetPositions
+from commit_tuning.measure.forward import evaluation_mode
 from commit_tuning.measure.transformers_forward import forward_pass
 
 F64 = torch.float64
@@ -31,12 +31,12 @@ OTHERS: dict[str, Any] = {
 def logits_in_training(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
     """What the training pass itself gives at the answers."""
     with torch.no_grad():
-        return model(**{**batch, "labels": None}).logits[AnswerPositions.of(batch, shift=True).mask]
+        return model(**{**batch, "labels": None}).logits[TargetPositions.of(batch, shift=True).mask]
 
 
 def logits_in_probe(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-    forward, mask = forward_pass(model), AnswerPositions.of(batch, shift=True).mask
-    with torch.no_grad(), undisturbed(model):
+    forward, mask = forward_pass(model), TargetPositions.of(batch, shift=True).mask
+    with torch.no_grad(), evaluation_mode(model):
         return forward.logits(batch, mask, forward.features(batch))
 
 
@@ -122,7 +122,7 @@ def test_a_packed_row_has_the_drift_of_its_samples() -> None:
 @pytest.mark.parametrize("by", ["position_ids", "seq_idx", "cu_seq_lens_q"])
 def test_samples_of_a_packed_row_are_told_apart(by: str) -> None:
     batch = make_batch("llava", SIZE, F64)
-    row, apart = (AnswerPositions.of(given, shift=True) for given in (packed(batch, by), batch))
+    row, apart = (TargetPositions.of(given, shift=True) for given in (packed(batch, by), batch))
     assert row.samples == apart.samples == SIZE
     assert torch.equal(row.tokens, apart.tokens)
     assert torch.equal(row.targets, apart.targets)

@@ -11,7 +11,7 @@ from torch import nn
 from commit_tuning import CoMMITConfig, Coordinator
 from commit_tuning.measure import divergence
 from commit_tuning.measure.displacement import Displacement
-from commit_tuning.measure.forward import InputNorms, undisturbed
+from commit_tuning.measure.forward import InputNorms, evaluation_mode
 from commit_tuning.measure.probe import DriftProbe, Snapshot, _unit_roundoff, learning_steps
 from commit_tuning.measure.transformers_forward import forward_pass
 
@@ -29,7 +29,7 @@ def test_input_norms_are_those_of_the_real_inputs(kind):
     batch = make_batch(kind, 2, torch.float32)
     batch["attention_mask"][1, -2:] = 0
     forward = forward_pass(model)
-    with torch.no_grad(), undisturbed(model):
+    with torch.no_grad(), evaluation_mode(model):
         features = forward.features(batch)
         norms = forward.input_norms(batch, features)
     kept = torch.cat([batch["input_ids"][0, 4:], batch["input_ids"][1, 4:-2]])  # four image tokens lead each row
@@ -94,7 +94,7 @@ def test_a_probe_leaves_modes_and_random_states_alone():
     expected = (torch.rand(1).item(), random.random())
     torch.manual_seed(3)
     random.seed(3)
-    with contextlib.suppress(ZeroDivisionError), undisturbed(model):
+    with contextlib.suppress(ZeroDivisionError), evaluation_mode(model):
         assert not model.training
         torch.rand(5)
         random.random()
@@ -127,7 +127,7 @@ def test_swapped_weights_show_under_autocast():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.5)
-    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad(), undisturbed(model):
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad(), evaluation_mode(model):
         now = forward.logits(batch, mask, {})
         with snapshot.swapped_in(["language_model"]):
             before = forward.logits(batch, mask, {})

@@ -10,7 +10,7 @@ from tiny import build, make_batch
 
 from commit_tuning import CoMMITConfig, Coordinator
 from commit_tuning.errors import BatchError
-from commit_tuning.measure.divergence import AnswerPositions
+from commit_tuning.measure.divergence import TargetPositions
 from commit_tuning.measure.transformers_forward import forward_pass
 from commit_tuning.paper.sampled_answers import sample_answers
 
@@ -57,7 +57,7 @@ def test_an_answer_ends_where_the_model_ends_it():
         ends = [number for number, place in enumerate(places[:-1], 1) if said[row, place] == said[0, 5]]
         assert int((sampled["labels"][row] != -100).sum()) == (ends or [len(places)])[0]
     assert int((sampled["labels"][0] != -100).sum()) == 1
-    assert AnswerPositions.from_labels(sampled["labels"]).samples == 4
+    assert TargetPositions.from_labels(sampled["labels"]).samples == 4
 
 
 @pytest.mark.parametrize("kind", ["llava", "blip2"], indirect=True)

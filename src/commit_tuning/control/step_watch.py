@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from commit_tuning.distributed.shards import local
+from commit_tuning.distributed.shards import local_shard
 
 _HANDLES, _REPLACED = "_commit_hooks", "_commit_hooks_replaced"
 _TRAINERS = {"accelerate", "lightning", "lightning_fabric", "pytorch_lightning"}  # whose wrappers only pass a step on
@@ -64,7 +64,7 @@ def scale_again(optimizer: Any, late: bool) -> None:
 
 def _gradients_of(optimizer: Any) -> list[Tensor]:
     parameters = (p for group in optimizer.param_groups for p in group["params"])
-    return [local(p.grad) for p in parameters if p.grad is not None]
+    return [local_shard(p.grad) for p in parameters if p.grad is not None]
 
 
 class GradientWatch:
@@ -93,7 +93,7 @@ class GradientWatch:
     def _is_gone(self) -> bool:
         """Looks at the values, for which it waits for the device, only if the tensor was changed or replaced."""
         found = self._parameter.grad
-        return found is None or not (_mark(found) == self._seen or bool(local(found).any()))
+        return found is None or not (_mark(found) == self._seen or bool(local_shard(found).any()))
 
 
 def _mark(gradient: Any) -> tuple[int, int]:

@@ -39,16 +39,16 @@ class TrustRegionController(Controller):
     Args:
         config: Gives drift target, kappa target, window, estimator and bound.
         encoders: Names of the feature encoders.
-        coarse: Modules with weights in half precision.
+        low_precision: Modules with weights in half precision.
     """
 
-    def __init__(self, config: CoMMITConfig, encoders: Sequence[str], coarse: Collection[str] = ()) -> None:
+    def __init__(self, config: CoMMITConfig, encoders: Sequence[str], low_precision: Collection[str] = ()) -> None:
         super().__init__((LANGUAGE_MODEL, *encoders))
         share = math.sqrt(config.kappa_target)
         self._config, self._bound = config, config.kappa_bound
         self._portions = {LANGUAGE_MODEL: share, **dict.fromkeys(encoders, 1 / share)}  # of the drift target
         self._windows = {name: SuffixWindow(config.kappa_window, config.kappa_estimator) for name in self._portions}
-        self._unmeasured = {name: 1.0 if name in coarse else FIRST_STEP for name in self._portions}
+        self._unmeasured = {name: 1.0 if name in low_precision else FIRST_STEP for name in self._portions}
         self._first: dict[str, float] = {}
 
     @property

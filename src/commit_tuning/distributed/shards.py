@@ -31,13 +31,13 @@ def forget_old_values(model: nn.Module) -> None:
             module.reshard()
 
 
-def whole(value: Any) -> Tensor:
+def full_tensor(value: Any) -> Tensor:
     """A tensor, or all of a `DTensor`."""
     tensor: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
     return tensor
 
 
-def local(value: Any) -> Tensor:
+def local_shard(value: Any) -> Tensor:
     """A tensor, or this rank's part of a `DTensor`; not a copy."""
     tensor: Tensor = value.to_local() if hasattr(value, "to_local") else value
     return tensor

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from commit_tuning.config import CoMMITConfig
-from commit_tuning.errors import NoAnswerError
+from commit_tuning.errors import NoTargetError
 from commit_tuning.measure.probe import Measurement
 from commit_tuning.partition.modules import LANGUAGE_MODEL
 
@@ -114,7 +114,7 @@ class Alarms:
         self._skipped, self._at_zero = 0, dict[str, int]()
         self._said_zero_loss = self._said_no_memory = False
 
-    def unanswered(self, step: int, error: NoAnswerError, before_the_first: bool) -> None:
+    def unanswered(self, step: int, error: NoTargetError, before_the_first: bool) -> None:
         """A batch without an answer was to be measured.
 
         Args:
@@ -123,7 +123,7 @@ class Alarms:
             before_the_first: Whether nothing was ever measured.
 
         Raises:
-            NoAnswerError: That is so for `starvation_patience` batches.
+            NoTargetError: That is so for `starvation_patience` batches.
         """
         self._unanswered += 1
         if before_the_first and self._unanswered >= self._patience:

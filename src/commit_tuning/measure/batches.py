@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from commit_tuning.errors import BatchError
-from commit_tuning.measure.divergence import IGNORE_INDEX, AnswerPositions
+from commit_tuning.measure.divergence import IGNORE_INDEX, TargetPositions
 from commit_tuning.measure.forward import Batch
 
 Kept = TypeVar("Kept")
@@ -40,7 +40,7 @@ def check_batches(batches: Batch | Sequence[Batch]) -> list[Batch]:
     return items
 
 
-def answer_tokens(batch: Batch) -> int | Tensor:
+def count_target_tokens(batch: Batch) -> int | Tensor:
     """How many answer tokens a batch has: a scalar tensor where its labels are, so nothing waits for the device."""
     labels = batch.get("labels")
     return (labels != IGNORE_INDEX).sum() if isinstance(labels, Tensor) else 0
@@ -74,7 +74,7 @@ class Collector(Generic[Kept]):
 
     def add(self, batch: Batch, kept: Kept) -> None:
         """Keep something of a micro-batch, such as itself, unless there are enough of its kind."""
-        self._answers += answer_tokens(batch)
+        self._answers += count_target_tokens(batch)
         kind = kind_of(batch)
         if self._samples is None or self._counts[kind] < self._samples:
             self._batches.append(kept)
@@ -109,7 +109,7 @@ def take_samples(
     """
     if samples is None:
         return list(batches)
-    answered = [AnswerPositions.from_labels(batch["labels"], shift).mask.any(1).tolist() for batch in batches]
+    answered = [TargetPositions.from_labels(batch["labels"], shift).mask.any(1).tolist() for batch in batches]
     if not any(map(any, answered)):  # so that this rank runs the model as the others do
         answered = [[True] * len(rows) for rows in answered]
     kinds = [*map(kind_of, batches)]

@@ -17,7 +17,7 @@ _SERIES_RANGE = 0.02  # where e^x - 1 - x is taken from its series; the first te
 
 
 @dataclass(frozen=True)
-class AnswerPositions:
+class TargetPositions:
     """Where a batch predicts answer tokens, and how many its sample has.
 
     Attributes:
@@ -33,7 +33,7 @@ class AnswerPositions:
     samples: int
 
     @classmethod
-    def from_labels(cls, labels: Tensor, shift: bool = True, samples: Tensor | None = None) -> AnswerPositions:
+    def from_labels(cls, labels: Tensor, shift: bool = True, samples: Tensor | None = None) -> TargetPositions:
         """Read the positions off the labels.
 
         Args:
@@ -58,7 +58,7 @@ class AnswerPositions:
         return cls(answers, labels[answers], counts[sample], len(counts))
 
     @classmethod
-    def of(cls, batch: Mapping[str, Any], shift: bool) -> AnswerPositions:
+    def of(cls, batch: Mapping[str, Any], shift: bool) -> TargetPositions:
         """Read the positions off a batch with `labels`, whose rows may be packed; as `from_labels`."""
         return cls.from_labels(batch["labels"], shift, _packed_samples(batch))
 

@@ -115,7 +115,7 @@ class PlainForward:
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Run a model in evaluation mode and leave no trace: each module's mode and all random states are put back.
 
     Under autocast a fresh context without the weight cache is opened, because a cached cast would hide swapped weights.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.distributed.ranks import several_ranks, sum_over_ranks
-from commit_tuning.distributed.shards import local, whole
+from commit_tuning.distributed.shards import full_tensor, local_shard
 from commit_tuning.measure.batches import take_samples
 from commit_tuning.measure.displacement import Displacement
 from commit_tuning.measure.forward import Batch
@@ -82,7 +82,7 @@ def with_gradient(partition: ModulePartition, names: Iterable[str]) -> set[str]:
 
 def _is_not_zero(parameter: nn.Parameter) -> bool:
     """Whether a parameter has a gradient; under FSDP2, in this rank's part of it."""
-    return parameter.grad is not None and bool(local(parameter.grad).any())
+    return parameter.grad is not None and bool(local_shard(parameter.grad).any())
 
 
 @dataclass
@@ -156,7 +156,7 @@ def norms_before(partition: ModulePartition) -> dict[str, float]:
 
 
 def _norm(tensors: list[Tensor]) -> float:
-    return float(whole(torch.nn.utils.get_total_norm(tensors)))
+    return float(full_tensor(torch.nn.utils.get_total_norm(tensors)))
 
 
 TooLarge = Callable[[Step, int, int], None]
@@ -194,7 +194,7 @@ class Probe:
         """Keep in `step.probe` what the step overwrites.
 
         Raises:
-            NoAnswerError: No sample has a target token, on any rank.
+            NoTargetError: No sample has a target token, on any rank.
         """
         with self._sparing_memory(step):
             step.probe = DriftProbe(self.forward, self._partition, step.samples, self.shift, step.target_tokens)

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning.distributed.ranks import least_over_ranks, sum_over_ranks, sum_tensors_over_ranks
-from commit_tuning.distributed.shards import forget_old_values, is_sharded, local, whole
-from commit_tuning.errors import BatchError, NoAnswerError, one_line
+from commit_tuning.distributed.shards import forget_old_values, full_tensor, is_sharded, local_shard
+from commit_tuning.errors import BatchError, NoTargetError, one_line
 from commit_tuning.measure.displacement import Displacement, Reading
-from commit_tuning.measure.divergence import AnswerPositions, by_rows, token_kl, widened
-from commit_tuning.measure.forward import Batch, ForwardPass, InputNorms, undisturbed
+from commit_tuning.measure.divergence import TargetPositions, by_rows, token_kl, widened
+from commit_tuning.measure.forward import Batch, ForwardPass, InputNorms, evaluation_mode
 from commit_tuning.measure.forward_mode import moving, quadratic_drift
 from commit_tuning.partition.modules import LANGUAGE_MODEL, ModulePartition
 
@@ -61,7 +61,7 @@ class Snapshot:
                 _copy(live, kept)
                 if moved in names:
                     start = len(live) - len(self._live[moved])
-                    torch._foreach_lerp_([*map(local, live[start:])], [*map(local, own[start:])], scale)
+                    torch._foreach_lerp_([*map(local_shard, live[start:])], [*map(local_shard, own[start:])], scale)
             torch.clear_autocast_cache()
             yield
         finally:
@@ -72,7 +72,7 @@ class Snapshot:
 
 def _copy(targets: list[Any], sources: list[Tensor]) -> None:
     if targets:
-        torch._foreach_copy_([*map(local, targets)], [*map(local, sources)])
+        torch._foreach_copy_([*map(local_shard, targets)], [*map(local_shard, sources)])
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class _Observation:
     """A micro-batch and what the model said of it before the step."""
 
     batch: Batch
-    positions: AnswerPositions
+    positions: TargetPositions
     features: dict[str, Any]
     logits: Tensor
 
@@ -135,7 +135,7 @@ class DriftProbe:
         target_tokens: Of the step's whole batch, on this process; 0 where that is not known.
 
     Raises:
-        NoAnswerError: Every label of all batches is -100, on every rank; all of them raise it.
+        NoTargetError: Every label of all batches is -100, on every rank; all of them raise it.
         BatchError: Labels of the wrong shape.
     """
 
@@ -151,19 +151,19 @@ class DriftProbe:
         self._parts = {name: forward.parts(partition[name]) for name in partition}
         if is_sharded(forward.model):  # every forward pass gathers, so all ranks need as many
             batches = batches[: least_over_ranks(len(batches), next(forward.model.parameters()).device)]
-        positions = [AnswerPositions.of(batch, shift) for batch in batches]
+        positions = [TargetPositions.of(batch, shift) for batch in batches]
         self.samples, self._target_tokens = self._over_ranks(
             sum(where.samples for where in positions), float(target_tokens)
         )
         if self.samples == 0:
-            raise NoAnswerError("every label is -100: no answer token to measure; see how the labels are masked")
-        with torch.no_grad(), undisturbed(forward.model):
+            raise NoTargetError("every label is -100: no answer token to measure; see how the labels are masked")
+        with torch.no_grad(), evaluation_mode(forward.model):
             self._seen = [self._observe(*pair) for pair in zip(batches, positions, strict=True)]
         self._reused = set.intersection(*(set(item.features) for item in self._seen))
         self._snapshot = Snapshot(partition, partition)
         self._squared_logits: dict[str, float] = {}
 
-    def _observe(self, batch: Batch, positions: AnswerPositions) -> _Observation:
+    def _observe(self, batch: Batch, positions: TargetPositions) -> _Observation:
         try:
             features = self._forward.features(batch)
             logits = self._forward.logits(batch, positions.mask, features)
@@ -201,7 +201,7 @@ class DriftProbe:
             modules: The modules to measure, the same on every rank; None for all.
         """
         displacement = displacement or Displacement(1.0)
-        with torch.no_grad(), undisturbed(self._forward.model):
+        with torch.no_grad(), evaluation_mode(self._forward.model):
             rounding = self._rounding()
             readings = {
                 name: displacement.read(name, partial(self.drift_at, name), rounding, partial(self.limit, name))
@@ -216,7 +216,7 @@ class DriftProbe:
         for name in self._partition:
             kept = self._snapshot.values(name)
             steps = [p.detach() - old for p, old in zip(self._partition[name], kept, strict=True)]
-            norms[name] = float(whole(torch.nn.utils.get_total_norm(steps)))
+            norms[name] = float(full_tensor(torch.nn.utils.get_total_norm(steps)))
         return norms
 
     def drift_at(self, module: str, scale: float) -> float:
@@ -269,7 +269,7 @@ class DriftProbe:
         """Gradient of a module's drift with respect to that module's new values (lookahead, Eq. 9-10)."""
         parameters = self._partition[module]
         total = [torch.zeros_like(p) for p in parameters]
-        with torch.enable_grad(), undisturbed(self._forward.model), self._only(module):
+        with torch.enable_grad(), evaluation_mode(self._forward.model), self._only(module):
             for item in self._seen:
                 new = self._moved_logits(item, module)
                 drift = item.positions.total(token_kl(item.logits, new)) / self.samples

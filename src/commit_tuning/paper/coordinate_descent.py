@@ -8,7 +8,7 @@ import torch
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.control.base import Controller
-from commit_tuning.distributed.shards import whole
+from commit_tuning.distributed.shards import full_tensor
 from commit_tuning.measure.divergence import exact_sum
 from commit_tuning.partition.modules import ModulePartition
 
@@ -46,7 +46,7 @@ class CoordinateDescent(Controller):
         before, self._weights, self._looked_at = self._weights, weights, step
         if before is None:
             return False
-        moved = (whole(exact_sum((new - old).square())) for new, old in zip(weights, before, strict=True))
+        moved = (full_tensor(exact_sum((new - old).square())) for new, old in zip(weights, before, strict=True))
         movement = sum(map(float, moved)) ** 0.5
         if self._initial_movement is None:
             self._initial_movement = movement

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from commit_tuning.distributed.ranks import sum_over_ranks, sum_tensors_over_ranks
-from commit_tuning.measure.divergence import AnswerPositions, token_kl
-from commit_tuning.measure.forward import Batch, ForwardPass, undisturbed
+from commit_tuning.measure.divergence import TargetPositions, token_kl
+from commit_tuning.measure.forward import Batch, ForwardPass, evaluation_mode
 from commit_tuning.measure.probe import Snapshot, gradient_or_zeros
 from commit_tuning.partition.modules import ModulePartition
 
@@ -32,12 +32,12 @@ def previous_step_gradients(
         Module to gradients in the order of the partition's parameters.
     """
     total: Gradients = {name: [torch.zeros_like(p) for p in partition[name]] for name in partition}
-    positions = [AnswerPositions.of(batch, shift) for batch in batches]
+    positions = [TargetPositions.of(batch, shift) for batch in batches]
     device = next(forward.model.parameters()).device
     samples = max(1, *sum_over_ranks([sum(p.samples for p in positions)], device))
     for batch, where in zip(batches, positions, strict=True):
         before = {name: _logits_before(forward, batch, where.mask, previous, name) for name in partition}
-        with torch.enable_grad(), undisturbed(forward.model):
+        with torch.enable_grad(), evaluation_mode(forward.model):
             now = forward.logits(batch, where.mask, forward.features(batch))
             for index, name in enumerate(partition, start=1):
                 drift = where.total(token_kl(before[name], now)) / samples
@@ -50,5 +50,5 @@ def previous_step_gradients(
 
 def _logits_before(forward: ForwardPass, batch: Batch, mask: Tensor, previous: Snapshot, module: str) -> Tensor:
     """Logits [answers, vocabulary] with the previous values of one module and the current ones of the others."""
-    with torch.no_grad(), undisturbed(forward.model), previous.swapped_in([module]):
+    with torch.no_grad(), evaluation_mode(forward.model), previous.swapped_in([module]):
         return forward.logits(batch, mask, forward.features(batch))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.control.groups import GroupRates
-from commit_tuning.errors import NoAnswerError
+from commit_tuning.errors import NoTargetError
 from commit_tuning.measure.forward import Batch
 from commit_tuning.measure.measuring import Probe, Step
 from commit_tuning.measure.probe import DriftProbe, Snapshot
@@ -102,7 +102,7 @@ class Lookahead(Regularizer):
             return
         try:
             self._drift = DriftProbe(self._probe.forward, self._partition, self._batches(step), self._probe.shift)
-        except NoAnswerError:
+        except NoTargetError:
             self._drift = None
 
     def after(self) -> None:

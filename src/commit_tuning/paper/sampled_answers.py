@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from commit_tuning.errors import BatchError
-from commit_tuning.measure.divergence import IGNORE_INDEX, AnswerPositions
-from commit_tuning.measure.forward import Batch, ForwardPass, undisturbed
+from commit_tuning.measure.divergence import IGNORE_INDEX, TargetPositions
+from commit_tuning.measure.forward import Batch, ForwardPass, evaluation_mode
 
 
 @torch.no_grad()
@@ -41,14 +41,14 @@ def sample_answers(forward: ForwardPass, batches: Sequence[Batch], shift: bool, 
     """
     if not forward.shifts_labels:
         raise BatchError("regularizer_labels='sampled' does not know encoder-decoders; use 'given'")
-    with undisturbed(forward.model):
+    with evaluation_mode(forward.model):
         generator = torch.Generator(batches[0]["labels"].device).manual_seed(seed)
         return [_with_sampled_answers(forward, batch, shift, generator) for batch in batches]
 
 
 def _with_sampled_answers(forward: ForwardPass, batch: Batch, shift: bool, generator: torch.Generator) -> Batch:
     labels = batch["labels"].clone()
-    mask = AnswerPositions.from_labels(labels, shift).mask
+    mask = TargetPositions.from_labels(labels, shift).mask
     ids = _token_ids(batch).clone()
     number = mask.cumsum(dim=1)  # of an answer token in its sample, from 1
     last = number[:, -1].clone()

@@ -84,7 +84,7 @@ class ModulePartition:
         return tuple(name for name in self._modules if name != LANGUAGE_MODEL)
 
     @property
-    def coarse(self) -> tuple[str, ...]:
+    def low_precision(self) -> tuple[str, ...]:
         """The modules with parameters in half precision, in which most small updates round away."""
         halves = {torch.bfloat16, torch.float16}
         return tuple(name for name in self if any(parameter.dtype in halves for parameter in self[name]))

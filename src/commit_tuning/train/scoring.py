@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from commit_tuning.measure.divergence import AnswerPositions
+from commit_tuning.measure.divergence import TargetPositions
 from commit_tuning.measure.transformers_forward import forward_pass
 from commit_tuning.metrics.score import METRICS
 from commit_tuning.train.dataset import Questions, chunks
@@ -80,7 +80,7 @@ def answer_loss(model: Any, questions: Questions, indices: Sequence[int], batch_
     forward, total, tokens = forward_pass(model), 0.0, 0
     for part in chunks(list(indices), batch_size):
         batch = questions.training(part)
-        answers = AnswerPositions.from_labels(batch["labels"])
+        answers = TargetPositions.from_labels(batch["labels"])
         logits = forward.logits(batch, answers.mask, forward.features(batch)).float()
         total += float(torch.nn.functional.cross_entropy(logits, answers.targets, reduction="sum"))
         tokens += len(answers.targets)
