@@ -52,7 +52,8 @@ def versions(python: Path) -> list[str]:
 
 def test(python: Path, arguments: list[str]) -> tuple[bool, str]:
     """Run pytest once; whether it passed, and its closing line."""
-    command = [python, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *(arguments or ["tests"])]
+    quiet = ["-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning"]  # of old packages about newer ones
+    command = [python, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *quiet, *(arguments or ["tests"])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:

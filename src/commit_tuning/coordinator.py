@@ -8,7 +8,6 @@ the next rates.
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,7 +21,7 @@ from commit_tuning.control.stability import instability
 from commit_tuning.control.step_watch import GradientWatch, StepWatch, scale_again, unscale
 from commit_tuning.control.trial import check_control
 from commit_tuning.distributed.shards import is_sharded, refuse_unsupported
-from commit_tuning.errors import ConfigError, NoTargetError, ShardingError, UserError, name_and_line
+from commit_tuning.errors import ConfigError, NoTargetError, ShardingError, UserError, name_and_line, warn
 from commit_tuning.health import log
 from commit_tuning.health.alarms import Alarms
 from commit_tuning.measure.balance import Balance
@@ -88,6 +87,7 @@ class Coordinator:
         self.partition = partition or partition_model(model)
         self._refuse_sharded(model)
         self.partition.check(model)
+        self._step: Step | None = None  # between before_step and after_step
         self._optimizer = optimizer
         self._collected: Collector[Batch] = Collector(self.config.probe_samples)
         self._gradient_watch: GradientWatch | None = None
@@ -97,14 +97,13 @@ class Coordinator:
             self._groups.check_rates()
         if self.config.sets_rates:
             check_control(optimizer, self.partition, scales=self.config.scales_rates)
-        self._probe = Probe(model, self.partition, self.config, self._leave_out)
+        self._probe = Probe(model, self.partition, self.config)
         self._schedule = Schedule(self.partition, self.config.probe_interval)
         self._balance = Balance(self.partition.encoders, self.config.kappa_window, self.config.kappa_estimator)
         self._alarms = Alarms(self.config)
         self._regularizer = make_regularizer(self.config, self._probe, self.partition, self._groups)
         self._controller = make_controller(self.config, self.partition)
         self._steps = 0
-        self._step: Step | None = None  # between before_step and after_step
         self._last = Step(0, rates=self._groups.by_module())
         self._multipliers = self._controller.multipliers(0)
         self._warn_of_settings()
@@ -122,13 +121,12 @@ class Coordinator:
 
     def _warn_of_settings(self) -> None:
         if modules := self.partition.low_precision:
-            warnings.warn(
+            warn(
                 f"trained in half precision: {', '.join(modules)}. Updates below a rounding step of a weight are lost, "
-                "and kappa sees what is left; keep trained parameters in float32 and use autocast",
-                stacklevel=3,
+                "and kappa sees what is left; keep trained parameters in float32 and use autocast"
             )
         if self.config.coordinated and (fault := instability(self.config)):
-            warnings.warn(fault, stacklevel=3)
+            warn(fault)
 
     @property
     def kappas(self) -> dict[str, float]:
@@ -207,21 +205,21 @@ class Coordinator:
                 step.target_tokens = sum(map(count_target_tokens, batches)) if target_tokens is None else target_tokens
                 self._look(step)
             looks = step.measured or self.config.regularizer is not None
-            step.samples = self._probe.samples_of(batches) if looks else []
+            if looks:
+                self._probe.choose(step, batches)
             self._controller.before_step()
             self._regularizer.before(step)
             self._start_probe(step)
             self._regularizer.started(step)
-            if step.measured:
-                schedule = self._groups.schedule()
-                step.in_force = {name: factor * schedule[name] for name, factor in self._multipliers.items()}
-            self._groups.step.scale(self._multipliers)
+            step.samples = []
+            if self.config.sets_rates:
+                self._set_rates(step)
+            step.rates = self._groups.by_module()
+            if looks:
+                step.remember_parameters(self.partition)
         except BaseException:
-            self._abandon()
+            self._abandon(step)
             raise
-        step.rates = self._groups.by_module()
-        if looks:
-            step.remember_parameters(self.partition)
 
     def after_step(self, skipped: bool = False) -> None:
         """Measure what the step did; call it after the optimizer's step.
@@ -239,17 +237,19 @@ class Coordinator:
         step, self._step = self._step, None
         skipped = skipped or self._watch.overflowed
         self._watch.reset()
-        self._watch.go_last()
-        self._alarms.skipped(step.number, skipped)
         if skipped:
             step.leave_out()
             step.close()
             self._schedule.missed()
             self._put_back()
+        self._watch.go_last()
+        self._alarms.skipped(step.number, skipped)
+        if skipped:
             return
         try:
             self._made()
             measurement = self._probe.finish(step)
+            self._notice_memory(step)
             if measurement is not None:
                 self._schedule.paid(step.idle)
                 self._balance.add(measurement)
@@ -274,7 +274,7 @@ class Coordinator:
             late: Gradients were made or dropped since: they stay as they are.
         """
         if self._step is not None:
-            self._abandon(late)
+            self._abandon(self._step, late)
 
     def gradients_made_anew(self) -> None:
         """Do to gradients what `before_step` did; call it after a closure that the optimizer's step calls."""
@@ -379,13 +379,29 @@ class Coordinator:
             self._alarms.load_state_dict(state)
             self._probe.load_state_dict(state)
             self._schedule.load_state_dict(state)
-            self._controller.load_state_dict(state["controller"])
             self._regularizer.load_state_dict(state)
-            self._groups.full_rates = list(state["full_rates"])
-            self._steps, self._multipliers = state["steps"], dict(state["multipliers"])
+            self._steps = state["steps"]
+            if self.config.sets_rates:
+                self._controller.load_state_dict(state["controller"])
+                self._groups.full_rates = list(state["full_rates"])
+                self._multipliers = dict(state["multipliers"])
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """Refuse a state that is not of this training, or that no training can have led to."""
+        if self.config.sets_rates:
+            self._check_control(state)
+        encoders = set(state["windows"])
+        if encoders != set(self.partition.encoders):
+            raise ConfigError(
+                f"the state is of the encoders {', '.join(sorted(encoders))}, and the model has "
+                f"{', '.join(self.partition.encoders)}: resume with the same model and partition"
+            )
+        steps, samples = state["steps"], state["probe_samples"]
+        if type(steps) is not int or steps < 0 or not (samples is None or (type(samples) is int and samples > 0)):
+            raise ValueError(f"steps={steps!r}, probe_samples={samples!r}")
+
+    def _check_control(self, state: Mapping[str, Any]) -> None:
+        """Refuse a state whose rates were set in another way, or cannot have been set."""
         saved, own = list(state["method"]), [self.config.method, self.config.controller]
         if saved != own:
             raise ConfigError(f"the state is of method and controller {saved}, not {own}: resume with those settings")
@@ -395,14 +411,6 @@ class Coordinator:
                 f"the state is of an optimizer with {groups} parameter groups, and this one has {found}: make them as "
                 "they were when the state was saved"
             )
-        encoders = set(state["windows"])
-        if encoders != set(self.partition.encoders):
-            raise ConfigError(
-                f"the state is of the encoders {', '.join(sorted(encoders))}, and the model has "
-                f"{', '.join(self.partition.encoders)}: resume with the same model and partition"
-            )
-        if type(state["steps"]) is not int or state["steps"] < 0:
-            raise ValueError(f"steps={state['steps']!r}")
         for multipliers in (state["multipliers"], *_multipliers_in(state["controller"])):
             _check_multipliers(multipliers, self.partition)
 
@@ -418,15 +426,25 @@ class Coordinator:
             return
         try:
             self._probe.start(step)
+            self._notice_memory(step)
         except NoTargetError as error:  # on all ranks alike
             step.leave_out()
             self._alarms.unanswered(step.number, error, before_the_first=self._balance.measurement is None)
 
-    def _leave_out(self, step: Step, samples: int, fewer: int) -> None:
-        """A measurement ran out of memory."""
+    def _notice_memory(self, step: Step) -> None:
+        """Say it where a measurement ran out of memory."""
+        if step.too_large is None:
+            return
+        (samples, fewer), step.too_large = step.too_large, None
         if samples == 1:
             self._schedule.give_up()
         self._alarms.out_of_memory(step.number, samples, fewer)
+
+    def _set_rates(self, step: Step) -> None:
+        if step.measured:
+            schedule = self._groups.schedule()
+            step.in_force = {name: factor * schedule[name] for name, factor in self._multipliers.items()}
+        self._groups.step.scale(self._multipliers)
 
     def _made(self) -> None:
         """Take over what is only so if the step was made."""
@@ -449,13 +467,13 @@ class Coordinator:
         if self._step is None:
             return
         broken = self._watch.inside
-        self._abandon(late=True)
+        self._abandon(self._step, late=True)
         if not broken:
             raise RuntimeError("before_step() was called twice; call after_step() once optimizer.step() is done")
 
-    def _abandon(self, late: bool = False) -> None:
+    def _abandon(self, step: Step, late: bool = False) -> None:
         """Put back what `before_step` changed, and forget it; `late` is as for `abandon_step`."""
-        step, self._step = self._step or self._last, None
+        self._step = None
         self._watch.reset()
         step.leave_out()
         step.close()

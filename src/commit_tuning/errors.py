@@ -1,5 +1,8 @@
 """The errors that a user of the package can cause, and foreign texts as one line of them."""
 
+import sys
+import warnings
+
 
 class UserError(Exception):
     """A fault of the input: one line that says what is wrong, where, and what to do.
@@ -50,3 +53,11 @@ def one_line(text: object, limit: int = 200) -> str:
 def name_and_line(error: BaseException) -> str:
     """The class of an exception and its message, as one line."""
     return f"{type(error).__name__}: {one_line(error)}"
+
+
+def warn(message: str) -> None:
+    """Warn on behalf of the first caller outside of this package."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("commit_tuning.", "contextlib")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

@@ -19,13 +19,22 @@ Example:
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 GROUP = "commit_tuning.plugins"
 
 
-@cache
 def load_plugins() -> None:
     """Call what every installed distribution has under `GROUP`; once in a process."""
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        entry.load()()
+    for entry in _entries():
+        _register(entry)
+
+
+@cache
+def _entries() -> list[EntryPoint]:
+    return sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+
+
+@cache
+def _register(entry: EntryPoint) -> None:
+    entry.load()()

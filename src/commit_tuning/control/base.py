@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from commit_tuning.config import CoMMITConfig
+from commit_tuning.measure.balance import RatioWindow, load_states, push_kappas, state_of
 from commit_tuning.measure.probe import Measurement
+from commit_tuning.partition.modules import LANGUAGE_MODEL
 
 
 class Controller:
@@ -60,6 +63,37 @@ class Controller:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
+
+
+class KappaController(Controller):
+    """Keeps the moving average of every encoder's kappa.
+
+    Args:
+        config: Gives the window and its estimator.
+        encoders: Names of the feature encoders.
+    """
+
+    def __init__(self, config: CoMMITConfig, encoders: Sequence[str]) -> None:
+        super().__init__((LANGUAGE_MODEL, *encoders))
+        self._config = config
+        self._windows = {name: RatioWindow(config.kappa_window, config.kappa_estimator) for name in encoders}
+
+    def observe(self, measurement: Measurement, in_force: Mapping[str, float]) -> None:
+        """Keep kappa of every encoder that was measured."""
+        push_kappas(self._windows, self._counted(measurement.drift, in_force))
+
+    def _counted(self, drift: Mapping[str, float], in_force: Mapping[str, float]) -> Mapping[str, float]:
+        """The drifts that go into the windows."""
+        del in_force
+        return drift
+
+    def state_dict(self) -> dict[str, Any]:
+        """The measurements in the windows."""
+        return {"windows": state_of(self._windows)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a `state_dict()`."""
+        load_states(self._windows, state["windows"])
 
 
 def at_base_rate(drift: Mapping[str, float], in_force: Mapping[str, float]) -> dict[str, float]:

@@ -133,7 +133,7 @@ class StepRates:
             self._undo.callback(_take_over, group, parts, before, optimizer)
         for part, factor in zip(parts, dict.fromkeys(factors), strict=False):
             self._apply(part, factor)
-        if {*factors} != {1.0}:
+        if {*factors} - {1.0}:
             self._set += [(part, _rate(part)) for part in parts]
         return parts
 

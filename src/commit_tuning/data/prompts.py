@@ -12,6 +12,7 @@ from commit_tuning.data.pictures import LETTERS
 from commit_tuning.data.sample import CAPTION, CONVERSATION, Sample
 from commit_tuning.errors import UserError
 from commit_tuning.metrics.aokvqa import named_choice
+from commit_tuning.plugins import load_plugins
 
 DESCRIBE_SOUND = "Please describe the audio."
 """SALMONN's ``audiocaption`` (https://github.com/bytedance/SALMONN, prompts/test_prompt.json)."""
@@ -102,6 +103,7 @@ def find_prompt(name: str) -> Prompt:
     Raises:
         UserError: There is none.
     """
+    load_plugins()
     if name not in PROMPTS:
         raise UserError(f"no prompt {name!r}: there are {', '.join(PROMPTS)}")
     return PROMPTS[name]

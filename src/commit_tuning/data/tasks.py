@@ -88,7 +88,9 @@ class Task:
         folder = None if chosen is None else user_path(chosen)
         if self.make is not None:
             return self.make(folder, workers)
-        return user_path(str(chosen)) if folder is None else folder
+        if folder is None:
+            raise UserError("data.root is missing: name the folder that the dataset lies in")
+        return folder
 
 
 def splits(reader: Callable[..., Reader[Any]], **options: Any) -> Read:

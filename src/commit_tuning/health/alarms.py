@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from commit_tuning.config import CoMMITConfig
-from commit_tuning.errors import NoTargetError
+from commit_tuning.errors import NoTargetError, warn
 from commit_tuning.measure.probe import Measurement
 from commit_tuning.partition.modules import LANGUAGE_MODEL
 
@@ -129,7 +128,7 @@ class Alarms:
         if before_the_first and self._unanswered >= self._patience:
             raise error
         if self._unanswered == 1:
-            _warn(
+            warn(
                 f"every label of the batch at optimizer step {step} is -100: nothing can be measured, and the next "
                 "batch with an answer is measured instead; see how the labels are masked"
             )
@@ -143,7 +142,7 @@ class Alarms:
         """
         self._skipped = self._skipped + 1 if skipped else 0
         if self._skipped == SKIPPED:
-            _warn(
+            warn(
                 f"the optimizer skipped {SKIPPED} steps in a row before its step {step}: gradients overflow under loss "
                 "scaling, and nothing is trained; is the loss finite, would bfloat16 do?"
             )
@@ -160,7 +159,7 @@ class Alarms:
             return
         self._said_no_memory = fewer == samples
         remedy = f"the next ones take {fewer} samples" if fewer < samples else "there is no memory for a single sample"
-        _warn(
+        warn(
             f"the measurement of {samples} samples at optimizer step {step} ran out of memory and is left out; "
             f"{remedy}. Training goes on at the learning rates there are; see probe_samples"
         )
@@ -194,13 +193,13 @@ class Alarms:
             if reading.fault is None or name in self._still or explained or rates[name] == 0:
                 continue
             self._still.add(name)
-            _warn(
+            warn(
                 f"the drift of module {name!r} {reading.fault} at optimizer step {step}: no kappa can be taken. "
                 f"{_likely_cause(found, norms, reading.drift)}"
             )
         if found.loss == 0 and not self._said_zero_loss:
             self._said_zero_loss = True
-            _warn(
+            warn(
                 f"the loss of the measured samples is exactly zero at optimizer step {step}: there is nothing left to "
                 "learn from them; do the labels stand in the input?"
             )
@@ -217,7 +216,7 @@ class Alarms:
             at_zero = rate == 0 and multipliers[name] != 0
             self._at_zero[name] = self._at_zero.get(name, 0) + 1 if at_zero else 0
             if self._at_zero[name] == self._patience:
-                _warn(
+                warn(
                     f"the learning rate of module {name!r} was zero at {self._patience} measurements in a row, the "
                     f"last at optimizer step {step}: the module does not train; see its parameter groups and the "
                     "scheduler"
@@ -233,7 +232,7 @@ class Alarms:
             )
             if own == 0:
                 why = "nothing of it shows in the outputs. Do the batches hold its inputs, does a gradient reach it?"
-            _warn(f"module {name!r} starves since optimizer step {self.starvation.starving[name]}: {why}")
+            warn(f"module {name!r} starves since optimizer step {self.starvation.starving[name]}: {why}")
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs."""
@@ -256,7 +255,3 @@ def _likely_cause(found: Measurement, norms: Mapping[str, float], drift: float) 
     if not math.isfinite(drift):
         return "The outputs are not finite, or too noisy, once the module has moved; is its learning rate too high?"
     return "Does it get a gradient from this batch, is its learning rate above zero, is the loss finite?"
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=5)  # the caller of the monitor

@@ -127,6 +127,12 @@ class SuffixWindow(RatioWindow):
         self.seen = int(state["seen"])
 
 
+def push_kappas(windows: Mapping[str, RatioWindow], drift: Mapping[str, float]) -> None:
+    """Add kappa of a measurement to the window of every encoder that was in it."""
+    for name, window in windows.items():
+        window.push(drift.get(LANGUAGE_MODEL, math.nan), drift.get(name, math.nan))
+
+
 def state_of(windows: Mapping[str, RatioWindow]) -> dict[str, Any]:
     """The states of windows by name."""
     return {name: window.state_dict() for name, window in windows.items()}
@@ -157,9 +163,8 @@ class Balance:
 
     def add(self, measurement: Measurement) -> None:
         """Take note of a measurement."""
-        self.measurement, drift = measurement, measurement.drift
-        for name, window in self.windows.items():
-            window.push(drift.get(LANGUAGE_MODEL, math.nan), drift.get(name, math.nan))
+        self.measurement = measurement
+        push_kappas(self.windows, measurement.drift)
 
     @property
     def drift(self) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,7 +94,9 @@ class Step:
         measured: Whether it is measured.
         idle: Modules without a gradient; known where it is measured.
         target_tokens: Of the step's whole batch, on this process.
-        samples: What is looked at of its micro-batches.
+        samples: What is looked at of its micro-batches, until the step is prepared.
+        looked_at: How many samples that are.
+        too_large: Of a measurement that ran out of memory: how many samples it was of, and the next ones will be of.
         rates: Module to its largest learning rate during the step.
         in_force: Module to what that is over its initial base rate; known where it is measured.
         norms: `grad_norm/<module>`, `theta_norm/<module>` and, after the step, `step_norm/<module>`: L2 norms.
@@ -107,6 +109,8 @@ class Step:
     idle: set[str] = field(default_factory=set)
     target_tokens: int | Tensor = 0
     samples: list[Batch] = field(default_factory=list)
+    looked_at: int = 0
+    too_large: tuple[int, int] | None = None
     rates: dict[str, float] = field(default_factory=dict)
     in_force: dict[str, float] = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
@@ -159,9 +163,6 @@ def _norm(tensors: list[Tensor]) -> float:
     return float(full_tensor(torch.nn.utils.get_total_norm(tensors)))
 
 
-TooLarge = Callable[[Step, int, int], None]
-
-
 class Probe:
     """Measures the drift of each module at a step.
 
@@ -171,36 +172,36 @@ class Probe:
         model: As for `Coordinator`.
         partition: Its modules.
         config: Gives the samples, the displacement, and whether labels are shifted.
-        too_large: Told of a step whose measurement ran out of memory, how many samples it was of, and how many the
-            next ones will be of.
 
     Attributes:
         forward: The model as the probe sees it.
         shift: Whether the logits at position j predict the label at j + 1.
     """
 
-    def __init__(self, model: nn.Module, partition: ModulePartition, config: CoMMITConfig, too_large: TooLarge) -> None:
+    def __init__(self, model: nn.Module, partition: ModulePartition, config: CoMMITConfig) -> None:
         self.forward = forward_pass(model)
         self.shift: bool = self.forward.shifts_labels if config.shift_labels == "auto" else config.shift_labels
-        self._partition, self._too_large = partition, too_large
-        self._samples = config.probe_samples
+        self._partition, self._samples = partition, config.probe_samples
         self._displacement = Displacement(config.drift_scale)
 
-    def samples_of(self, batches: Sequence[Batch]) -> list[Batch]:
-        """What is looked at of a step's micro-batches."""
-        return take_samples(batches, self._samples, self.shift, self.forward.placeholder_tokens)
+    def choose(self, step: Step, batches: Sequence[Batch]) -> None:
+        """Keep in `step.samples` what is looked at of a step's micro-batches."""
+        step.samples = take_samples(batches, self._samples, self.shift, self.forward.placeholder_tokens)
+        step.looked_at = sum(batch["labels"].shape[0] for batch in step.samples)
 
     def start(self, step: Step) -> None:
-        """Keep in `step.probe` what the step overwrites.
+        """Keep in `step.probe` what the step overwrites; where memory runs out, half the samples are left.
 
         Raises:
             NoTargetError: No sample has a target token, on any rank.
         """
         with self._sparing_memory(step):
             step.probe = DriftProbe(self.forward, self._partition, step.samples, self.shift, step.target_tokens)
+        if step.too_large:
+            self.choose(step, step.samples)
 
     def finish(self, step: Step) -> Measurement | None:
-        """Measure what the step did; None where that ran out of memory."""
+        """Measure what the step did; None where it is not measured, or where that ran out of memory."""
         probe, step.probe = step.probe, None
         if probe is None:
             return None
@@ -224,24 +225,16 @@ class Probe:
             if several_ranks() or not is_out_of_memory(error):
                 raise
         release_memory()
-        looked_at = sum(batch["labels"].shape[0] for batch in step.samples)
-        samples = min(looked_at, self._samples or looked_at)
+        samples = min(step.looked_at, self._samples or step.looked_at)
         self._samples = max(1, samples // 2)
         step.leave_out()
-        self._too_large(step, samples, self._samples)
+        step.too_large = samples, self._samples
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs."""
         return {"displacement": self._displacement.state_dict(), "probe_samples": self._samples}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state_dict()`.
-
-        Raises:
-            ValueError: The number of samples is none.
-        """
-        samples = state["probe_samples"]
-        if not (samples is None or (type(samples) is int and samples > 0)):
-            raise ValueError(f"probe_samples={samples!r}")
+        """Take over a `state_dict()`."""
         self._displacement.load_state_dict(state["displacement"])
-        self._samples = samples
+        self._samples = state["probe_samples"]

@@ -89,7 +89,7 @@ def load_processor(name_or_path: str | Path, *, trust_remote_code: bool = False)
     """
     from transformers import AutoProcessor
 
-    place, named = _prepare(name_or_path), models().get(str(name_or_path))
+    place, named = _prepare(name_or_path), _named(name_or_path)
     options = named.processor if named else {}
     with _explained(place):
         processor: ProcessorMixin = AutoProcessor.from_pretrained(place, trust_remote_code=trust_remote_code, **options)
@@ -146,10 +146,20 @@ def refuse_output(name_or_path: str | Path, output: Path) -> None:
     Raises:
         UserError: It would.
     """
-    place = os.path.expanduser(name_or_path)  # noqa: PTH111
+    place = _place(name_or_path)
     there = os.path.isdir(place) and os.path.isdir(output)  # noqa: PTH112 (it never raises)
-    if there and str(name_or_path) not in models() and os.path.samefile(place, output):  # noqa: PTH121
+    if there and os.path.samefile(place, output):  # noqa: PTH121
         raise UserError(f"{output} is the folder of the model; choose another --output, such as one below it")
+
+
+def _named(name_or_path: str | Path) -> NamedModel | None:
+    return models().get(str(Path(name_or_path)))
+
+
+def _place(name_or_path: str | Path) -> str:
+    """Where transformers looks for a model: a folder, or the hub's name."""
+    named = _named(name_or_path)
+    return str(named.folder) if named else os.path.expanduser(name_or_path)  # noqa: PTH111 (it never raises)
 
 
 def _prepare(name_or_path: str | Path) -> str:
@@ -160,10 +170,10 @@ def _prepare(name_or_path: str | Path) -> str:
     import commit_tuning.models.salmonn  # noqa: F401
 
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # a part of a processor asks on the terminal whatever we say
-    named = models().get(str(name_or_path))
+    named = _named(name_or_path)
     for module in named.classes if named else ():
         importlib.import_module(module)
-    return str(named.folder) if named else os.path.expanduser(name_or_path)  # noqa: PTH111 (it never raises)
+    return _place(name_or_path)
 
 
 def refuse_missing(name_or_path: str | Path) -> None:
@@ -172,7 +182,7 @@ def refuse_missing(name_or_path: str | Path) -> None:
     Raises:
         UserError: A path where there is nothing, or a file.
     """
-    named = models().get(str(name_or_path))
+    named = _named(name_or_path)
     if named is not None:
         if not named.folder.is_dir():
             raise UserError(f"no model {str(name_or_path)!r} here yet: {named.remedy}")
