@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+PYTHONS = ("3.11", "3.12", "3.13")
 SHOWN = ("torch", "transformers", "peft", "trl", "accelerate", "lightning")
 ENVIRONMENTS = {"oldest": "lowest-direct", "newest": "highest"}
 

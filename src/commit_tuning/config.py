@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
-
-from typing_extensions import Self
+from typing import Any, Literal, Self, get_args
 
 from commit_tuning.errors import ConfigError, one_line
 

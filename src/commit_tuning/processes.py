@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from multiprocessing import parent_process
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 STARTS_AGAIN = "the same command starts again with what is missing"
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import sys
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import typer
-from typing_extensions import Self
 
 from commit_tuning.shown import visible, visible_line
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, RootModel, TypeAdapter, ValidationError, model_validator
-from typing_extensions import Self
 
 from commit_tuning.errors import UserError
 from commit_tuning.shown import visible_line

@@ -8,11 +8,10 @@ import json
 import os
 import re
 from contextlib import suppress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
-from typing_extensions import Self
 
 from commit_tuning.config import METHODS, CoMMITConfig, ProjectorPlace
 from commit_tuning.data.prompts import PROMPTS
