@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,8 @@ class Coordinator:
                 optimizer.zero_grad()
                 print(coordinator.kappa)
     """
+
+    _resumes_any_method: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -381,14 +383,14 @@ class Coordinator:
             self._schedule.load_state_dict(state)
             self._regularizer.load_state_dict(state)
             self._steps = state["steps"]
-            if self.config.sets_rates:
+            if not self._resumes_any_method:
                 self._controller.load_state_dict(state["controller"])
                 self._groups.full_rates = list(state["full_rates"])
                 self._multipliers = dict(state["multipliers"])
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """Refuse a state that is not of this training, or that no training can have led to."""
-        if self.config.sets_rates:
+        if not self._resumes_any_method:
             self._check_control(state)
         encoders = set(state["windows"])
         if encoders != set(self.partition.encoders):
@@ -502,7 +504,7 @@ class Coordinator:
 class BalanceMonitor(Coordinator):
     """Measures the balance of learning and changes nothing: neither the training trajectory nor the optimizer.
 
-    It is a `Coordinator` of method `"constant"`.
+    It is a `Coordinator` of method `"constant"`, which goes on from the state of any method.
 
     Args:
         model: As for `Coordinator`.
@@ -514,6 +516,8 @@ class BalanceMonitor(Coordinator):
         PartitionError: As for `Coordinator`.
         ShardingError: As for `Coordinator`.
     """
+
+    _resumes_any_method: ClassVar[bool] = True
 
     def __init__(
         self,
