@@ -120,12 +120,10 @@ def exact(value: float | None) -> str | None:
 
 
 def coordinator_of(model: Any, optimizer: Any, chosen: Mapping[str, Any], partition: Any) -> Any:
-    """The coordinator of either tree, from flat settings."""
+    """The coordinator of either tree."""
     from commit_tuning import CoMMITConfig, Coordinator
 
-    make = getattr(CoMMITConfig, "from_flat", None)
-    config = make(chosen) if make else CoMMITConfig(**chosen)
-    return Coordinator(model, optimizer, config, partition)
+    return Coordinator(model, optimizer, CoMMITConfig(**chosen), partition)
 
 
 def plain() -> tuple[Any, Any, list[dict[str, Any]]]:
