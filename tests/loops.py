@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from added_method import ADDED
 from small_experiment import llava_processor
 from tiny import build, make_batch
 from torch import Tensor, nn
@@ -17,17 +18,21 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition, partition_model
+from commit_tuning.config import Probe
 
 EPOCHS, STEPS, SIZE, RATE = 2, 8, 6, 3e-3  # both halves of a batch have answers of the same lengths
-CONFIG = CoMMITConfig(probe_interval=1, lr_update_interval=2)
+CONFIG = CoMMITConfig(probe=Probe(interval=1), lr_update_interval=2)
 METHODS: list[dict[str, Any]] = [
     {"method": "commit-clr", "controller": "compensated"},
     {"method": "commit", "regularizer": "lookahead"},
     {"method": "commit", "regularizer": "previous-step"},
-    {"method": "commit", "regularizer": "previous-step", "regularizer_step": "optimizer", "regularizer_weight": 100.0},
-    {"method": "commit", "regularizer": "lookahead", "regularizer_labels": "sampled"},
-    {"method": "feature-cd", "switch_window": 2},
-    {"method": "hypergradient"},
+    {
+        "method": "commit",
+        "regularizer": {"name": "previous-step", "step": "optimizer", "weight": 100.0},
+    },
+    {"method": "commit", "regularizer": {"name": "lookahead", "labels": "sampled"}},
+    {"method": "feature-cd", "switch": {"window": 2}},
+    {"method": ADDED},
 ]
 Sample = dict[str, Tensor]
 

@@ -20,7 +20,7 @@ def run_record(**changes: Any) -> dict[str, Any]:
             "model": {"name": "models/llava", "lora": {"r": 8}},
             "data": {"dataset": "iconqa", "root": "there"},
             "train": {"steps": 4, "batch_size": 2, "learning_rate": 1e-3, "encoder_learning_rate": None, "seed": 0},
-            "commit": {"method": "commit-clr", "probe_interval": 1, "kappa_window": 3},
+            "commit": {"method": "commit-clr", "probe": {"interval": 1}, "kappa_window": 3},
         },
         "status": "complete",
         "seed": 0,

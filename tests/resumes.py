@@ -11,7 +11,7 @@ from commit_tuning.train.recipe.load import load_recipe
 from commit_tuning.train.record import RunRecord
 from commit_tuning.train.runner import train
 
-STEPS = ("train.steps=7", "train.checkpoint_interval=4", "commit.probe_interval=2", "commit.lr_update_interval=2")
+STEPS = ("train.steps=7", "train.checkpoint_interval=4", "commit.probe.interval=2", "commit.lr_update_interval=2")
 MOVING = ("model.lora.dropout=0.1", "train.scheduler=cosine", "train.warmup_steps=2")  # so that no state is idle
 
 

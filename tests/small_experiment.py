@@ -49,7 +49,7 @@ def _write_recipe(folder: Path, data: dict[str, object]) -> Path:
         "model": {"name": str(folder / "model"), "lora": {"r": 2}},
         "data": data | {"root": str(folder / "data")},
         "train": {"steps": 3, "batch_size": 4, "learning_rate": 1e-3},
-        "commit": {"probe_interval": 1, "probe_samples": 2, "kappa_window": 3, "lr_update_interval": 1},
+        "commit": {"probe": {"interval": 1, "samples": 2}, "kappa_window": 3, "lr_update_interval": 1},
         "eval": {"batch_size": 16, "max_new_tokens": 2, "images": 3},
         "compare": {"methods": ["commit-clr"], "rates": [1e-3], "seeds": 2, "screen_seeds": 1},
     }

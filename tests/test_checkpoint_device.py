@@ -2,16 +2,18 @@
 
 import pytest
 import torch
+from added_method import ADDED
 from torch import Tensor, nn
 
 from commit_tuning import CoMMITConfig, ModulePartition
+from commit_tuning.config import Probe
 from commit_tuning.methods import make_controller
 
 
 def controller_on(device, method):
     """A controller of two modules that has seen one step, and its tensors."""
     modules = {name: [nn.Parameter(torch.ones(2, device=device))] for name in ("language_model", "vision")}
-    config = CoMMITConfig(method=method, probe_interval=None)
+    config = CoMMITConfig(method=method, probe=Probe(interval=None))
     controller = make_controller(config, ModulePartition(modules))
     controller.before_step()
     controller.after_step()
@@ -27,7 +29,7 @@ def tensors_in(state):
     return [tensor for part in parts for tensor in tensors_in(part)]
 
 
-@pytest.mark.parametrize("method", ["hypergradient", "feature-cd", "language-cd"])
+@pytest.mark.parametrize("method", [ADDED, "feature-cd", "language-cd"])
 def test_a_state_goes_to_the_device_of_the_parameters(method):
     state = controller_on("cpu", method).state_dict()
     assert {tensor.device.type for tensor in tensors_in(state)} == {"cpu"}
@@ -36,7 +38,7 @@ def test_a_state_goes_to_the_device_of_the_parameters(method):
     assert {tensor.device.type for tensor in tensors_in(controller.state_dict())} == {"meta"}
 
 
-@pytest.mark.parametrize("method", ["hypergradient", "feature-cd"])
+@pytest.mark.parametrize("method", [ADDED, "feature-cd"])
 def test_a_state_on_the_same_device_keeps_its_values(method):
     state = controller_on("cpu", method).state_dict()
     marked = [tensor.fill_(index + 2) for index, tensor in enumerate(tensors_in(state))]

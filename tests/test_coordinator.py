@@ -12,10 +12,11 @@ import torch
 from tiny import build, make_batch, plain_partition
 
 from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator
+from commit_tuning.config import PreviousStep, Probe, Switch, TrustRegion
 from commit_tuning.control.groups import GroupRates
 from commit_tuning.errors import BatchError, PartitionError
 
-QUIET = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
+QUIET = CoMMITConfig(method="constant", probe=Probe(interval=1, samples=None))
 
 
 def backward(model, batch):
@@ -45,7 +46,7 @@ def test_multipliers_sit_on_top_of_any_scheduler(name, tensor_lr):
         model, partition = build("plain")
         lr = torch.tensor(1e-3) if tensor_lr else 1e-3
         optimizer = torch.optim.AdamW(partition.param_groups(lr=lr))  # one tensor for all groups, if it is one
-        coordinator = Coordinator(model, optimizer, CoMMITConfig(method=method, probe_interval=None), partition)
+        coordinator = Coordinator(model, optimizer, CoMMITConfig(method=method, probe=Probe(interval=None)), partition)
         scheduler = SCHEDULERS[name](optimizer)
         seen = []
         with warnings.catch_warnings():
@@ -86,8 +87,10 @@ def test_a_trust_region_leaves_a_schedule_its_shape(name):
     """Where the drift at a rate does not change, the rate is what the drift allows times what the schedule says."""
     model, partition = build("plain")
     optimizer = torch.optim.SGD(partition.param_groups(lr=1e-3))
-    settings = {"probe_interval": 20, "lr_update_interval": 1, "kappa_window": 1, "probe_samples": None}
-    coordinator = Coordinator(model, optimizer, CoMMITConfig(**settings, drift_target=1e-9), partition)
+    settings = {"probe": {"interval": 20, "samples": None}, "lr_update_interval": 1, "kappa_window": 1}
+    coordinator = Coordinator(
+        model, optimizer, CoMMITConfig(**settings, controller=TrustRegion(drift_target=1e-9)), partition
+    )
     scheduler = {**SCHEDULERS, "by hand": by_hand, "from zero": from_zero}[name](optimizer)
     rates, batch = [], make_batch("plain", 3, torch.float32)
     for _ in range(8):
@@ -114,7 +117,7 @@ def test_a_warm_up_by_hand_is_measured_against_its_highest_rate_so_far():
 def test_any_optimizer(make):
     model, partition = build("plain")
     optimizer = make(partition.param_groups(lr=1e-3))
-    config = CoMMITConfig(method="commit-clr", probe_interval=1, kappa_window=30)
+    config = CoMMITConfig(method="commit-clr", probe=Probe(interval=1), kappa_window=30)
     coordinator = Coordinator(model, optimizer, config, partition)
     backward(model, batch := make_batch("plain", 4, torch.float32))
     coordinator.step(batch)
@@ -148,7 +151,9 @@ def during_a_step(coordinator, batch):
 def test_names_go_with_parameters_of_a_split_group():
     model, partition = build("plain")
     optimizer = torch.optim.AdamW(model.named_parameters(), lr=1e-3)
-    coordinator = Coordinator(model, optimizer, CoMMITConfig(method="language-lr-up", probe_interval=None), partition)
+    coordinator = Coordinator(
+        model, optimizer, CoMMITConfig(method="language-lr-up", probe=Probe(interval=None)), partition
+    )
     backward(model, batch := make_batch("plain", 3, torch.float32))
     named = dict(model.named_parameters())
     seen = during_a_step(coordinator, batch)
@@ -166,7 +171,7 @@ def test_trust_region_finds_one_rate_from_any_base_rate(rate):
     def rates_found(base: float) -> dict[str, float]:
         model, partition = build("plain", torch.float64)
         optimizer = torch.optim.Adam(partition.param_groups(lr=base))
-        coordinator = Coordinator(model, optimizer, CoMMITConfig(drift_scale=1.0), partition)
+        coordinator = Coordinator(model, optimizer, CoMMITConfig(probe=Probe(drift_scale=1.0)), partition)
         backward(model, batch)
         coordinator.step(batch)
         return {module: base * multiplier for module, multiplier in coordinator.multipliers.items()}
@@ -183,7 +188,7 @@ def test_answer_tokens_are_counted_in_all_micro_batches_of_a_step():
     def multipliers(hand_over) -> dict[str, float]:
         model, partition = build("plain")
         optimizer = torch.optim.Adam(partition.param_groups(lr=1e-3))
-        coordinator = Coordinator(model, optimizer, CoMMITConfig(probe_samples=4), partition)
+        coordinator = Coordinator(model, optimizer, CoMMITConfig(probe=Probe(samples=4)), partition)
         for batch in batches:
             backward(model, batch)
         hand_over(coordinator, optimizer)
@@ -213,7 +218,7 @@ def test_answer_tokens_are_counted_in_all_micro_batches_of_a_step():
 def test_the_loss_that_a_measurement_reports():
     model, partition = build("plain", torch.float64)
     optimizer = torch.optim.SGD(partition.param_groups(lr=1e-3))
-    config = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
+    config = CoMMITConfig(method="constant", probe=Probe(interval=1, samples=None))
     monitor = BalanceMonitor(model, optimizer, config, partition)
     batches = [make_batch("plain", 3, torch.float64, seed=seed) for seed in (1, 2)]
     backward(model, batches[0])
@@ -236,7 +241,7 @@ def test_mixed_group_is_split_during_steps_only():
         for group in optimizer.param_groups:
             group["weight_decay"] = 0.01
         group, own = optimizer.param_groups[0], dict(optimizer.param_groups[0])
-        config = CoMMITConfig(probe_interval=1, lr_update_interval=1, probe_samples=None)
+        config = CoMMITConfig(probe=Probe(interval=1, samples=None), lr_update_interval=1)
         coordinator = Coordinator(model, optimizer, config, partition)
         for step in range(4):
             batch = make_batch("plain", 3, torch.float32, seed=step)
@@ -260,7 +265,7 @@ def test_schedulers_serve_a_mixed_group(name, before):
         model, partition = build("plain")
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         scheduler = make(optimizer) if before else None
-        config = CoMMITConfig(method=method, probe_interval=None)
+        config = CoMMITConfig(method=method, probe=Probe(interval=None))
         coordinator = Coordinator(model, optimizer, config, partition)
         scheduler, seen = scheduler or make(optimizer), []
         for step in range(5):
@@ -300,7 +305,7 @@ def test_what_is_unfrozen_later_is_named_when_the_next_step_is_measured(added):
     of_a_loss = torch.nn.Parameter(torch.zeros(1))  # what the optimizer has besides the model is nobody's business
     own = [*partition["vision"], *partition["language_model"], of_a_loss]
     optimizer = torch.optim.SGD(own if added else [*own, late], lr=1e-3)
-    monitor = BalanceMonitor(model, optimizer, replace(QUIET, probe_interval=2), partition)
+    monitor = BalanceMonitor(model, optimizer, replace(QUIET, probe=replace(QUIET.probe, interval=2)), partition)
     batch = make_batch("plain", 3, torch.float32)
     for step in range(3):
         backward(model, batch)
@@ -320,7 +325,7 @@ def test_the_regularised_step_is_the_plain_step_and_the_ascent(kind, regularizer
     """Theta = plain step + lr x weight x gradient of the drift (Eq. 9-10), module by module, in float64."""
     batches = [make_batch(kind, 4, torch.float64, seed=s) for s in range(2)]
     config = CoMMITConfig(
-        method="constant", regularizer=regularizer, regularizer_weight=0.5, probe_interval=None, probe_samples=None
+        method="constant", regularizer={"name": regularizer, "weight": 0.5}, probe=Probe(interval=None, samples=None)
     )
     model, partition = build(kind, torch.float64)
     coordinator = Coordinator(model.eval(), torch.optim.SGD(partition.param_groups(lr=0.1)), config, partition)
@@ -351,9 +356,7 @@ def test_the_regularised_step_is_the_plain_step_and_the_ascent(kind, regularizer
 
 def test_the_regulariser_through_the_optimizer_enters_the_gradient():
     model, partition = build("plain", torch.float64)
-    config = CoMMITConfig(
-        method="constant", regularizer="previous-step", regularizer_step="optimizer", probe_interval=None
-    )
+    config = CoMMITConfig(method="constant", regularizer=PreviousStep(step="optimizer"), probe=Probe(interval=None))
     coordinator = Coordinator(model.eval(), torch.optim.SGD(partition.param_groups(lr=0.1)), config, partition)
     batch = make_batch("plain", 4, torch.float64)
     for step in range(2):
@@ -369,7 +372,7 @@ def test_the_regulariser_through_the_optimizer_enters_the_gradient():
 @pytest.mark.parametrize(("method", "first"), [("feature-cd", "vision"), ("language-cd", "language_model")])
 def test_coordinate_descent_moves_one_side_and_then_the_other(method, first):
     model, partition = build("plain")
-    config = CoMMITConfig(method=method, lr_update_interval=2, switch_latest=6, switch_tolerance=1e-9)
+    config = CoMMITConfig(method=method, lr_update_interval=2, switch=Switch(latest=6, tolerance=1e-9))
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-2, weight_decay=0.1))
     coordinator = Coordinator(model, optimizer, config, partition)
     second = next(name for name in partition if name != first)
@@ -385,7 +388,9 @@ def test_coordinate_descent_moves_one_side_and_then_the_other(method, first):
 
 def test_coordinate_descent_switches_when_the_weights_are_stable():
     model, partition = build("plain")
-    config = CoMMITConfig(method="feature-cd", lr_update_interval=1, switch_window=2, probe_interval=None)
+    config = CoMMITConfig(
+        method="feature-cd", lr_update_interval=1, switch=Switch(window=2), probe=Probe(interval=None)
+    )
     optimizer = torch.optim.SGD(partition.param_groups(lr=1e-3))
     coordinator = Coordinator(model, optimizer, config, partition)
     for step in range(8):
@@ -413,7 +418,7 @@ MEASURED = ("drift", "drift_scale", "noise_floor", "lr", "grad_norm", "step_norm
 
 def test_the_record_has_a_value_only_where_something_was_measured():
     model, partition = build("llava")
-    config = CoMMITConfig(method="constant", probe_interval=2)
+    config = CoMMITConfig(method="constant", probe=Probe(interval=2))
     monitor = BalanceMonitor(model, torch.optim.SGD(partition.param_groups(lr=0.1)), config, partition)
     records = []
     for _ in range(2):

@@ -14,13 +14,14 @@ from tiny import build, make_batch
 from torch import nn
 
 from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator
+from commit_tuning.config import Probe
 from commit_tuning.control.groups import GroupRates
 from commit_tuning.errors import ConfigError, warn
 from commit_tuning.health.alarms import SKIPPED
 from commit_tuning.measure.probe import DriftProbe
 
-MEASURES = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
-CONTROLS = CoMMITConfig(probe_interval=1, lr_update_interval=1)
+MEASURES = CoMMITConfig(method="constant", probe=Probe(interval=1, samples=None))
+CONTROLS = CoMMITConfig(probe=Probe(interval=1), lr_update_interval=1)
 
 
 def start(kind: Any = Coordinator, config: CoMMITConfig = CONTROLS) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
@@ -99,7 +100,7 @@ def test_refused_state_leaves_everything_as_it_was(samples: Any) -> None:
     _, _, fresh = start()
     before = fresh.state_dict()
     with pytest.raises(ConfigError, match="damaged"):
-        fresh.load_state_dict(coordinator.state_dict() | {"probe_samples": samples})
+        fresh.load_state_dict(coordinator.state_dict() | {"probe": {"samples": samples}})
     assert fresh.drift == {}
     assert fresh.state_dict() == before
 
@@ -138,7 +139,7 @@ def test_interrupt_at_the_end_of_before_step(reading: Any, monkeypatch: pytest.M
 
 
 def test_lookahead_takes_what_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(CONTROLS, method="commit", regularizer="lookahead", probe_samples=4)
+    config = replace(CONTROLS, method="commit", regularizer="lookahead", probe=Probe(interval=1, samples=4))
     model, _, coordinator = start(config=config)
     batch, whole = backward(model), DriftProbe.__init__
 

@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from added_method import ADDED
 from tiny import build, make_batch
 from torch import nn
 from torch.optim import Optimizer
 
 from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator, partition_model
+from commit_tuning.config import PreviousStep, Probe
 from commit_tuning.control.groups import split_groups
 from commit_tuning.control.step_watch import inner_optimizer
 from commit_tuning.errors import ConfigError
 
-WATCH = CoMMITConfig(method="constant", probe_interval=1)
-EVERY_STEP = CoMMITConfig(probe_interval=1, lr_update_interval=1)
+WATCH = CoMMITConfig(method="constant", probe=Probe(interval=1))
+EVERY_STEP = CoMMITConfig(probe=Probe(interval=1), lr_update_interval=1)
 Parameters = list[nn.Parameter]
 
 
@@ -188,13 +190,13 @@ def test_watched_optimizer_is_the_plain_one(name: str, monitor: bool) -> None:
     assert coordinator.drift["vision"] > 0
 
 
-@pytest.mark.parametrize("method", ["commit-clr", "language-lr-up", "hypergradient"])
+@pytest.mark.parametrize("method", ["commit-clr", "language-lr-up", ADDED])
 @pytest.mark.parametrize("name", SERVED)
 def test_control_leaves_nothing_between_steps(name: str, method: str) -> None:
     """And the rates in force are what the coordinator reports."""
     model, partition = build("plain")
     optimizer = MAKERS[name](list(model.parameters()))
-    config = CoMMITConfig(method=method, probe_interval=1, lr_update_interval=1)
+    config = CoMMITConfig(method=method, probe=Probe(interval=1), lr_update_interval=1)
     coordinator = Coordinator(model, optimizer, config, partition)
     seen = look(optimizer)
     for step in range(3):
@@ -274,7 +276,7 @@ def test_control_of_a_wrapper_reaches_the_step(name: str) -> None:
     for method in ("constant", "language-lr-up"):
         model, partition = build("plain")
         optimizer = MAKERS[name](list(model.parameters()))
-        config = CoMMITConfig(method=method, probe_interval=None)
+        config = CoMMITConfig(method=method, probe=Probe(interval=None))
         coordinator = Coordinator(model, optimizer, config, partition)
         for group in optimizer.param_groups:
             group["weight_decay"] = 0.0
@@ -358,12 +360,10 @@ def test_wrappers_of_trainers_are_looked_into() -> None:
 
 
 REGULARIZED = CoMMITConfig(
-    method="constant", probe_interval=None, regularizer="previous-step", regularizer_weight=10.0,
-    regularizer_step="optimizer",
-)  # fmt: skip
+    method="constant", probe=Probe(interval=None), regularizer=PreviousStep(weight=10.0, step="optimizer"))  # fmt: skip
 
 
-@pytest.mark.parametrize("config", [REGULARIZED, CoMMITConfig(method="feature-cd", probe_interval=None)])
+@pytest.mark.parametrize("config", [REGULARIZED, CoMMITConfig(method="feature-cd", probe=Probe(interval=None))])
 def test_closure_is_the_step_without_one(config: CoMMITConfig) -> None:
     """What is done to the gradients before the step is done to those of the closure, too."""
     results = []

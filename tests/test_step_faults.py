@@ -11,16 +11,18 @@ from typing import Any
 
 import pytest
 import torch
+from added_method import ADDED
 from tiny import build, make_batch
 from torch import nn
 
 from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator, ModulePartition
+from commit_tuning.config import PreviousStep, Probe
 from commit_tuning.errors import ConfigError
 from commit_tuning.health.alarms import SKIPPED
 from commit_tuning.measure.displacement import LEAST, Displacement, Reading
 
-QUIET = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
-EVERY_STEP = CoMMITConfig(probe_interval=1, lr_update_interval=1)
+QUIET = CoMMITConfig(method="constant", probe=Probe(interval=1, samples=None))
+EVERY_STEP = CoMMITConfig(probe=Probe(interval=1), lr_update_interval=1)
 
 
 class Faulty(torch.optim.SGD):
@@ -74,7 +76,7 @@ def by_hand(coordinator: Coordinator, optimizer: Any, batch: Any) -> None:
 @pytest.mark.parametrize("method", ["commit-clr", "feature-cd"])
 def test_error_in_optimizer_step_leaves_no_trace(take: Callable[..., None], method: str) -> None:
     """The run goes on as one in which the batch never was."""
-    config = CoMMITConfig(method=method, probe_interval=1, lr_update_interval=1)
+    config = CoMMITConfig(method=method, probe=Probe(interval=1), lr_update_interval=1)
     results = []
     for faulty in ((2,), ()):
         model, optimizer, coordinator = start(config, Faulty)
@@ -195,7 +197,7 @@ ERRORS = {
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("phase", ["any", "after the step"])
 def test_probe_out_of_memory_takes_half_the_samples(error: str, phase: str) -> None:
-    model, _, coordinator = start(CoMMITConfig(method="constant", probe_interval=1))
+    model, _, coordinator = start(CoMMITConfig(method="constant", probe=Probe(interval=1)))
     plain, other = build("plain")
     plain.eval()
     optimizer = torch.optim.SGD(other.param_groups(lr=0.1))
@@ -221,7 +223,7 @@ def test_probe_out_of_memory_takes_half_the_samples(error: str, phase: str) -> N
 
 
 def test_probe_without_memory_for_one_sample_is_left_out() -> None:
-    model, _, coordinator = start(CoMMITConfig(method="constant", probe_interval=1, probe_samples=1))
+    model, _, coordinator = start(CoMMITConfig(method="constant", probe=Probe(interval=1, samples=1)))
     failing_above(model, 0, ERRORS["torch"])
     with pytest.warns(UserWarning, match="no memory for a single sample"):
         coordinator.step(backward(model))
@@ -354,9 +356,7 @@ def test_damaged_state_is_refused_in_one_line(fault: str) -> None:
 
 
 REGULARIZED = CoMMITConfig(
-    method="constant", probe_interval=None, regularizer="previous-step", regularizer_weight=10.0,
-    regularizer_step="optimizer",
-)  # fmt: skip
+    method="constant", probe=Probe(interval=None), regularizer=PreviousStep(weight=10.0, step="optimizer"))  # fmt: skip
 
 
 def skipping(coordinator: Coordinator, optimizer: Any, batch: Any) -> None:
@@ -370,11 +370,11 @@ def abandoned(coordinator: Coordinator, optimizer: Any, batch: Any) -> None:
 
 
 @pytest.mark.parametrize("break_off", [skipping, abandoned])
-@pytest.mark.parametrize("method", ["previous-step", "hypergradient"])
+@pytest.mark.parametrize("method", ["previous-step", ADDED])
 def test_step_never_made_leaves_no_trace(break_off: Callable[..., None], method: str) -> None:
     config = {
         "previous-step": REGULARIZED,
-        "hypergradient": CoMMITConfig(method="hypergradient", probe_interval=None, lr_update_interval=2),
+        ADDED: CoMMITConfig(method=ADDED, probe=Probe(interval=None), lr_update_interval=2),
     }[method]
     results = []
     for broken in (True, False):
@@ -412,7 +412,7 @@ def test_abandoned_step_leaves_optimizer_as_it_was(method: str) -> None:
     """In the `except` block of a loop of one's own, where a checkpoint may be written."""
     model, partition = build("plain")
     optimizer = Faulty(model.parameters(), lr=0.1)
-    config = CoMMITConfig(method=method, probe_interval=1, lr_update_interval=1)
+    config = CoMMITConfig(method=method, probe=Probe(interval=1), lr_update_interval=1)
     coordinator = Coordinator(model, optimizer, config, partition)
     optimizer.faulty = (2,)
     coordinator.step(backward(model))
@@ -489,7 +489,7 @@ def test_parameter_changed_after_an_error_is_said() -> None:
 
 
 def test_error_in_lookahead_counts_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = CoMMITConfig(method="constant", probe_interval=1, regularizer="lookahead")
+    config = CoMMITConfig(method="constant", probe=Probe(interval=1), regularizer="lookahead")
     model, _, coordinator = start(config)
     coordinator.step(backward(model))
 
@@ -576,7 +576,7 @@ class Rateless(torch.optim.Optimizer):
 def test_module_starves_without_a_rate() -> None:
     model, partition = build("plain")
     optimizer = Rateless([*model.parameters()])
-    config = CoMMITConfig(method="constant", probe_interval=1, starvation_patience=2)
+    config = CoMMITConfig(method="constant", probe=Probe(interval=1), starvation_patience=2)
     monitor = BalanceMonitor(model, optimizer, config, partition)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

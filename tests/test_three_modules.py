@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition
+from commit_tuning.config import Bounded
 from commit_tuning.control.equation8 import learning_rate_multipliers
 
 ENCODERS = ("vision", "audio")
@@ -44,7 +45,7 @@ def start(**settings):
     rest = [(n, p) for n, p in model.named_parameters() if not n.startswith(ENCODERS)]
     partition = ModulePartition({"language_model": rest, **named})
     optimizer = torch.optim.Adam(partition.param_groups(lr=1e-3))
-    base = {"probe_interval": 1, "kappa_window": 8, "lr_update_interval": 2, "starvation_patience": 1000}
+    base = {"probe": {"interval": 1}, "kappa_window": 8, "lr_update_interval": 2, "starvation_patience": 1000}
     return model, optimizer, Coordinator(model, optimizer, CoMMITConfig(**{**base, **settings}), partition)
 
 
@@ -61,7 +62,7 @@ def run(model, optimizer, coordinator, steps):
 
 @pytest.mark.parametrize("normalization", ["sum", "product"])
 def test_rates_follow_the_smoothed_kappas(normalization):
-    model, optimizer, coordinator = start(controller="bounded", rate_normalization=normalization, kappa_bound=1e6)
+    model, optimizer, coordinator = start(controller=Bounded(normalization=normalization, bound=1e6))
     run(model, optimizer, coordinator, 4)
     expected = learning_rate_multipliers(coordinator.smoothed_kappas, normalization)
     assert set(coordinator.kappas) == set(ENCODERS)
@@ -80,9 +81,9 @@ def test_control_brings_both_encoders_nearer_to_balance():
     """Mean log kappa, last 20 of 40 steps: Eq. 8 leaves a third of its distance from zero, compensation nothing."""
     distance = {}
     for name, settings in {
-        "constant": {"method": "constant"}, "bounded": {"controller": "bounded", "kappa_bound": 1e3},
-        "compensated": {"controller": "compensated", "kappa_bound": 1e3},
-        "trust-region": {"kappa_bound": 1e4, "drift_target": 1e-6},
+        "constant": {"method": "constant"}, "bounded": {"controller": {"name": "bounded", "bound": 1e3}},
+        "compensated": {"controller": {"name": "compensated", "bound": 1e3}},
+        "trust-region": {"controller": {"bound": 1e4, "drift_target": 1e-6}},
     }.items():  # fmt: skip
         seen = run(*start(**settings), 40)[20:]
         distance[name] = {e: abs(sum(row[e] for row in seen) / len(seen)) for e in ENCODERS}
@@ -104,9 +105,7 @@ def test_the_literal_controller_has_each_kappa_in_equation_8():
 
 
 def test_the_module_that_starves_is_named_in_record_and_warning():
-    model, optimizer, coordinator = start(
-        controller="bounded", kappa_bound=1.1, starvation_patience=4, warmup_measurements=4
-    )
+    model, optimizer, coordinator = start(controller=Bounded(bound=1.1, warmup=4), starvation_patience=4)
     run(model, optimizer, coordinator, 7)
     assert coordinator.starving == {}
     with pytest.warns(UserWarning, match="'language_model' starves since optimizer step 5: .* 0.938 of") as caught:

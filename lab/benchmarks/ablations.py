@@ -20,16 +20,19 @@ BLIP2 = {"recipe": "iconqa-nano-blip2", "rates": (1e-3,)}  # the rate that valid
 LLAVA = {"recipe": "iconqa-nano-llava", "rates": (3e-4,)}
 
 
-def on_blip2(study: str, key: str, *values: object) -> tuple[Plan, ...]:
+TRUST_REGION = "commit.controller=trust-region"
+
+
+def on_blip2(study: str, key: str, *values: object, settings: tuple[str, ...] = ()) -> tuple[Plan, ...]:
     """CoMMIT-CLR and Constant LR on nano BLIP-2 along one axis."""
-    return (Plan(name=f"{study}-nano-blip2", **BLIP2, axes=((key, values),)),)
+    return (Plan(name=f"{study}-nano-blip2", **BLIP2, settings=settings, axes=((key, values),)),)
 
 
-def on_both(study: str, key: str, *values: object) -> tuple[Plan, ...]:
+def on_both(study: str, key: str, *values: object, settings: tuple[str, ...] = ()) -> tuple[Plan, ...]:
     """The same on nano LLaVA, too."""
     return (
-        *on_blip2(study, key, *values),
-        Plan(name=f"{study}-nano-llava", **LLAVA, axes=((key, values),)),
+        *on_blip2(study, key, *values, settings=settings),
+        Plan(name=f"{study}-nano-llava", **LLAVA, settings=settings, axes=((key, values),)),
     )
 
 
@@ -44,11 +47,11 @@ STUDIES = {
     ),
     "probe-samples": Study(
         question="How many samples of the batch should a measurement look at, and what does each choice cost?",
-        plans=on_blip2("probe-samples", "commit.probe_samples", 1, 4, 8, 16),
+        plans=on_blip2("probe-samples", "commit.probe.samples", 1, 4, 8, 16),
     ),
     "probe-interval": Study(
         question="How many optimizer steps between two measurements, and what does each choice cost?",
-        plans=on_blip2("probe-interval", "commit.probe_interval", 1, 5, 20),
+        plans=on_blip2("probe-interval", "commit.probe.interval", 1, 5, 20),
     ),
     "estimator": Study(
         question="Which moving average of kappa: the paper's arithmetic mean, the geometric one, or a ratio of sums?",
@@ -61,7 +64,6 @@ STUDIES = {
             Plan(
                 name="controller-sum-nano-blip2",
                 **BLIP2,
-                settings=("commit.rate_normalization=sum",),
                 axes=(("commit.controller", ("trust-region", "literal", "bounded", "compensated")),),
             ),
             Plan(
@@ -69,18 +71,20 @@ STUDIES = {
                 **BLIP2,
                 axes=(
                     ("commit.controller", ("bounded", "compensated")),
-                    ("commit.rate_normalization", ("product",)),
+                    ("commit.controller.normalization", ("product",)),
                 ),
             ),
         ),
     ),
     "drift-target": Study(
         question="How far should one step of a module move the output distribution, as a share of the loss?",
-        plans=on_both("drift-target", "commit.drift_target", 3e-5, 1e-4, 2e-4, 5e-4, 2e-3),
+        plans=on_both(
+            "drift-target", "commit.controller.drift_target", 3e-5, 1e-4, 2e-4, 5e-4, 2e-3, settings=(TRUST_REGION,)
+        ),
     ),
     "kappa-target": Study(
         question="Which kappa should the trust region aim at: balance, as the paper says, or another one?",
-        plans=on_both("kappa-target", "commit.kappa_target", 0.1, 0.3, 1, 3, 10),
+        plans=on_both("kappa-target", "commit.controller.kappa_target", 0.1, 0.3, 1, 3, 10, settings=(TRUST_REGION,)),
     ),
     "batch-size": Study(
         question="Does the drift target have to change with the batch size?",
@@ -88,8 +92,8 @@ STUDIES = {
             Plan(
                 name=f"batch-size-{size}-nano-blip2",
                 **BLIP2,
-                settings=(f"train.batch_size={size}",),
-                axes=(("commit.drift_target", (5e-5, 2e-4, 8e-4)),),
+                settings=(f"train.batch_size={size}", TRUST_REGION),
+                axes=(("commit.controller.drift_target", (5e-5, 2e-4, 8e-4)),),
             )
             for size in (4, 64)
         ),

@@ -7,6 +7,7 @@ without the regulariser.
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -30,8 +31,10 @@ class Arm:
         rate, *settings = rest.split(":")
         if not rate:
             raise UserError(f"--arms: {text!r} has no rate; write METHOD:RATE, such as default:1e-3")
-        named = {key: yaml.safe_load(value) for key, value in (setting.split("=", 1) for setting in settings)}
-        named = {"switch_latest": max(1, steps // 2), **named}
+        named: dict[str, Any] = {"switch": {"latest": max(1, steps // 2)}}
+        for key, value in (setting.split("=", 1) for setting in settings):
+            part, _, name = key.rpartition(".")
+            (named.setdefault(part, {}) if part else named)[name] = yaml.safe_load(value)
         if method in LITERAL:
             config = CoMMITConfig.paper(**{"method": LITERAL[method], **named})
         else:

@@ -10,37 +10,39 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from stability_picture import draw
 
-from commit_lab.studies.simulate import Plant, Verdict, judge, simulate, verdict
-from commit_tuning.config import ESTIMATORS, CoMMITConfig
-from commit_tuning.control.base import Controller
+from commit_lab.studies.simulate import ENCODER, Plant, Verdict, judge, simulate, verdict
+from commit_tuning.config import ESTIMATORS, Bounded, CoMMITConfig, Compensated, LiteralEq8, Probe, TrustRegion
+from commit_tuning.control.base import KappaController
 from commit_tuning.control.equation8 import learning_rate_multipliers
 from commit_tuning.control.stability import effective_span, feedback, largest_root, window_span
 from commit_tuning.train.compare.table import NOTHING
 
 RUNS = 100
-STEADY = ("bounded", "compensated", "trust-region")
+STEADY = (Bounded, Compensated, TrustRegion)
+BOUND, FAR = 1000.0, 1e9
 CRITICAL = 0.3238  # gain x W of a critically damped integral controller: max of y^2 / (e^y - 1), halved
 
 
-class PlainIntegral(Controller):
-    """The rival of `compensated`: r -= gain x (log smoothed kappa - log target), clamped."""
+class PlainIntegral(KappaController):
+    """The rival of `compensated`: r -= gain x log smoothed kappa, clamped."""
 
     def __init__(self, config: CoMMITConfig, gain: float) -> None:
-        self._config, self._gain, self._ratio = config, gain, 0.0
+        super().__init__(config, (ENCODER,))
+        self._gain, self._ratio = gain, 0.0
 
-    def multipliers(self, step: int, kappas: Mapping[str, float], measurements: int) -> dict[str, float]:
+    def multipliers(self, step: int) -> dict[str, float]:
         """Ones during the warm-up, then the integral of the error."""
-        (encoder, kappa), limit = next(iter(kappas.items())), math.log(self._config.kappa_bound)
-        if measurements >= math.ceil(self._config.kappa_window / 2):
-            moved = self._ratio - self._gain * (math.log(kappa) - math.log(self._config.kappa_target))
-            self._ratio = min(max(moved, -limit), limit)
-        return learning_rate_multipliers({encoder: math.exp(-self._ratio)}, self._config.rate_normalization)
+        del step
+        window, limit = self._windows[ENCODER], math.log(BOUND)
+        if len(window) >= math.ceil(self._config.kappa_window / 2):
+            self._ratio = min(max(self._ratio - self._gain * math.log(window.value), -limit), limit)
+        return learning_rate_multipliers({ENCODER: math.exp(-self._ratio)})
 
 
 def main() -> None:
@@ -83,7 +85,7 @@ def collapse(runs: int) -> dict[str, dict[int, float]]:
     shares = {
         estimator: {
             size: verdict(
-                runs, controller="literal", kappa_estimator=estimator, kappa_window=size, probe_interval=1
+                runs, controller=LiteralEq8(), kappa_estimator=estimator, kappa_window=size, probe=Probe(interval=1)
             ).collapsed
             for size in windows
         }
@@ -101,12 +103,12 @@ def grid(runs: int) -> None:
         ((1, 10), (5, 10), (5, 50), (10, 5)), (10, 20, 50), ESTIMATORS
     ):
         base = {
-            "kappa_window": size, "probe_interval": probe, "lr_update_interval": update, "kappa_estimator": estimator,
-            "kappa_bound": 10.0,
+            "kappa_window": size, "probe": Probe(interval=probe), "lr_update_interval": update,
+            "kappa_estimator": estimator,
         }  # fmt: skip
-        literal = CoMMITConfig(controller="literal", **base)
-        collapsed = verdict(runs, **base, controller="literal").collapsed
-        found = [verdict(runs, **base, controller=name) for name in STEADY]
+        literal = CoMMITConfig(controller=LiteralEq8(), **base)
+        collapsed = verdict(runs, **base, controller=LiteralEq8()).collapsed
+        found = [verdict(runs, **base, controller=kind(bound=10.0)) for kind in STEADY]
         span, effective = window_span(literal), effective_span(literal)
         shown = f"{span:.3g}" + (f" ({effective:.2g})" if effective < span else "")
         root = f"{largest_root(effective, feedback(literal)):.2f}"
@@ -114,7 +116,7 @@ def grid(runs: int) -> None:
         rows.append([probe, update, size, estimator, shown, root, f"{collapsed:.2f}", *outcomes])
     table(
         ["probe", "N_lr", "N_kappa", "estimator", "W (in effect)", "root", "`literal` collapsed"]
-        + [f"{c} {m}" for c in map("`{}`".format, STEADY) for m in ("confined", "residual", "ringing")],
+        + [f"{c} {m}" for c in (f"`{kind.name}`" for kind in STEADY) for m in ("confined", "residual", "ringing")],
         rows,
     )
 
@@ -126,15 +128,15 @@ def filling(runs: int) -> None:
         f"Filling window: share of {runs} runs that collapse (W = 3: geometric mean of 30, a probe every step, N_lr 10)"
     )
     arms = {
-        "`literal`: acts from the first update on": {"controller": "literal"},
-        "Eq. 8 after half of the window": {"controller": "bounded", "warmup_measurements": 15},
-        "Eq. 8 after the whole window": {"controller": "bounded", "warmup_measurements": 30},
-        "`compensated` after half of the window": {"controller": "compensated"},
-        "`trust-region`: acts from the first measurement on": {"controller": "trust-region"},
+        "`literal`: acts from the first update on": LiteralEq8(),
+        "Eq. 8 after half of the window": Bounded(bound=FAR, warmup=15),
+        "Eq. 8 after the whole window": Bounded(bound=FAR, warmup=30),
+        "`compensated` after half of the window": Compensated(bound=FAR),
+        "`trust-region`: acts from the first measurement on": TrustRegion(bound=FAR),
     }
     rows = []
-    for name, settings in arms.items():
-        base = {"kappa_bound": 1e12, "kappa_window": 30, "probe_interval": 1, **settings}
+    for name, controller in arms.items():
+        base = {"controller": controller, "kappa_window": 30, "probe": Probe(interval=1)}
         rows.append([name, *(f"{verdict(runs, plant=Plant(rho=rho), **base).collapsed:.2f}" for rho in rhos)])
     table(["first update", *(f"rho {rho:g}" for rho in rhos)], rows)
 
@@ -142,18 +144,18 @@ def filling(runs: int) -> None:
 def exponents(runs: int) -> None:
     """Controllers on plants whose drift grows with another power of the rate, and whose rho moves by four decades."""
     title(f"Distance from the target and ringing, by plant ({runs} runs of 1000 steps, default window, bound 1000)")
-    config = CoMMITConfig(kappa_bound=1000.0)
+    config = CoMMITConfig()
     gain = CRITICAL / window_span(config)
     rows = []
     for exponent, change in itertools.product((0.5, 1.0, 2.0, 3.0), (0.0, math.log(1e4))):
         plant = Plant(rho=0.05, exponent=exponent, change=change)
-        found = [verdict(runs, plant=plant, controller=c, kappa_bound=1000.0) for c in STEADY]
+        found = [verdict(runs, plant=plant, controller=kind(bound=BOUND)) for kind in STEADY]
         seeds = range(runs)
         rivals = [simulate(config, plant, seed=seed, controller=PlainIntegral(config, gain)) for seed in seeds]
         found.append(judge(config, rivals))
         ringing = [NOTHING if change else f"{v.ringing:.2f}" for v in found]  # following rho moves the ratio as well
         rows.append([f"{exponent:g}", f"{change / math.log(10):g}", *(f"{v.residual:.2f}" for v in found), *ringing])
-    names = (*map("`{}`".format, STEADY), f"plain integral, gain {gain:.3f}")
+    names = (*(f"`{kind.name}`" for kind in STEADY), f"plain integral, gain {gain:.3f}")
     table(["p", "decades that rho rises", *(f"{n} {m}" for m in ("residual", "ringing") for n in names)], rows)
 
 

@@ -123,9 +123,10 @@ def arm_of(record: RunRecord | None) -> str:
     if record is None:
         return UNTUNED
     commit, rates = record.recipe["commit"], sorted(set(record.base_rates))
-    weight = f" x {commit['regularizer_weight']:g} ({commit['regularizer_step']})"
-    reading = f" + {commit['regularizer']}{weight}" if commit["regularizer"] else ""
-    literal = "literal " if commit["controller"] == "literal" else ""
+    regularizer = commit["regularizer"]
+    reading = f" + {regularizer['name']} x {regularizer['weight']:g}" if regularizer else ""
+    reading += f" ({regularizer.get('step', 'raw')})" if regularizer else ""
+    literal = "literal " if commit["controller"]["name"] == "literal" else ""
     return f"{literal}{commit['method']}{reading}, {' / '.join(f'{rate:g}' for rate in rates)}"
 
 

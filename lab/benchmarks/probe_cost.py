@@ -11,7 +11,8 @@ import time
 import torch
 
 from commit_lab.nano.pictures.nano_iconqa import default_nano_iconqa_root
-from commit_tuning import CoMMITConfig, Coordinator, partition_model
+from commit_tuning import Coordinator, partition_model
+from commit_tuning.config import CoMMITConfig, DriftPenalty, Lookahead, PreviousStep, Probe
 from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.readers.iconqa import IconQA
 from commit_tuning.train.model_setup import build_model
@@ -22,11 +23,11 @@ SETTINGS = {
     "measuring, default (8 samples every 5 steps)": CoMMITConfig(method="constant"),
     "commit-clr, default": CoMMITConfig(),
     "commit, default (lookahead on 8 samples)": CoMMITConfig(method="commit"),
-    "commit, default, on sampled answers": CoMMITConfig(method="commit", regularizer_labels="sampled"),
-    "commit-clr, drift penalty on 8 samples": CoMMITConfig(regularizer="drift-penalty"),
-    "measuring every sample at every step": CoMMITConfig(method="constant", probe_interval=1, probe_samples=None),
+    "commit, default, on sampled answers": CoMMITConfig(method="commit", regularizer=Lookahead(labels="sampled")),
+    "commit-clr, drift penalty on 8 samples": CoMMITConfig(regularizer=DriftPenalty()),
+    "measuring every sample at every step": CoMMITConfig(method="constant", probe=Probe(interval=1, samples=None)),
     "commit, the paper to the letter (lookahead)": CoMMITConfig.paper(),
-    "commit, previous-step": CoMMITConfig.paper(regularizer="previous-step"),
+    "commit, previous-step": CoMMITConfig.paper(regularizer=PreviousStep()),
 }
 
 

@@ -1,7 +1,7 @@
 """What CoMMIT does to a model of real pretrained parts: `python lab/benchmarks/real_training.py --modality image ...`.
 
 The models and data of `pretrained_parts.py` in `CoMMITTrainer`; some items are held out. Arms are those of `arms.py`,
-such as `default:1e-4`, `constant:1e-4` or `default:1e-4:kappa_bound=1000`. Writes one JSON record per arm and seed (all
+such as `default:1e-4` or `default:1e-4:controller.bound=1000`. Writes one JSON record per arm and seed (all
 that the trainer logged, the held-out loss) and prints a Markdown table.
 """
 

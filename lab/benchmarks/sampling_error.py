@@ -10,12 +10,13 @@ import argparse
 import itertools
 import math
 import statistics
+from typing import Any
 
 import torch
 from nano_trial import BATCH, Trial
 
-from commit_tuning import CoMMITConfig, Coordinator
-from commit_tuning.config import REGULARIZER_STEPS, REGULARIZERS
+from commit_tuning import Coordinator
+from commit_tuning.config import REGULARIZER_STEPS, REGULARIZERS, CoMMITConfig, Lookahead, Probe
 from commit_tuning.measure.balance import balance_coefficient
 from commit_tuning.measure.forward import Batch
 from commit_tuning.measure.probe import DriftProbe
@@ -41,10 +42,8 @@ def main() -> None:
     trial.train(arguments.rate, 20)
     config = CoMMITConfig(
         method="constant",
-        probe_interval=None,
-        regularizer=arguments.regularizer,
-        regularizer_weight=arguments.weight,
-        regularizer_step=arguments.regularizer_step,
+        probe=Probe(interval=None),
+        regularizer=_reading(arguments),
     )
     coordinator = Coordinator(trial.model, trial.optimizer, config, trial.partition)
     history = [measured_step(trial, arguments.rate, coordinator) for _ in range(arguments.steps)]
@@ -61,7 +60,14 @@ def main() -> None:
 
 
 def _regularizer(config: CoMMITConfig) -> str:
-    return f"{config.regularizer} {config.regularizer_weight:g}" if config.regularizer else "no regulariser"
+    return f"{config.regularizer.name} {config.regularizer.weight:g}" if config.regularizer else "no regulariser"
+
+
+def _reading(arguments: argparse.Namespace) -> Any:
+    if arguments.regularizer is None:
+        return None
+    step = {} if arguments.regularizer == Lookahead.name else {"step": arguments.regularizer_step}
+    return {"name": arguments.regularizer, "weight": arguments.weight, **step}
 
 
 def measured_step(trial: Trial, rate: float, coordinator: Coordinator) -> dict[int, float]:

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from commit_lab.studies.simulate import Plant, simulate
-from commit_tuning.config import CoMMITConfig
+from commit_tuning.config import Bounded, CoMMITConfig, Compensated, LiteralEq8, Probe
 from commit_tuning.control.stability import largest_root
 from commit_tuning.report.figure_style import COLOURS, STYLE
 
@@ -64,9 +64,9 @@ def draw_roots(axes: Any) -> None:
 def draw_runs(axes: Any) -> None:
     """Kappa, without its noise, in one simulated run of each controller."""
     runs = {
-        "literal, W = 2": (LITERAL, CoMMITConfig(controller="literal", kappa_window=20, probe_interval=1)),
-        "bounded, W = 10": (BOUNDED, CoMMITConfig(controller="bounded")),
-        "compensated, W = 10": (COMPENSATED, CoMMITConfig(controller="compensated")),
+        "literal, W = 2": (LITERAL, CoMMITConfig(controller=LiteralEq8(), kappa_window=20, probe=Probe(interval=1))),
+        "bounded, W = 10": (BOUNDED, CoMMITConfig(controller=Bounded())),
+        "compensated, W = 10": (COMPENSATED, CoMMITConfig(controller=Compensated())),
         "trust-region, W = 10": (ROSE, CoMMITConfig()),
     }
     for name, (colour, config) in runs.items():

@@ -29,7 +29,7 @@ from commit_tuning.train.training import accumulate_gradients, step_batches
 
 EQUATION_5 = (r"\|G_X\| <= (kappa + 1) H_S", r"\|G_S\| <= (1/kappa + 1) H_X")
 PROOF = (r"Eq. 14: \|L_t - L_t+1\| <= d", "Eq. 15: d <= d_X + d_S")
-MEASURED = ("commit.method=constant", "commit.probe_interval=1", "commit.probe_samples=null", "data.in_memory=false")
+MEASURED = ("commit.method=constant", "commit.probe.interval=1", "commit.probe.samples=null", "data.in_memory=false")
 Pairs = dict[str, list[tuple[float | None, float | None]]]
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from commit_lab.studies import convergence
 from commit_lab.studies.convergence import Adam, Problem
 from commit_lab.studies.simulate import simulate
-from commit_tuning import CoMMITConfig
+from commit_tuning.config import Bounded, CoMMITConfig, LiteralEq8, Probe
 from commit_tuning.errors import UserError
 from commit_tuning.report.figure_style import STYLE
 from commit_tuning.train.record import load_records, writable_folder
@@ -33,10 +33,10 @@ BOUNDS = {
 CASE_RATE, CASE_STEPS = 1e-2, 20_000
 LOOPS = {
     "simulated, literal, arithmetic mean of 100": CoMMITConfig(
-        controller="literal", kappa_estimator="arithmetic", kappa_window=100, probe_interval=1
+        controller=LiteralEq8(), kappa_estimator="arithmetic", kappa_window=100, probe=Probe(interval=1)
     ),
-    "simulated, literal, geometric mean of 20": CoMMITConfig(controller="literal", probe_interval=1),
-    "simulated, bounded, geometric mean of 20": CoMMITConfig(controller="bounded"),
+    "simulated, literal, geometric mean of 20": CoMMITConfig(controller=LiteralEq8(), probe=Probe(interval=1)),
+    "simulated, bounded, geometric mean of 20": CoMMITConfig(controller=Bounded()),
     "simulated, default": CoMMITConfig(),
 }
 
@@ -131,7 +131,7 @@ def real_paths(folders: list[Path]) -> dict[str, list[list[float]]]:
         updates = record.history()[commit["lr_update_interval"] - 1 :: commit["lr_update_interval"]]
         path = [row["smoothed_kappa"] for row in updates if row["smoothed_kappa"]]
         if len(path) > 1:
-            controller = f", {commit['controller']}" if commit["method"].startswith("commit") else ""
+            controller = f", {commit['controller']['name']}" if commit["method"].startswith("commit") else ""
             paths[f"{Path(record.recipe['model']['name']).name}, {commit['method']}{controller}"].append(path)
     return paths
 

@@ -27,7 +27,7 @@ from commit_tuning.health.alarms import Alarms
 from commit_tuning.measure.balance import Balance
 from commit_tuning.measure.batches import Collector, check_batches, count_target_tokens
 from commit_tuning.measure.forward import Batch
-from commit_tuning.measure.measuring import Probe, Schedule, Step, norms_before, with_gradient
+from commit_tuning.measure.measuring import Meter, Schedule, Step, norms_before, with_gradient
 from commit_tuning.measure.memory import is_out_of_memory
 from commit_tuning.measure.probe import Measurement
 from commit_tuning.methods import make_controller
@@ -91,7 +91,7 @@ class Coordinator:
         self.partition.check(model)
         self._step: Step | None = None  # between before_step and after_step
         self._optimizer = optimizer
-        self._collected: Collector[Batch] = Collector(self.config.probe_samples)
+        self._collected: Collector[Batch] = Collector(self.config.probe.samples)
         self._gradient_watch: GradientWatch | None = None
         self._watch = StepWatch(optimizer, self._check_parameters, self.abandon_step)
         self._groups = GroupRates(optimizer, self.partition)  # once whoever watched before has put it right
@@ -99,11 +99,11 @@ class Coordinator:
             self._groups.check_rates()
         if self.config.sets_rates:
             check_control(optimizer, self.partition, scales=self.config.scales_rates)
-        self._probe = Probe(model, self.partition, self.config)
-        self._schedule = Schedule(self.partition, self.config.probe_interval)
+        self._meter = Meter(model, self.partition, self.config.probe)
+        self._schedule = Schedule(self.partition, self.config.probe.interval)
         self._balance = Balance(self.partition.encoders, self.config.kappa_window, self.config.kappa_estimator)
         self._alarms = Alarms(self.config)
-        self._regularizer = make_regularizer(self.config, self._probe, self.partition, self._groups)
+        self._regularizer = make_regularizer(self.config.regularizer, self._meter, self.partition, self._groups)
         self._controller = make_controller(self.config, self.partition)
         self._steps = 0
         self._last = Step(0, rates=self._groups.by_module())
@@ -115,11 +115,9 @@ class Coordinator:
             return
         if self.config.regularizer is not None:
             raise ShardingError(
-                f"regularizer={self.config.regularizer!r} needs gradients of its own, which FSDP2 does not give; use "
-                "DDP, or method='commit-clr' without a regularizer"
+                f"regularizer={self.config.regularizer.name!r} needs gradients of its own, which FSDP2 does not give; "
+                "use DDP, or method='commit-clr' without a regularizer"
             )
-        if self.config.method == "hypergradient":
-            raise ShardingError("method='hypergradient' does not know FSDP2's parameters; use DDP, or another method")
 
     def _warn_of_settings(self) -> None:
         if modules := self.partition.low_precision:
@@ -208,7 +206,7 @@ class Coordinator:
                 self._look(step)
             looks = step.measured or self.config.regularizer is not None
             if looks:
-                self._probe.choose(step, batches)
+                self._meter.choose(step, batches)
             self._controller.before_step()
             self._regularizer.before(step)
             self._start_probe(step)
@@ -250,7 +248,7 @@ class Coordinator:
             return
         try:
             self._made()
-            measurement = self._probe.finish(step)
+            measurement = self._meter.finish(step)
             self._notice_memory(step)
             if measurement is not None:
                 self._schedule.paid(step.idle)
@@ -359,12 +357,12 @@ class Coordinator:
         return {
             "steps": self._steps,
             **self._schedule.state_dict(),
-            **self._probe.state_dict(),
+            **self._meter.state_dict(),
             **self._balance.state_dict(),
             **self._alarms.state_dict(),
             **self._regularizer.state_dict(),
             "multipliers": dict(self._multipliers),
-            "method": [self.config.method, self.config.controller],
+            "method": [self.config.method, self.config.controller.name],
             "controller": self._controller.state_dict(),
             "full_rates": self._groups.full_rates,
         }
@@ -379,7 +377,7 @@ class Coordinator:
             self._check_state(state)
             self._balance.load_state_dict(state)
             self._alarms.load_state_dict(state)
-            self._probe.load_state_dict(state)
+            self._meter.load_state_dict(state)
             self._schedule.load_state_dict(state)
             self._regularizer.load_state_dict(state)
             self._steps = state["steps"]
@@ -404,7 +402,7 @@ class Coordinator:
 
     def _check_control(self, state: Mapping[str, Any]) -> None:
         """Refuse a state whose rates were set in another way, or cannot have been set."""
-        saved, own = list(state["method"]), [self.config.method, self.config.controller]
+        saved, own = list(state["method"]), [self.config.method, self.config.controller.name]
         if saved != own:
             raise ConfigError(f"the state is of method and controller {saved}, not {own}: resume with those settings")
         groups, found = len(state["full_rates"]), len(self._groups.full_rates)
@@ -419,7 +417,7 @@ class Coordinator:
     def _look(self, step: Step) -> None:
         """Find what a measured step has to know of the modules before it."""
         self._groups.check_unchanged()
-        self.partition.check_unchanged(self._probe.forward.model)
+        self.partition.check_unchanged(self._meter.forward.model)
         step.idle = set(self.partition) - with_gradient(self.partition, self.partition)
         step.norms = norms_before(self.partition)
 
@@ -427,7 +425,7 @@ class Coordinator:
         if not step.measured:
             return
         try:
-            self._probe.start(step)
+            self._meter.start(step)
             self._notice_memory(step)
         except NoTargetError as error:  # on all ranks alike
             step.leave_out()
@@ -526,13 +524,7 @@ class BalanceMonitor(Coordinator):
         config: CoMMITConfig | None = None,
         partition: ModulePartition | None = None,
     ) -> None:
-        measuring = replace(
-            config or CoMMITConfig(),
-            method="constant",
-            regularizer=None,
-            regularizer_step="raw",
-            regularizer_labels="given",
-        )
+        measuring = replace(config or CoMMITConfig(), method="constant", regularizer=None)
         super().__init__(model, optimizer, measuring, partition)
 
 

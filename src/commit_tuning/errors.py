@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -12,7 +13,15 @@ class UserError(Exception):
 
 
 class ConfigError(UserError, ValueError):
-    """A configuration that is not valid; the message lists every fault at once."""
+    """A configuration that is not valid; the message lists every fault at once.
+
+    Attributes:
+        faults: Every fault alone.
+    """
+
+    def __init__(self, message: str, faults: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults) or (message,)
 
 
 class PartitionError(UserError, ValueError):

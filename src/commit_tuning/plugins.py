@@ -7,7 +7,8 @@ once, before the first look at a registry, and adds to:
 - `commit_tuning.models.load.MODELS`: models by name, each a folder;
 - `commit_tuning.train.optimizers.OPTIMIZERS`: optimizers by name;
 - `commit_tuning.train.recipe.load.FOLDERS`: folders of recipes;
-- `commit_tuning.data.prompts.PROMPTS`: ways to ask.
+- `commit_tuning.data.prompts.PROMPTS`: ways to ask;
+- `commit_tuning.methods.add_method`: what sets the learning rates.
 
 Example:
     In the `pyproject.toml` of such a distribution::

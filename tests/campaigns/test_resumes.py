@@ -21,7 +21,6 @@ METHODS = (
     "commit",
     "language-lr-up",
     "encoder-lr-up",
-    "hypergradient",
 )
 CONTROLLERS = ("trust-region", "compensated", "bounded", "literal")
 SETUPS = [
@@ -33,7 +32,7 @@ SETUPS = [
     ("model.dtype=bfloat16", "model.projector=own"),
     ("model.lora=null", "model.freeze=['*embed_tokens*']"),
     ("data.in_memory=true",),
-    ("commit.probe_interval=null", "commit.method=constant"),
+    ("commit.probe.interval=null", "commit.method=constant"),
 ]
 
 

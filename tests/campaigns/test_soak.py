@@ -39,7 +39,7 @@ class Looks:
 @pytest.mark.skipif(not PROC.exists(), reason="no /proc here")
 def test_memory_and_handles_are_flat(tmp_path: Path) -> None:
     settings = [f"train.steps={STEPS}", f"train.checkpoint_interval={STEPS // 20}", "train.batch_size=2"]
-    settings += ["train.learning_rate=1e-4", "commit.probe_interval=5"]
+    settings += ["train.learning_rate=1e-4", "commit.probe.interval=5"]
     recipe = load_recipe(make_experiment(tmp_path), settings)
     looks = Looks()
     assert train(recipe, tmp_path / "run", progress=looks).complete

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from commit_tuning import CoMMITConfig
+from commit_tuning.config import Bounded, Compensated, Probe, TrustRegion
 from commit_tuning.control.bounded import BoundedController
 from commit_tuning.control.compensated import CompensatedController
 from commit_tuning.control.stability import effective_span, feedback, instability, largest_root, window_span
@@ -14,7 +15,7 @@ from commit_tuning.measure.probe import Measurement
 from commit_tuning.methods import coordinating_controller
 
 ONES = {"language_model": 1.0, "vision": 1.0}
-PAPER = {"controller": "literal", "kappa_estimator": "arithmetic", "kappa_window": 20, "probe_interval": 1}
+PAPER = {"controller": "literal", "kappa_estimator": "arithmetic", "kappa_window": 20, "probe": {"interval": 1}}
 
 
 def observe(controller, drift, in_force, loss=1.0, target_tokens=0.0):
@@ -26,7 +27,7 @@ def observe(controller, drift, in_force, loss=1.0, target_tokens=0.0):
     [(1e9, {"language_model": 0.4, "vision": 1.6}), (1e-9, {"language_model": 1.6, "vision": 0.4}), (2.0, ONES)],
 )
 def test_the_bounded_controller_waits_and_clamps(kappa, expected):
-    config = CoMMITConfig(kappa_target=2.0, kappa_bound=4.0, warmup_measurements=3)
+    config = CoMMITConfig(controller=Bounded(kappa_target=2.0, bound=4.0, warmup=3))
     controller = BoundedController(config, ("vision",))
     for _ in range(3):
         assert controller.multipliers(0) == ONES
@@ -38,7 +39,8 @@ def test_the_bounded_controller_waits_and_clamps(kappa, expected):
 def test_the_compensated_controller_by_hand(estimator):
     """Drifts 8 and 1 at equal rates, then 2 and 4 at rates of a half and two: rho is 8 both times."""
     config = CoMMITConfig(
-        controller="compensated", kappa_estimator=estimator, warmup_measurements=2, rate_normalization="product"
+        controller=Compensated(warmup=2, normalization="product"),
+        kappa_estimator=estimator,
     )
     controller = CompensatedController(config, ("vision",))
     observe(controller, {"language_model": 8.0, "vision": 1.0}, ONES, 1.0)
@@ -51,7 +53,7 @@ def test_the_compensated_controller_by_hand(estimator):
 
 @pytest.mark.parametrize("drift", [0.0, math.nan])
 def test_a_drift_that_says_nothing_leaves_the_compensated_controller_as_it_was(drift):
-    controller = CompensatedController(CoMMITConfig(warmup_measurements=1), ("vision",))
+    controller = CompensatedController(CoMMITConfig(controller=Bounded(warmup=1)), ("vision",))
     observe(controller, {"language_model": 4.0, "vision": 1.0}, ONES, 1.0)
     before = controller.multipliers(0)
     observe(controller, {"language_model": 4.0, "vision": drift}, ONES, 1.0)
@@ -60,7 +62,9 @@ def test_a_drift_that_says_nothing_leaves_the_compensated_controller_as_it_was(d
 
 def test_the_trust_region_by_hand():
     """Budgets 2e-4 and 5e-5: of a nat, the drifts at the base rates are 8 times and a quarter of them, twice."""
-    controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_target=4.0), ("vision",))
+    controller = TrustRegionController(
+        CoMMITConfig(controller=TrustRegion(drift_target=1e-4, kappa_target=4.0)), ("vision",)
+    )
     assert controller.starting
     assert controller.multipliers(0) == {"language_model": FIRST_STEP, "vision": FIRST_STEP}
     observe(controller, {"language_model": 1.6e-3, "vision": 1.25e-5}, ONES, 1.0)
@@ -72,7 +76,9 @@ def test_the_trust_region_by_hand():
 
 def test_the_trust_region_forgets_how_training_began():
     """The first step moves the outputs ten thousand times as far as the others: the second wipes it out."""
-    controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_window=3), ("vision",))
+    controller = TrustRegionController(
+        CoMMITConfig(controller=TrustRegion(drift_target=1e-4), kappa_window=3), ("vision",)
+    )
     for drift, wanted in [(1.0, 0.01), (1e-4, 1.0), (1e-4, 1.0), (1e-4, 1.0), (64e-4, 0.5)]:
         assert controller.settling
         observe(controller, dict.fromkeys(ONES, drift), ONES, 1.0)
@@ -89,7 +95,9 @@ def test_a_module_that_is_never_measured_does_not_keep_the_trust_region_settling
 
 
 def test_a_module_that_says_nothing_is_not_driven_up_by_the_trust_region():
-    controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_bound=50.0), ("vision", "audio"))
+    controller = TrustRegionController(
+        CoMMITConfig(controller=TrustRegion(drift_target=1e-4, bound=50.0)), ("vision", "audio")
+    )
     ones = {**ONES, "audio": 1.0}
     observe(controller, {"language_model": 1e-4, "vision": 1e-30, "audio": 0.0}, ones, 1.0)
     expected = {"language_model": 1.0, "vision": 50.0, "audio": FIRST_STEP}
@@ -102,7 +110,9 @@ def test_a_module_that_says_nothing_is_not_driven_up_by_the_trust_region():
 
 def test_the_trust_region_lets_no_rate_run_away():
     """All drifts fade, as where nothing is left to learn: each rate ends at its bound times its own first."""
-    controller = TrustRegionController(CoMMITConfig(drift_target=1e-4, kappa_bound=50.0, kappa_window=1), ("vision",))
+    controller = TrustRegionController(
+        CoMMITConfig(controller=TrustRegion(drift_target=1e-4, bound=50.0), kappa_window=1), ("vision",)
+    )
     for drift in (1e-4, 1e-6, 1e-12):
         observe(controller, {"language_model": drift, "vision": 4 * drift}, ONES, 1.0)
         found = controller.multipliers(0)
@@ -114,7 +124,10 @@ def test_the_trust_region_lets_no_rate_run_away():
 
 @pytest.mark.parametrize(("answers", "times"), [(0, 1), (48, 1), (72, 2.25), (96, 4), (10_000, 4)])
 def test_the_budget_rises_with_the_answer_tokens_of_a_step(answers: int, times: float):
-    given, auto = (TrustRegionController(CoMMITConfig(drift_target=t), ("vision",)) for t in (5e-4 * times, "auto"))
+    given, auto = (
+        TrustRegionController(CoMMITConfig(controller=TrustRegion(drift_target=t)), ("vision",))
+        for t in (5e-4 * times, "auto")
+    )
     for controller in (given, auto):
         observe(controller, {"language_model": 1e-3, "vision": 1e-2}, ONES, 2.0, answers)
     assert auto.multipliers(0) == pytest.approx(given.multipliers(0))
@@ -123,7 +136,7 @@ def test_the_budget_rises_with_the_answer_tokens_of_a_step(answers: int, times: 
 @pytest.mark.parametrize("drop", [1.0, 1e-4])
 def test_the_trust_region_is_on_budget_soon_after_the_sensitivity_drops(drop):
     """Whatever the first step said; after seven steps a mean of all would still be at a third of the rate."""
-    controller = TrustRegionController(CoMMITConfig(drift_target=5e-4), ("vision",))
+    controller = TrustRegionController(CoMMITConfig(controller=TrustRegion(drift_target=5e-4)), ("vision",))
     multipliers = controller.multipliers(0)
     for step in range(7):
         sensitivity = 1.0 if step == 0 else drop
@@ -138,9 +151,10 @@ def test_the_trust_region_is_on_budget_soon_after_the_sensitivity_drops(drop):
 def test_two_encoders_are_two_loops(controller, normalization):
     """Kappa_m = rho_m (lr_X / lr_m)^2: the compensated loop ends at the target, Eq. 8 at its residual error."""
     config = CoMMITConfig(
-        controller=controller, rate_normalization=normalization, kappa_target=2.0, kappa_window=6, lr_update_interval=1,
-        probe_interval=1, kappa_bound=100.0,
-    )  # fmt: skip
+        controller={"name": controller, "normalization": normalization, "kappa_target": 2.0},
+        kappa_window=6,
+        lr_update_interval=1,
+    )
     rho = {"vision": 0.1, "audio": 54.0}
     loop = coordinating_controller(config, tuple(rho))
     windows = {name: RatioWindow(6, "geometric") for name in rho}
@@ -159,9 +173,9 @@ def test_two_encoders_are_two_loops(controller, normalization):
     assert together == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", ["compensated", "trust-region"])
-def test_resuming_a_controller_with_a_memory(name):
-    config = CoMMITConfig(controller=name, kappa_window=3, warmup_measurements=1)
+@pytest.mark.parametrize("controller", [Compensated(warmup=1), TrustRegion()])
+def test_resuming_a_controller_with_a_memory(controller):
+    config = CoMMITConfig(controller=controller, kappa_window=3)
     first, second = (coordinating_controller(config, ("vision", "audio")) for _ in range(2))
     multipliers = {"language_model": 1.1, "vision": 0.3, "audio": 1.6}
     for scale in (1.0, 0.3, 7.0, 2.0):
@@ -195,9 +209,9 @@ def test_the_compensated_loop_settles_for_any_power_of_the_rate_below_four(expon
 
 
 def test_the_span_of_a_window():
-    assert window_span(CoMMITConfig(kappa_window=20, probe_interval=5, lr_update_interval=10)) == 10
-    assert window_span(CoMMITConfig(kappa_window=3, probe_interval=1, lr_update_interval=10)) == 1
-    assert window_span(CoMMITConfig(kappa_window=4, probe_interval=20, lr_update_interval=10)) == 4
+    assert window_span(CoMMITConfig(kappa_window=20, probe=Probe(interval=5), lr_update_interval=10)) == 10
+    assert window_span(CoMMITConfig(kappa_window=3, probe=Probe(interval=1), lr_update_interval=10)) == 1
+    assert window_span(CoMMITConfig(kappa_window=4, probe=Probe(interval=20), lr_update_interval=10)) == 4
     assert effective_span(CoMMITConfig(kappa_estimator="arithmetic"), log_sd=1.0) == pytest.approx(10 / math.e)
     assert effective_span(CoMMITConfig(kappa_estimator="geometric"), log_sd=1.0) == 10
 
@@ -207,12 +221,12 @@ def test_the_span_of_a_window():
     [
         (PAPER, ("W=2 ", "1 in effect", "root is 2,", "explodes", "kappa_window>=127", "'compensated'")),
         (
-            {"controller": "bounded", "probe_interval": 1},
+            {"controller": "bounded", "probe": {"interval": 1}},
             ("controller='bounded'", "W=2 ", "root is 1,", "rings", "kappa_window>=30"),
         ),
         ({"controller": "literal", "kappa_window": 2}, ("W=1 ", "root is 2,", "explodes", "kappa_window>=6")),
         (
-            {"controller": "bounded", "probe_interval": 1, "kappa_window": 5},
+            {"controller": "bounded", "probe": {"interval": 1}, "kappa_window": 5},
             ("W=1 ", "root is 2,", "explodes", "kappa_window>=30"),
         ),
     ],

@@ -145,7 +145,7 @@ def test_an_interrupted_run_does_not_look_finished(
 def test_a_loss_that_is_not_finite_stops_the_run(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ["train.learning_rate=1e30", "commit.method=constant", "commit.probe_interval=null"]
+    settings = ["train.learning_rate=1e30", "commit.method=constant", "commit.probe.interval=null"]
     assert run(["train", recipe, "-o", tmp_path, *settings, "train.max_grad_norm=null"]) == 1
     line = error_line(capsys)
     assert "at step 2 of 3" in line

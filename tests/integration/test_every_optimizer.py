@@ -18,6 +18,7 @@ from test_setups import EVERY_STEP, same, trainer
 from tiny import build, make_batch
 
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
+from commit_tuning.config import PreviousStep, Probe
 from commit_tuning.errors import BatchError, ConfigError
 from commit_tuning.integrations.steps import StepHooks
 
@@ -96,7 +97,7 @@ class Loop:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_an_optimizer_that_is_only_watched_trains_the_same(optimizer: str) -> None:
     plain = Loop(optimizer).go(range(STEPS))
-    watched = Loop(optimizer, CoMMITConfig(method="constant", probe_interval=1)).go(range(STEPS))
+    watched = Loop(optimizer, CoMMITConfig(method="constant", probe=Probe(interval=1))).go(range(STEPS))
     assert same(plain.model, watched.model)
     assert not same(plain.model, build("llava")[0])
     assert watched.coordinator.kappa > 0
@@ -225,9 +226,7 @@ def test_an_optimizer_whose_step_calls_the_one_it_is_derived_from(tmp_path: Path
 
 
 REGULARIZED = CoMMITConfig(
-    method="constant", probe_interval=1, regularizer="previous-step", regularizer_weight=10.0,
-    regularizer_step="optimizer",
-)  # fmt: skip
+    method="constant", probe=Probe(interval=1), regularizer=PreviousStep(weight=10.0, step="optimizer"))  # fmt: skip
 
 
 @pytest.mark.parametrize("through", ["accelerate", "hooks"])

@@ -13,7 +13,7 @@ from modalities import start, train
 
 from commit_tuning import CoMMITConfig, Coordinator
 
-INTERVALS = {"probe_interval": 3, "lr_update_interval": 3}
+INTERVALS = {"probe": {"interval": 3}, "lr_update_interval": 3}
 STOPS = (3, 7)  # on the edge of both intervals; inside them, with no measurement to come
 
 
@@ -56,7 +56,7 @@ ONE_MODALITY = "TIITTAIATTIIA"
 
 @pytest.mark.parametrize("stop", range(1, len(ONE_MODALITY)))
 def test_a_resume_knows_which_encoders_are_still_owed(stop: int, tmp_path: Path) -> None:
-    settings = {"probe_interval": 4, "lr_update_interval": 2, "starvation_patience": 4}
+    settings = {"probe": {"interval": 4}, "lr_update_interval": 2, "starvation_patience": 4}
     whole = train(start(**settings), ONE_MODALITY)
     first = start(**settings)
     seen = train(first, ONE_MODALITY[:stop])

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition, UserError, partition_model
+from commit_tuning.config import Probe
 from commit_tuning.errors import ShardingError
 from commit_tuning.health.inspection import inspect_model
 
 F64 = torch.float64
-EVERY_STEP = CoMMITConfig(probe_interval=1, lr_update_interval=2, probe_samples=None)
+EVERY_STEP = CoMMITConfig(probe=Probe(interval=1, samples=None), lr_update_interval=2)
 PLACES = {
     "tower": r"vision_tower|vision_model|qformer|query_tokens",
     "projector": r"multi_modal_projector|language_projection",
@@ -178,7 +179,7 @@ def test_lora_on_a_quantised_language_model(quantise: Callable[[nn.Linear], nn.M
     model.is_loaded_in_4bit = quantise is four_bit
     model = lora(model, by_hand=("projector",))
     partition = partition_model(model)
-    config = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
+    config = CoMMITConfig(method="constant", probe=Probe(interval=1, samples=None))
     coordinator = Coordinator(model, torch.optim.AdamW(partition.param_groups(lr=rate)), config, partition)
     batch = make_batch("llava", 4, torch.float32)
     model(**batch).loss.backward()
@@ -201,7 +202,9 @@ def trainer(folder: Path, model: nn.Module, method: str = "commit-clr", cls: Any
     from commit_tuning.integrations.transformers import CoMMITTrainer
 
     arguments = TrainingArguments(**trainer_arguments(task := Task(folder), **{"max_steps": 3, **changes}))
-    commit = {"commit": CoMMITConfig(method=method, probe_interval=1, lr_update_interval=2)} if cls is None else {}
+    commit = (
+        {"commit": CoMMITConfig(method=method, probe=Probe(interval=1), lr_update_interval=2)} if cls is None else {}
+    )
     return (cls or CoMMITTrainer)(
         model=model, args=arguments, train_dataset=task.samples(), data_collator=collate, **commit
     )  # fmt: skip

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from commit_tuning import CoMMITConfig, UserError
+from commit_tuning.config import PreviousStep
 from commit_tuning.errors import ConfigError, PartitionError
 from commit_tuning.health.alarms import SKIPPED
 from commit_tuning.integrations.steps import StepHooks
@@ -24,9 +25,11 @@ from commit_tuning.integrations.transformers import CoMMITTrainerMixin, _load_st
 BEFORE_TRIAL = -20  # control tries an optimizer out on a copy, which is to raise no error
 CONTROLLED = replace(CONFIG, method="language-lr-up")
 REGULARIZED = replace(
-    CONFIG, method="constant", regularizer="previous-step", regularizer_weight=10.0, regularizer_step="optimizer"
+    CONFIG,
+    method="constant",
+    regularizer=PreviousStep(weight=10.0, step="optimizer"),
 )
-WATCHED = replace(CONFIG, method="constant", probe_samples=None)
+WATCHED = replace(CONFIG, method="constant", probe=replace(CONFIG.probe, samples=None))
 
 
 class SharpnessAware(torch.optim.SGD):
@@ -234,7 +237,7 @@ def test_unfreezing_in_a_callback_stops_the_training(interval: int, tmp_path: Pa
             if state.global_step == 2:
                 kwargs["model"].lm_head.weight.requires_grad_(True)
 
-    task = Task(tmp_path, replace(CONFIG, probe_interval=interval))
+    task = Task(tmp_path, replace(CONFIG, probe=replace(CONFIG.probe, interval=interval)))
     trainer = with_trainer(task)
     trainer.model.lm_head.weight.requires_grad_(False)
     trainer.add_callback(Unfreeze())

@@ -119,9 +119,9 @@ def test_each_optimizer_goes_on_bit_for_bit(optimizer: str, recipe: Path, tmp_pa
 
 def test_a_checkpoint_is_evaluated_as_a_run_of_its_length(recipe: Path, tmp_path: Path) -> None:
     settings = ["commit.method=commit", "train.checkpoint_interval=2"]
-    train(load_recipe(recipe, [*settings, "train.steps=2", "commit.switch_latest=9"]), tmp_path / "short")
+    train(load_recipe(recipe, [*settings, "train.steps=2", "commit.switch.latest=9"]), tmp_path / "short")
     with interrupt_at(3), pytest.raises(KeyboardInterrupt):
-        train(load_recipe(recipe, [*settings, "train.steps=4", "commit.switch_latest=9"]), tmp_path / "run")
+        train(load_recipe(recipe, [*settings, "train.steps=4", "commit.switch.latest=9"]), tmp_path / "run")
     assert evaluated(tmp_path / "run").answers == evaluated(tmp_path / "short").answers
 
 

@@ -8,8 +8,9 @@ from tiny import build, make_batch
 from torch import nn
 
 from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator
+from commit_tuning.config import Probe
 
-CONFIG = CoMMITConfig(probe_interval=1, lr_update_interval=2)
+CONFIG = CoMMITConfig(probe=Probe(interval=1), lr_update_interval=2)
 STEPS = 6
 
 

@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 from modalities import batch, start, train
 
+from commit_tuning.config import Probe
 from commit_tuning.measure.measuring import norms_before
 
 PATTERNS = ["I A", "I I I I A", "I A T", "T I I I A", "IA T T T I A"]  # by the default, every fifth step is due
@@ -43,7 +44,7 @@ def test_a_module_is_made_up_for_once() -> None:
 @pytest.mark.filterwarnings("ignore:.* is unstable")
 @pytest.mark.parametrize("controller", ["compensated", "bounded"])
 def test_control_begins_with_the_encoders_that_have_their_warm_up(controller: str) -> None:
-    coordinator = start(controller=controller, warmup_measurements=3, kappa_window=6, probe_interval=1)
+    coordinator = start(controller={"name": controller, "warmup": 3}, kappa_window=6, probe=Probe(interval=1))
     train(coordinator, "IIIIIIIAAI")
     found = coordinator.multipliers
     assert found["audio"] == 1.0  # two measurements
@@ -52,7 +53,7 @@ def test_control_begins_with_the_encoders_that_have_their_warm_up(controller: st
 
 
 def test_kappa_is_of_the_encoders_that_moved() -> None:
-    coordinator = start(method="constant", probe_interval=1)
+    coordinator = start(method="constant", probe=Probe(interval=1))
     train(coordinator, "I")
     kappa = coordinator.drift["language_model"] / coordinator.drift["vision"]
     assert coordinator.kappa == coordinator.kappas["vision"] == kappa
@@ -70,7 +71,7 @@ def test_kappa_is_of_the_encoders_that_moved() -> None:
 
 def test_no_batches_are_no_starvation() -> None:
     """Ten measurements of images alone; audio was well before, and its rate is not what holds it back."""
-    coordinator = start(method="constant", probe_interval=1, starvation_patience=4)
+    coordinator = start(method="constant", probe=Probe(interval=1), starvation_patience=4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(coordinator, "A" + "I" * 10)
@@ -86,7 +87,7 @@ def test_idle_steps_cost_no_norms_of_parameters() -> None:
 
 @pytest.mark.parametrize("order", [["T", "I"], ["I", "T"], ["T", "I", "A"], ["I", "I", "A"]])
 def test_accumulated_modalities_are_all_looked_at(order: list[str]) -> None:
-    coordinator = start(method="constant", probe_samples=6)
+    coordinator = start(method="constant", probe=Probe(samples=6))
     batches = [batch(kind, step) for step, kind in enumerate(order)]
     for data in batches:
         coordinator._probe.forward.model(**data).loss.backward()
@@ -98,7 +99,7 @@ def test_accumulated_modalities_are_all_looked_at(order: list[str]) -> None:
 def test_both_orders_of_an_accumulation_measure_the_same() -> None:
     drifts = []
     for order in ("TI", "IT"):
-        coordinator = start(method="constant", probe_samples=6)
+        coordinator = start(method="constant", probe=Probe(samples=6))
         batches = [batch(kind, "TI".index(kind)) for kind in order]
         for data in batches:
             coordinator._probe.forward.model(**data).loss.backward()

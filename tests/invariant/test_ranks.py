@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
+from commit_tuning.config import Probe
 from commit_tuning.integrations.transformers import _save_state
 from commit_tuning.partition.discover import unwrap
 
@@ -35,7 +36,7 @@ def lopsided(rank: int) -> list[dict[str, Any]]:
     """Six steps of data-parallel training by hand, with more samples on one rank than on the other."""
     model, partition = build("plain", torch.float64)
     optimizer = torch.optim.Adam(partition.param_groups(lr=1e-3))
-    config = CoMMITConfig(probe_interval=1, lr_update_interval=1, probe_samples=None)
+    config = CoMMITConfig(probe=Probe(interval=1, samples=None), lr_update_interval=1)
     coordinator = Coordinator(model, optimizer, config, partition)
     seen = []
     for step in range(6):
@@ -56,7 +57,7 @@ def without_answers(rank: int, wrap) -> list[dict[str, Any]]:
     model = wrap(build("llava", torch.float64)[0])
     partition = partition_model(model)
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))
-    coordinator = Coordinator(model, optimizer, CoMMITConfig(probe_interval=1, probe_samples=2), partition)
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(probe=Probe(interval=1, samples=2)), partition)
     seen = []
     for step, has_answers in enumerate(answered):
         batch = make_batch("llava", HALF, torch.float64, seed=2 * step + rank)
@@ -73,7 +74,7 @@ def without_answers(rank: int, wrap) -> list[dict[str, Any]]:
 
 def one_modality(rank: int) -> list[dict[str, Any]]:
     """Ranks with batches of different modalities: a module is idle where it is so on both."""
-    coordinator = modalities.start(wrap=ddp, probe_interval=4, lr_update_interval=2)
+    coordinator = modalities.start(wrap=ddp, probe=Probe(interval=4), lr_update_interval=2)
     return modalities.train(coordinator, [*("TIITTAIATT", "TTATTTTATT")[rank]])
 
 
@@ -81,7 +82,7 @@ def lonely_drift(rank: int) -> dict[str, float]:
     """The drift of the first step on one rank's batch, the gradient being that of both."""
     model, partition = build("plain", torch.float64)
     optimizer = torch.optim.Adam(partition.param_groups(lr=1e-3))
-    config = CoMMITConfig(probe_interval=1, lr_update_interval=1, probe_samples=None)
+    config = CoMMITConfig(probe=Probe(interval=1, samples=None), lr_update_interval=1)
     coordinator = Coordinator(model, optimizer, config, partition)
     statistics, random = {name: buffer.clone() for name, buffer in model.named_buffers()}, torch.get_rng_state()
     for other in (1 - rank, rank):  # each as on its own rank: batch normalisation, dropout
@@ -93,7 +94,7 @@ def lonely_drift(rank: int) -> dict[str, float]:
 
 
 STEPS, HALF = 5, 3  # samples on each of two ranks; the answers of both halves have the same lengths
-PLAIN = CoMMITConfig(probe_interval=1, lr_update_interval=2, probe_samples=None)
+PLAIN = CoMMITConfig(probe=Probe(interval=1, samples=None), lr_update_interval=2)
 REGULARIZED = replace(PLAIN, method="commit", regularizer="lookahead")
 
 

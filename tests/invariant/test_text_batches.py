@@ -15,6 +15,7 @@ from tiny import build, make_batch
 from torch import Tensor
 
 from commit_tuning import CoMMITConfig, Coordinator
+from commit_tuning.config import Probe
 
 
 def text_batch(seed: int) -> dict[str, Tensor]:
@@ -45,7 +46,7 @@ def train_on(kinds: str, **settings: Any) -> tuple[Coordinator, list[float]]:
 def test_text_between_images_leaves_the_average_alone_and_hides_no_encoder(text: str, controller: str) -> None:
     """Text comes at every fifth step, when a measurement is due: each is made up for at the next image."""
     kinds = f"{text}IIII" * 5
-    coordinator, measured = train_on(kinds, controller=controller, warmup_measurements=1)
+    coordinator, measured = train_on(kinds, controller={"name": controller, "warmup": 1})
     assert all(kappa is None or (kappa > 0) == (kind == "I") for kind, kappa in zip(kinds, measured, strict=True))
     assert [step for step, kappa in enumerate(measured) if kappa is not None] == [
         step for due in range(0, 25, 5) for step in (due, due + 1)
@@ -83,7 +84,7 @@ def accumulated(batches: list[dict[str, Tensor]]) -> Coordinator:
     """One step on several micro-batches, of which a measurement looks at four samples."""
     model, partition = build("llava")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))
-    coordinator = Coordinator(model, optimizer, CoMMITConfig(probe_samples=4), partition)
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(probe=Probe(samples=4)), partition)
     for batch in batches:
         model(**batch).loss.backward()
     coordinator.step(batches)
@@ -108,7 +109,7 @@ def test_micro_batches_of_a_skipped_step_are_forgotten(monkeypatch: pytest.Monke
     """A loop inside `accelerator.accumulate` drops the gradients, and leaves out the micro-batch that would step."""
     model, partition = build("llava")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))
-    coordinator = Coordinator(model, optimizer, CoMMITConfig(probe_samples=None), partition)
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(probe=Probe(samples=None)), partition)
     accumulation = optimizer.gradient_state = SimpleNamespace(sync_gradients=False)
     seen: list[int] = []
     prepare = coordinator.before_step
@@ -169,7 +170,7 @@ def test_micro_batches_are_kept_with_their_gradients(case: str, last: str, monke
     prepare, between, expected = KEPT[case]
     model, partition = build("llava")
     optimizer = torch.optim.SGD(partition.param_groups(lr=1e-3))
-    coordinator = Coordinator(model, optimizer, CoMMITConfig(method="constant", probe_samples=None), partition)
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(method="constant", probe=Probe(samples=None)), partition)
     accumulation = optimizer.gradient_state = SimpleNamespace(sync_gradients=False)
     prepare(model)
     seen: list[int] = []

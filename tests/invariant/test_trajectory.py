@@ -8,6 +8,7 @@ import torch
 from tiny import build, make_batch
 
 from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator
+from commit_tuning.config import Probe
 
 STEPS = 50
 
@@ -40,7 +41,7 @@ def train(kind, wrap, steps=STEPS, config=None):
 
 @pytest.mark.parametrize("wrap", [BalanceMonitor, Coordinator])
 def test_measuring_changes_not_one_bit(kind, wrap):
-    config = CoMMITConfig(method="constant", probe_interval=2, probe_samples=3, starvation_patience=STEPS)
+    config = CoMMITConfig(method="constant", probe=Probe(interval=2, samples=3), starvation_patience=STEPS)
     losses, state, _, randomness = train(kind, None)
     measured_losses, measured_state, _, measured_randomness = train(kind, wrap, config=config)
     assert losses == measured_losses
@@ -52,7 +53,9 @@ def test_measuring_changes_not_one_bit(kind, wrap):
 def test_sampling_answers_changes_neither_training_nor_kappa(kind, regularizer):
     """At a weight that rounds away, a run on sampled answers is the plain one, bit for bit."""
     losses, state, _, randomness = train(kind, None, steps=12)
-    weightless = {"regularizer": regularizer, "regularizer_weight": 1e-30, "regularizer_labels": "sampled"}
+    weightless = {
+        "regularizer": {"name": regularizer, "weight": 1e-30, "labels": "sampled"},
+    }
     config = CoMMITConfig(method="constant", starvation_patience=STEPS, **weightless)
     found_losses, found_state, _, found_randomness = train(kind, Coordinator, steps=12, config=config)
     assert losses == found_losses
@@ -61,7 +64,7 @@ def test_sampling_answers_changes_neither_training_nor_kappa(kind, regularizer):
 
 
 def test_a_constant_run_follows_the_scheduler_and_nothing_compounds():
-    config = CoMMITConfig(method="encoder-lr-up", probe_interval=None)
+    config = CoMMITConfig(method="encoder-lr-up", probe=Probe(interval=None))
     _, _, rates, _ = train("plain", Coordinator, config=config)
     base = [
         3e-3 * (1 + torch.cos(torch.tensor(torch.pi * t / STEPS, dtype=torch.float64)).item()) / 2 for t in range(STEPS)
@@ -72,7 +75,7 @@ def test_a_constant_run_follows_the_scheduler_and_nothing_compounds():
 
 def test_literal_control_is_equations_7_and_8():
     config = CoMMITConfig.paper(
-        method="commit-clr", regularizer=None, kappa_window=6, lr_update_interval=4, probe_samples=None
+        method="commit-clr", regularizer=None, kappa_window=6, lr_update_interval=4, probe=Probe(samples=None)
     )
     model, partition = build("llava")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))

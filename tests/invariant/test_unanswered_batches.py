@@ -12,6 +12,7 @@ from tiny import build, make_batch
 from torch import Tensor
 
 from commit_tuning import CoMMITConfig, Coordinator
+from commit_tuning.config import Probe
 from commit_tuning.errors import BatchError
 
 
@@ -43,7 +44,7 @@ def test_training_goes_on_and_the_measurement_is_made_up_for(kind: str) -> None:
     answers = "-AA-A--AAA"
     plain, _, _ = train(kind, answers)
     with pytest.warns(UserWarning, match="every label of the batch at optimizer step 1 is -100") as caught:
-        measured_values, measured, coordinator = train(kind, answers, method="constant", probe_interval=3)
+        measured_values, measured, coordinator = train(kind, answers, method="constant", probe=Probe(interval=3))
     assert len(caught) == 1
     assert all(map(torch.equal, plain, measured_values))
     assert [step for step, now in enumerate(measured) if now] == [1, 4, 7, 9]  # due are 0, 3, 6, 9
@@ -55,9 +56,9 @@ def test_training_goes_on_and_the_measurement_is_made_up_for(kind: str) -> None:
 @pytest.mark.parametrize("regularizer", ["lookahead", "previous-step"])
 @pytest.mark.parametrize("labels", ["given", "sampled"])
 def test_a_regulariser_goes_on(labels: str, regularizer: str) -> None:
-    settings = {"method": "commit", "regularizer": regularizer, "regularizer_labels": labels}
+    settings = {"method": "commit", "regularizer": {"name": regularizer, "labels": labels}}
     with pytest.warns(UserWarning, match="is -100"):
-        _, measured, coordinator = train("llava", "-A-A", probe_interval=1, **settings)
+        _, measured, coordinator = train("llava", "-A-A", probe=Probe(interval=1), **settings)
     assert measured == [False, True, False, True]
     assert coordinator is not None
     assert coordinator.kappa > 0
@@ -65,12 +66,12 @@ def test_a_regulariser_goes_on(labels: str, regularizer: str) -> None:
 
 def test_labels_that_are_never_there_are_an_error_in_the_end_across_a_resume() -> None:
     with pytest.warns(UserWarning, match="is -100") as caught:
-        _, _, first = train("plain", "--", probe_interval=1, starvation_patience=4)
+        _, _, first = train("plain", "--", probe=Probe(interval=1), starvation_patience=4)
     assert len(caught) == 1
     assert first is not None
     model, partition = build("plain")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))
-    coordinator = Coordinator(model, optimizer, CoMMITConfig(probe_interval=1, starvation_patience=4), partition)
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(probe=Probe(interval=1), starvation_patience=4), partition)
     coordinator.load_state_dict(first.state_dict())
     batch = batch_of("plain", 0, answered=False)
     with warnings.catch_warnings():
@@ -82,13 +83,13 @@ def test_labels_that_are_never_there_are_an_error_in_the_end_across_a_resume() -
 
 def test_once_there_was_an_answer_no_number_of_batches_without_is_an_error() -> None:
     with pytest.warns(UserWarning, match="optimizer step 2 is -100"):
-        train("plain", "A----", probe_interval=1, starvation_patience=2)
+        train("plain", "A----", probe=Probe(interval=1), starvation_patience=2)
 
 
 def test_samples_with_an_answer_are_measured_rather_than_those_in_front() -> None:
     model, partition = build("llava", torch.float64)
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-2))
-    config = CoMMITConfig(method="constant", probe_samples=2)
+    config = CoMMITConfig(method="constant", probe=Probe(samples=2))
     coordinator = Coordinator(model, optimizer, config, partition)
     batch = make_batch("llava", 6, torch.float64)
     batch["labels"][[0, 1, 3]] = -100

@@ -8,6 +8,7 @@ import torch
 from tiny import build, make_batch
 
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
+from commit_tuning.config import Probe
 from commit_tuning.measure.forward import evaluation_mode
 from commit_tuning.measure.probe import DriftProbe, Snapshot
 from commit_tuning.measure.transformers_forward import TransformersForward, forward_pass
@@ -32,7 +33,7 @@ def take_step(model, partition, batch):
 def test_drifts_and_kappa(kind, lr):
     model, partition = build(kind, F64)
     batch = make_batch(kind, 6, F64)
-    config = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
+    config = CoMMITConfig(method="constant", probe=Probe(interval=1, samples=None))
     coordinator = Coordinator(model, torch.optim.AdamW(partition.param_groups(lr=lr)), config, partition)
     model(**batch).loss.backward()
     before = copy.deepcopy(model)
@@ -135,7 +136,7 @@ def test_no_probe_holds_logits_of_the_whole_sequence(kind, regularizer):
     model, partition = build(kind)
     batch = make_batch(kind, 6, torch.float32)
     config = CoMMITConfig(
-        method="commit", regularizer=regularizer, kappa_window=30, probe_interval=1, probe_samples=None
+        method="commit", regularizer=regularizer, kappa_window=30, probe=Probe(interval=1, samples=None)
     )
     coordinator = Coordinator(model, torch.optim.AdamW(partition.param_groups(lr=1e-3)), config, partition)
     answers = int((batch["labels"][:, 1:] != -100).sum())

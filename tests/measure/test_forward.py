@@ -11,6 +11,7 @@ import torch
 from tiny import LENGTH, build, make_batch
 
 from commit_tuning import BalanceMonitor, CoMMITConfig
+from commit_tuning.config import Probe
 from commit_tuning.errors import BatchError
 from commit_tuning.measure.divergence import TargetPositions
 from commit_tuning.measure.forward import evaluation_mode
@@ -46,7 +47,7 @@ def drifts(batch: dict[str, Any], **changes: Any) -> dict[str, float]:
     for name, value in changes.items():
         setattr(model.config.text_config, name, value)
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-2))
-    monitor = BalanceMonitor(model, optimizer, CoMMITConfig(probe_samples=None), partition)
+    monitor = BalanceMonitor(model, optimizer, CoMMITConfig(probe=Probe(samples=None)), partition)
     model(**make_batch("llava", SIZE, F64)).loss.backward()
     monitor.step(batch)
     return monitor.drift

@@ -9,6 +9,7 @@ from tiny import build, make_batch
 from torch import nn
 
 from commit_tuning import CoMMITConfig, Coordinator
+from commit_tuning.config import Lookahead, Probe
 from commit_tuning.measure import divergence
 from commit_tuning.measure.displacement import Displacement
 from commit_tuning.measure.forward import InputNorms, evaluation_mode
@@ -59,7 +60,7 @@ def test_a_few_rows_at_a_time_measure_the_same(scale, monkeypatch):
 def test_the_norm_of_a_step_is_that_of_all_that_moved_a_module():
     model, partition = build("plain")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-2, weight_decay=0.1))
-    config = CoMMITConfig(method="constant", regularizer="lookahead", regularizer_weight=100.0, probe_interval=2)
+    config = CoMMITConfig(method="constant", regularizer=Lookahead(weight=100.0), probe=Probe(interval=2))
     coordinator = Coordinator(model, optimizer, config, partition)
     for step in range(2):
         before = {name: [p.detach().clone() for p in partition[name]] for name in partition}

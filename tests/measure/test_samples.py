@@ -9,6 +9,7 @@ import torch
 from tiny import build, make_batch
 
 from commit_tuning import CoMMITConfig, Coordinator
+from commit_tuning.config import Probe
 from commit_tuning.measure.batches import Collector, take_samples
 
 IMAGE = 3  # the placeholder of the tiny LLaVA
@@ -58,7 +59,7 @@ def with_images(*counts: int) -> dict[str, Any]:
 def test_as_many_images_as_samples_may_not_be_one_each(counts: tuple[int, ...]) -> None:
     model, partition = build("llava")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))
-    coordinator = Coordinator(model, optimizer, CoMMITConfig(probe_samples=3), partition)
+    coordinator = Coordinator(model, optimizer, CoMMITConfig(probe=Probe(samples=3)), partition)
     batch = with_images(*counts)
     model(**batch).loss.backward()
     coordinator.step(batch)
@@ -160,7 +161,7 @@ def test_a_collector_keeps_every_kind_and_few_of_each() -> None:
 def test_a_change_before_the_step_is_refused_wherever_it_would_count(regularizer: str | None) -> None:
     model, partition = build("llava")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))
-    config = CoMMITConfig(method="constant", probe_interval=None, regularizer=regularizer)
+    config = CoMMITConfig(method="constant", probe=Probe(interval=None), regularizer=regularizer)
     coordinator = Coordinator(model, optimizer, config, partition)
     batch = make_batch("llava", 4, torch.float32)
     model(**batch).loss.backward()

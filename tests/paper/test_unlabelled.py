@@ -9,6 +9,7 @@ from families.catalogue import build as build_family
 from tiny import build, make_batch
 
 from commit_tuning import CoMMITConfig, Coordinator
+from commit_tuning.config import Probe
 from commit_tuning.errors import BatchError
 from commit_tuning.measure.divergence import TargetPositions
 from commit_tuning.measure.transformers_forward import forward_pass
@@ -107,7 +108,7 @@ def test_the_seed_decides_and_nothing_is_left_behind(kind):
 @pytest.mark.parametrize("regularizer", ["lookahead", "previous-step"])
 def test_the_regulariser_takes_the_drift_on_the_sampled_answers(kind, regularizer):
     config = CoMMITConfig(
-        method="constant", regularizer=regularizer, regularizer_labels="sampled", probe_interval=1, probe_samples=None
+        method="constant", regularizer={"name": regularizer, "labels": "sampled"}, probe=Probe(interval=1, samples=None)
     )
     model, partition = build(kind, torch.float64)
     optimizer = torch.optim.SGD(partition.param_groups(lr=0.1))

@@ -24,7 +24,7 @@ def test_every_optimizer_runs_under_control_and_a_schedule(name: str, method: st
     before = {module: [p.detach().clone() for p in partition[module]] for module in partition}
     train = Train(optimizer=name, learning_rate=RATES[name], steps=20, scheduler="linear", warmup_steps=2)
     optimizer = build_optimizer(partition, train)
-    settled = {"probe_interval": 1, "switch_latest": 3, "lr_update_interval": 1}
+    settled = {"probe": {"interval": 1}, "switch": {"latest": 3}, "lr_update_interval": 1}
     config = CoMMITConfig(method=method, controller="compensated", **settled)  # type: ignore[arg-type]
     coordinator = Coordinator(model, optimizer, config, partition)
     scheduler = build_scheduler(optimizer, train)

@@ -160,10 +160,10 @@ def test_many_unknown_keys_are_counted(tmp_path: Path, section: str) -> None:
         ("compare.rates", [1e-3], [0.0]),
         ("compare.static_grid.learning_rate", [1e-3], [-1e-3]),
         ("commit.kappa_window", 10**9, 10**12),
-        ("commit.probe_samples", 10**9, 10**12),
-        ("commit.kappa_bound", 1e9, 1e300),
-        ("commit.regularizer_weight", 1e9, float("inf")),
-        ("commit.kappa_target", 1e9, 10**400),
+        ("commit.probe.samples", 10**9, 10**12),
+        ("commit.controller.bound", 1e9, 1e300),
+        ("commit.regularizer.weight", 1e9, float("inf")),
+        ("commit.controller.kappa_target", 1e9, 10**400),
     ],
 )
 def test_every_number_has_a_range(key: str, most: object, beyond: object) -> None:
@@ -239,7 +239,7 @@ def test_record_without_newer_key_is_of_the_recipe(section: str, key: str) -> No
     stored = recipe.for_record()
     del stored[section][key]
     assert recipe.differences(stored) == []
-    assert override(recipe, {"train.steps": 7}).differences(stored) == ["commit.switch_latest", "train.steps"]
+    assert override(recipe, {"train.steps": 7}).differences(stored) == ["commit.switch.latest", "train.steps"]
 
 
 def test_record_with_a_dropped_key_is_of_the_recipe() -> None:

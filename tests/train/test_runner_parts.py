@@ -89,7 +89,7 @@ def test_the_progress_line_names_who_starves() -> None:
 @pytest.mark.parametrize(
     ("setting", "advice"),
     [
-        ("commit.controller=trust-region", "commit.drift_target"),
+        ("commit.controller=trust-region", "commit.controller.drift_target"),
         ("commit.controller=bounded", "train.learning_rate"),
         ("commit.method=constant", "train.learning_rate"),
     ],

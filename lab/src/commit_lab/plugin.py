@@ -9,6 +9,7 @@ from typing import Any
 
 from commit_lab.nano.building import MANIFEST, check_built
 from commit_lab.nano.models.build import NANO_MODELS, WEIGHTS_FOLDER
+from commit_lab.rivals.hypergradient import HypergradientController
 from commit_lab.rivals.optimizers import dog, prodigy, schedule_free
 from commit_lab.small.models import SMALL_FOLDER, SMALL_MODELS
 from commit_tuning.data import tasks
@@ -19,9 +20,11 @@ from commit_tuning.data.readers.macs import MACS
 from commit_tuning.data.readers.songdescriber import SongDescriber
 from commit_tuning.data.readers.textvqa import TextVQA
 from commit_tuning.data.tasks import Task, captions, splits
+from commit_tuning.methods import add_method
 from commit_tuning.models import load as models
 from commit_tuning.models.load import NamedModel
 from commit_tuning.train import optimizers
+from commit_tuning.train.compare.arms import METHOD_LABELS
 from commit_tuning.train.recipe import load as recipes
 
 WORD, CAPTION = 4, 20  # new tokens
@@ -35,6 +38,8 @@ def register() -> None:
     models.MODELS.update({str(SMALL_FOLDER / name): _small(name) for name in SMALL_MODELS})
     optimizers.OPTIMIZERS.update({"prodigy": prodigy, "dog": dog, "schedule-free": schedule_free})
     recipes.FOLDERS.append(RECIPES)
+    add_method("hypergradient", HypergradientController)
+    METHOD_LABELS["hypergradient"] = "Hypergradient"
 
 
 def _maker(module: str) -> Callable[[Path | None, int], Path]:

@@ -20,7 +20,7 @@ from commit_tuning.shown import markdown_text
 from commit_tuning.train.record import read_lines
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
-ARMS = ["constant:1e-3", "default:1e-3:probe_interval=1"]
+ARMS = ["constant:1e-3", "default:1e-3:probe.interval=1"]
 
 
 @pytest.fixture(autouse=True)
@@ -57,20 +57,20 @@ def plain_subject(evaluate: Any = lambda: {"accuracy": 50.0}) -> Any:
 
 def test_arms_are_methods_at_rates() -> None:
     parse = import_module("arms").Arm.parse
-    default, literal = parse("default:1e-3:kappa_bound=50", 400), parse("literal-clr:3e-4", 400)
-    assert (default.rate, default.config.kappa_bound, default.config.method) == (1e-3, 50, "commit-clr")
-    assert (literal.config.controller, literal.config.probe_samples, literal.config.regularizer) == (
+    default, literal = parse("default:1e-3:controller.bound=50", 400), parse("literal-clr:3e-4", 400)
+    assert (default.rate, default.config.controller.bound, default.config.method) == (1e-3, 50, "commit-clr")
+    assert (literal.config.controller.name, literal.config.probe.samples, literal.config.regularizer) == (
         "literal",
         None,
         None,
     )
-    assert parse("literal:1e-4", 400).config.regularizer == "lookahead"
-    assert parse("feature-cd:1e-4", 400).config.switch_latest == 200
+    assert parse("literal:1e-4", 400).config.regularizer.name == "lookahead"
+    assert parse("feature-cd:1e-4", 400).config.switch.latest == 200
 
 
 def test_a_course_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     course = import_module("course")
-    arm, stops = import_module("arms").Arm.parse("default:1e-2:probe_interval=2", 6), [3, 6]
+    arm, stops = import_module("arms").Arm.parse("default:1e-2:probe.interval=2", 6), [3, 6]
     whole = course.follow(lambda seed: plain_subject(), arm, 0, stops, tmp_path / "whole", {})
     looks = iter([{"accuracy": 50.0}])
     with pytest.raises(StopIteration):

@@ -50,7 +50,7 @@ def test_a_checkpoint_is_evaluated_as_a_run_of_its_length(
     optimizer: str, method: str, recipe: Path, tmp_path: Path
 ) -> None:
     settings = [f"train.optimizer={optimizer}", f"commit.method={method}", "train.checkpoint_interval=2"]
-    train(load_recipe(recipe, [*settings, "train.steps=2", "commit.switch_latest=9"]), tmp_path / "short")
+    train(load_recipe(recipe, [*settings, "train.steps=2", "commit.switch.latest=9"]), tmp_path / "short")
     with interrupt_at(3), pytest.raises(KeyboardInterrupt):
-        train(load_recipe(recipe, [*settings, "train.steps=4", "commit.switch_latest=9"]), tmp_path / "run")
+        train(load_recipe(recipe, [*settings, "train.steps=4", "commit.switch.latest=9"]), tmp_path / "run")
     assert evaluate(str(tmp_path / "run")).answers == evaluate(str(tmp_path / "short")).answers

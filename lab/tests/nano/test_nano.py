@@ -21,7 +21,7 @@ from commit_lab.nano.sounds.nano_clothoaqa import nano_clothoaqa_vocabulary
 from commit_lab.nano.sounds.nano_macs import nano_macs_vocabulary
 from commit_lab.nano.sounds.nano_songdescriber import nano_songdescriber_vocabulary
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
-from commit_tuning.config import PROJECTOR_PLACES
+from commit_tuning.config import PROJECTOR_PLACES, Probe
 from commit_tuning.data.collate import VisionCollator
 from commit_tuning.errors import UserError
 from commit_tuning.measure.transformers_forward import TransformersForward
@@ -161,7 +161,7 @@ def test_internvl_drifts_are_those_of_the_reference(internvl, projector):
     batch = VisionCollator(internvl[1])(word_samples(2))
     batch["pixel_values"] = batch["pixel_values"].double()
     partition = partition_model(model, projector)
-    config = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
+    config = CoMMITConfig(method="constant", probe=Probe(interval=1, samples=None))
     coordinator = Coordinator(model, torch.optim.AdamW(partition.param_groups(lr=1e-3)), config, partition)
     model(**batch).loss.backward()
     before = copy.deepcopy(model)

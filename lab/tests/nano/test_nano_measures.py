@@ -11,7 +11,7 @@ from commit_lab.nano.models.build import NANO_MODELS
 from commit_lab.nano.models.load import load_nano
 from commit_lab.nano.pictures.nano_questions import word_samples
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
-from commit_tuning.config import PROJECTOR_PLACES
+from commit_tuning.config import PROJECTOR_PLACES, Probe
 from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.sample import Audio, Sample
 
@@ -35,7 +35,7 @@ def test_drifts_and_kappa_of_the_nano_models_on_real_questions(name, projector):
     batch = VisionCollator(processor)(heard(4) if name == "nano-salmonn" else word_samples(4))
     model, batch = model.double(), {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
     partition = partition_model(model, projector)
-    config = CoMMITConfig(method="constant", probe_interval=1, probe_samples=None)
+    config = CoMMITConfig(method="constant", probe=Probe(interval=1, samples=None))
     coordinator = Coordinator(model, torch.optim.AdamW(partition.param_groups(lr=1e-3)), config, partition)
     model(**batch).loss.backward()
     before = copy.deepcopy(model)

@@ -24,6 +24,7 @@ from commit_lab.reproduce.two_parameter_model import (
     trajectory,
 )
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition
+from commit_tuning.config import Probe
 
 LITERAL = CoMMITConfig.paper(method="commit-clr", regularizer=None)
 PLACES = torch.tensor([[1.2, -0.5], [0.3, 2.0], [-0.4, 0.7], [2.5, 3.0]], dtype=torch.float64).T
@@ -112,7 +113,7 @@ class Model(torch.nn.Module):
 
 @pytest.mark.parametrize("controller", ["trust-region", "bounded", "compensated"])
 def test_a_run_is_that_of_the_coordinator(controller):
-    config = CoMMITConfig(controller=controller, probe_samples=None, drift_scale=1.0, shift_labels=False)
+    config = CoMMITConfig(controller=controller, probe=Probe(samples=None, drift_scale=1.0, shift_labels=False))
     setting = Setting(encoder_rate=1.0, steps=70, batch=None)
     samples, model = dataset(), Model(*setting.start)
     batch = {"text": samples.text, "picture": samples.picture, "labels": samples.answer.long()[:, None]}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition
+from commit_tuning.config import Probe
 from commit_tuning.errors import ConfigError, UserError
 from commit_tuning.train.optimizers import build_optimizer, found_rates, show_evaluated
 from commit_tuning.train.recipe.schema import Train
@@ -62,7 +63,7 @@ def test_every_optimizer_takes_turns_under_a_schedule(name: str) -> None:
     before = {module: [p.detach().clone() for p in partition[module]] for module in partition}
     train = settings(name, scheduler="linear", warmup_steps=2)
     optimizer = build_optimizer(partition, train)
-    settled = {"probe_interval": 1, "switch_latest": 3, "lr_update_interval": 1}
+    settled = {"probe": {"interval": 1}, "switch": {"latest": 3}, "lr_update_interval": 1}
     config = CoMMITConfig(method="feature-cd", controller="compensated", **settled)  # type: ignore[arg-type]
     coordinator = Coordinator(model, optimizer, config, partition)
     scheduler = build_scheduler(optimizer, train)
@@ -83,7 +84,7 @@ def test_a_run_without_control_is_the_plain_loop(name: str) -> None:
     for controlled in (False, True):
         model, partition = build("plain")
         optimizer = build_optimizer(partition, settings(name))
-        coordinator = Coordinator(model, optimizer, CoMMITConfig(method="constant", probe_interval=2), partition)
+        coordinator = Coordinator(model, optimizer, CoMMITConfig(method="constant", probe=Probe(interval=2)), partition)
         torch.manual_seed(1)
         for step in range(5):
             model(**(batch := make_batch("plain", 4, torch.float32, seed=step))).loss.backward()
@@ -168,7 +169,9 @@ def test_the_rate_found_is_the_one_in_force(name: str) -> None:
     """The controller rests the language model and leaves the encoder alone."""
     model, partition = build("plain")
     optimizer = build_optimizer(partition, settings(name))
-    coordinator = Coordinator(model, optimizer, CoMMITConfig(method="feature-cd", probe_interval=None), partition)
+    coordinator = Coordinator(
+        model, optimizer, CoMMITConfig(method="feature-cd", probe=Probe(interval=None)), partition
+    )
     model(**(batch := make_batch("plain", 4, torch.float32))).loss.backward()
     coordinator.step(batch)
     found = found_rates(optimizer, coordinator.learning_rates)

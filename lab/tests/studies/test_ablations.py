@@ -31,7 +31,11 @@ from commit_tuning.train.record import RunRecord
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ablations.py"
 STUDIES: dict[str, Study] = runpy.run_path(str(SCRIPT))["STUDIES"]
 PLANS = [plan for study in STUDIES.values() for plan in study.plans]
-OTHER_DEFAULTS = ("commit.controller=compensated", "commit.rate_normalization=product", "commit.kappa_bound=100")
+OTHER_DEFAULTS = (
+    "commit.controller=compensated",
+    "commit.controller.normalization=product",
+    "commit.controller.bound=100",
+)
 WINDOW = Plan(
     name="window-nano-blip2", recipe="iconqa-nano-blip2", rates=(1e-3,), axes=(("commit.kappa_window", (20, 50)),)
 )
@@ -136,7 +140,7 @@ def test_a_folder_of_another_plan_is_refused(ran: list[str], tmp_path: Path) -> 
     with pytest.raises(UserError, match="another plan of window-nano-blip2"):
         condense("window", "", replace(WINDOW, axes=(("commit.kappa_window", (20,)),)), tmp_path)
     with pytest.raises(UserError, match=r"another plan .*differs in commit"):  # as after a change of a default
-        condense("window", "", replace(WINDOW, settings=("commit.drift_target=1e-3",)), tmp_path)
+        condense("window", "", replace(WINDOW, settings=("commit.controller.drift_target=1e-3",)), tmp_path)
 
 
 @pytest.mark.parametrize("codes", [(0, 0), (1, 0)], ids=["all-well", "one-failed"])

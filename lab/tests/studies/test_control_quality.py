@@ -30,14 +30,14 @@ def row(kappa: float | None, language: float, vision: float) -> dict[str, Any]:
 
 
 def test_a_run_by_hand(tmp_path: Path) -> None:
-    bound = CoMMITConfig().kappa_bound
+    bound = CoMMITConfig().controller.bound
     rows = [
         row(None, 1.0, 1.0),
         row(100.0, 2 * bound / (1 + bound), 2 / (1 + bound)),
         row(4.0, 1.5, 0.5),
         row(1.0, 1, 1),
     ]
-    write_run(tmp_path / "a", rows, "commit.method=commit-clr", "commit.kappa_target=2.0")
+    write_run(tmp_path / "a", rows, "commit.method=commit-clr", "commit.controller.kappa_target=2.0")
     [run] = read_control([tmp_path])
     assert run.held == 0.25
     logs = [math.log(100.0), math.log(4.0), 0.0]

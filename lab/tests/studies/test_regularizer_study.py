@@ -17,7 +17,7 @@ from commit_tuning.train.recipe.load import load_recipe
 from commit_tuning.train.record import RunRecord
 
 CONSTANT = "commit.method=constant"
-PENALTY = ("commit.regularizer=drift-penalty", "commit.regularizer_weight=0.3", "commit.regularizer_step=optimizer")
+PENALTY = ("commit.regularizer=drift-penalty", "commit.regularizer.weight=0.3", "commit.regularizer.step=optimizer")
 
 
 def row(kappa: float | None, **columns: float) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def write_run(
 
 
 def test_a_run_by_hand(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", CONSTANT, "commit.regularizer=lookahead", "commit.regularizer_weight=2.0")
+    write_run(tmp_path / "a", CONSTANT, "commit.regularizer=lookahead", "commit.regularizer.weight=2.0")
     [arm] = read_arms([tmp_path])
     assert arm.regularizer == Regularizer("lookahead", "raw", "given", 2.0)
     assert (arm.test, arm.validation) == (None, None)  # nothing to compare with
@@ -139,7 +139,7 @@ def test_a_module_that_rested_in_the_runs_without_has_no_factor(tmp_path: Path) 
 def test_the_figure_has_a_panel_for_each_reading(tmp_path: Path) -> None:
     write_run(tmp_path / "c", CONSTANT, test=0.5)
     write_run(tmp_path / "p", CONSTANT, *PENALTY, test=0.6)
-    lookahead = (CONSTANT, "commit.regularizer=lookahead", "commit.regularizer_labels=sampled")
+    lookahead = (CONSTANT, "commit.regularizer=lookahead", "commit.regularizer.labels=sampled")
     write_run(tmp_path / "l", *lookahead, test=0.45)
     axes = draw(read_arms([tmp_path])).axes
     assert [panel.get_title(loc="left") for panel in axes] == ["nano-blip2, lookahead", "nano-blip2, previous-step"]

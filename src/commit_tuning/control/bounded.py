@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from commit_tuning.config import CoMMITConfig
+from commit_tuning.config import Bounded, CoMMITConfig
 from commit_tuning.control.base import KappaController
 from commit_tuning.control.equation8 import learning_rate_multipliers
 
@@ -19,22 +19,23 @@ class BoundedController(KappaController):
     Eq. 8: the other modules share out their own base rates, so an encoder whose batches come late holds up no other.
 
     Args:
-        config: Gives target, bound, normalisation and warm-up.
+        config: Its controller is a `Bounded`.
         encoders: Names of the feature encoders.
     """
 
     def __init__(self, config: CoMMITConfig, encoders: Sequence[str]) -> None:
         super().__init__(config, encoders)
-        warmup = config.warmup_measurements
+        assert isinstance(config.controller, Bounded)
+        self._settings, warmup = config.controller, config.controller.warmup
         self._warmup = math.ceil(config.kappa_window / 2) if warmup is None else warmup
 
     def multipliers(self, step: int) -> dict[str, float]:
         """Eq. 8 within the bounds for the encoders past their warm-up; one for the others."""
-        bound = self._config.kappa_bound
+        bound = self._settings.bound
         ready = {name: window.value for name, window in self._windows.items() if len(window) >= self._warmup}
         shares = {name: min(max(self._share(value), 1 / bound), bound) for name, value in ready.items()}
-        return {**super().multipliers(step), **learning_rate_multipliers(shares, self._config.rate_normalization)}
+        return {**super().multipliers(step), **learning_rate_multipliers(shares, self._settings.normalization)}
 
     def _share(self, average: float) -> float:
         """The wanted ratio of an encoder's multiplier to the language model's."""
-        return average / self._config.kappa_target
+        return average / self._settings.kappa_target

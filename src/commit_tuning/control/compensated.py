@@ -22,4 +22,4 @@ class CompensatedController(BoundedController):
         return at_base_rate(drift, in_force)
 
     def _share(self, average: float) -> float:
-        return math.sqrt(average / self._config.kappa_target)
+        return math.sqrt(average / self._settings.kappa_target)

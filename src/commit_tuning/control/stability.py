@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from commit_tuning.config import CoMMITConfig
+from commit_tuning.config import CoMMITConfig, Compensated, TrustRegion
 
 LOG_SD = 1.2  # standard deviation of log kappa that was measured in a real run
 _LASTING = 0.9  # a loop that keeps this share of a deviation over a whole window rings
@@ -27,7 +27,7 @@ def window_span(config: CoMMITConfig) -> float:
 
 
 def _updates_per_measurement(config: CoMMITConfig) -> float:
-    interval = config.probe_interval or 1
+    interval = config.probe.interval or 1
     return interval / max(interval, config.lr_update_interval)
 
 
@@ -49,7 +49,7 @@ def feedback(config: CoMMITConfig, exponent: float = 2.0) -> float:
             `"compensated"` and, module by module, `"trust-region"`.
         exponent: p of kappa = rho (lr_X / lr_S)^p.
     """
-    return exponent if config.controller in {"literal", "bounded"} else (exponent - 2) / 2
+    return (exponent - 2) / 2 if isinstance(config.controller, Compensated | TrustRegion) else exponent
 
 
 def largest_root(span: float, feedback: float) -> float:
@@ -79,8 +79,8 @@ def instability(config: CoMMITConfig) -> str | None:
     verdict = "explodes" if root > 1.01 else "rings"
     outliers = f", {effective:.3g} in effect as outliers of kappa rule an arithmetic mean" if effective < span else ""
     return (
-        f"controller={config.controller!r} is unstable: kappa_window={config.kappa_window} at "
-        f"probe_interval={config.probe_interval} and lr_update_interval={config.lr_update_interval} spans W={span:.3g} "
+        f"controller={config.controller.name!r} is unstable: kappa_window={config.kappa_window} at "
+        f"probe.interval={config.probe.interval} and lr_update_interval={config.lr_update_interval} spans W={span:.3g} "
         f"updates{outliers}; the loop's largest root is {root:.3g}, so it {verdict}. Set "
         f"kappa_window>={_settling_window(config)}, or controller='compensated' (docs/explanation/stability.md)"
     )

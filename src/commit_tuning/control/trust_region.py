@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from commit_tuning.config import CoMMITConfig
+from commit_tuning.config import CoMMITConfig, TrustRegion
 from commit_tuning.control.base import Controller, at_base_rate
 from commit_tuning.measure.balance import SuffixWindow, load_states, state_of
 from commit_tuning.measure.probe import Measurement
@@ -31,21 +31,21 @@ class TrustRegionController(Controller):
     the first steps say holds for none but the next, so until a window is full the average is of the last half of what
     there is, and every measurement sets the rates at once. A module whose drift was never measured keeps its first
     rate. One with little effect on the outputs would be driven up for
-    ever, so no multiplier exceeds `kappa_bound` times the smallest that was measured, nor times its own first.
+    ever, so no multiplier exceeds `bound` times the smallest that was measured, nor times its own first.
 
     A measurement counts once for every module in it. Where batches are of one modality each, the language model is in
     the measurements of all encoders, so its average is over all modalities and not over the one that is always due.
 
     Args:
-        config: Gives drift target, kappa target, window, estimator and bound.
+        config: Its controller is a `TrustRegion`; it gives window and estimator.
         encoders: Names of the feature encoders.
         low_precision: Modules with weights in half precision.
     """
 
     def __init__(self, config: CoMMITConfig, encoders: Sequence[str], low_precision: Collection[str] = ()) -> None:
         super().__init__((LANGUAGE_MODEL, *encoders))
-        share = math.sqrt(config.kappa_target)
-        self._config, self._bound = config, config.kappa_bound
+        assert isinstance(config.controller, TrustRegion)
+        self._settings, share = config.controller, math.sqrt(config.controller.kappa_target)
         self._portions = {LANGUAGE_MODEL: share, **dict.fromkeys(encoders, 1 / share)}  # of the drift target
         self._windows = {name: SuffixWindow(config.kappa_window, config.kappa_estimator) for name in self._portions}
         self._unmeasured = {name: 1.0 if name in low_precision else FIRST_STEP for name in self._portions}
@@ -63,7 +63,7 @@ class TrustRegionController(Controller):
 
     def observe(self, measurement: Measurement, in_force: Mapping[str, float]) -> None:
         """Keep how many times over its budget each drift would be at the base rate."""
-        target = drift_target(self._config, measurement.target_tokens) * measurement.loss
+        target = drift_target(self._settings, measurement.target_tokens) * measurement.loss
         for name, drift in at_base_rate(measurement.drift, in_force).items():
             self._windows[name].push(drift, self._portions[name] * target)
 
@@ -72,7 +72,7 @@ class TrustRegionController(Controller):
         del step
         wanted = {name: window.value**-0.5 for name, window in self._windows.items() if len(window)}
         self._first = {**wanted, **self._first}
-        limits = {name: self._bound * min(self._first[name], *wanted.values()) for name in wanted}
+        limits = {name: self._settings.bound * min(self._first[name], *wanted.values()) for name in wanted}
         return {n: min(wanted[n], limits[n]) if n in wanted else first for n, first in self._unmeasured.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class TrustRegionController(Controller):
         self._first = dict(state["first"])
 
 
-def drift_target(config: CoMMITConfig, target_tokens: float) -> float:
+def drift_target(settings: TrustRegion, target_tokens: float) -> float:
     """The drift of one step as a share of the loss: as set, or by how many target tokens the step's gradient is of.
 
     The noise of a gradient falls with what it is a mean of, so steps can be longer, up to a point (McCandlish et al.
@@ -93,13 +93,13 @@ def drift_target(config: CoMMITConfig, target_tokens: float) -> float:
     and many is interpolated.
 
     Args:
-        config: Gives `drift_target`.
+        settings: Give `drift_target`.
         target_tokens: Of the step's batch, on all processes; 0 where that is not known.
 
     Example:
-        >>> [round(drift_target(CoMMITConfig(), tokens), 6) for tokens in (0, 32, 72, 10_000)]
+        >>> [round(drift_target(TrustRegion(), tokens), 6) for tokens in (0, 32, 72, 10_000)]
         [0.0005, 0.0005, 0.001125, 0.002]
     """
-    if config.drift_target != "auto":
-        return config.drift_target
+    if settings.drift_target != "auto":
+        return settings.drift_target
     return DRIFT_TARGET * (min(max(target_tokens, FEW_TOKENS), MANY_TOKENS) / FEW_TOKENS) ** 2

@@ -25,7 +25,7 @@ class StarvationDetector:
 
     Args:
         patience: Measurements in a row.
-        bound: The controller's `kappa_bound`; None where there is none.
+        bound: The controller's bound on a ratio of rates; None where there is none.
         lowest: Multiplier below which a module is held back.
 
     Example:
@@ -106,7 +106,7 @@ class Alarms:
     def __init__(self, config: CoMMITConfig) -> None:
         self.starvation = StarvationDetector(
             config.starvation_patience,
-            bound=config.kappa_bound if config.has_bound and not config.sets_drift else None,
+            bound=config.ratio_bound,
             lowest=0.0 if config.sets_drift else STARVED,
         )
         self._patience, self._still, self._unanswered = config.starvation_patience, set[str](), 0
@@ -161,7 +161,7 @@ class Alarms:
         remedy = f"the next ones take {fewer} samples" if fewer < samples else "there is no memory for a single sample"
         warn(
             f"the measurement of {samples} samples at optimizer step {step} ran out of memory and is left out; "
-            f"{remedy}. Training goes on at the learning rates there are; see probe_samples"
+            f"{remedy}. Training goes on at the learning rates there are; see probe.samples"
         )
 
     def measured(

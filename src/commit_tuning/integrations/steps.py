@@ -36,7 +36,7 @@ class StepHooks:
         self._config, self._partition = config, partition
         self._resumed: dict[str, Any] | None = None
         self._handles: list[Any] = []
-        self._collected: Collector[tuple[Batch, dict[str, Any]]] = Collector(config.probe_samples)
+        self._collected: Collector[tuple[Batch, dict[str, Any]]] = Collector(config.probe.samples)
         self._depth = 0  # of calls to the optimizer's step, which may call that of the class that it derives from
 
     @property

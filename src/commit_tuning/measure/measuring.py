@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from commit_tuning.config import CoMMITConfig
+from commit_tuning.config import Probe
 from commit_tuning.distributed.ranks import several_ranks, sum_over_ranks
 from commit_tuning.distributed.shards import full_tensor, local_shard
 from commit_tuning.measure.batches import take_samples
@@ -163,7 +163,7 @@ def _norm(tensors: list[Tensor]) -> float:
     return float(full_tensor(torch.nn.utils.get_total_norm(tensors)))
 
 
-class Probe:
+class Meter:
     """Measures the drift of each module at a step.
 
     A measurement that runs out of memory is left out, and half the samples are taken from then on.
@@ -171,18 +171,18 @@ class Probe:
     Args:
         model: As for `Coordinator`.
         partition: Its modules.
-        config: Gives the samples, the displacement, and whether labels are shifted.
+        settings: The samples, the displacement, and whether labels are shifted.
 
     Attributes:
         forward: The model as the probe sees it.
         shift: Whether the logits at position j predict the label at j + 1.
     """
 
-    def __init__(self, model: nn.Module, partition: ModulePartition, config: CoMMITConfig) -> None:
+    def __init__(self, model: nn.Module, partition: ModulePartition, settings: Probe) -> None:
         self.forward = forward_pass(model)
-        self.shift: bool = self.forward.shifts_labels if config.shift_labels == "auto" else config.shift_labels
-        self._partition, self._samples = partition, config.probe_samples
-        self._displacement = Displacement(config.drift_scale)
+        self.shift: bool = self.forward.shifts_labels if settings.shift_labels == "auto" else settings.shift_labels
+        self._partition, self._samples = partition, settings.samples
+        self._displacement = Displacement(settings.drift_scale)
 
     def choose(self, step: Step, batches: Sequence[Batch]) -> None:
         """Keep in `step.samples` what is looked at of a step's micro-batches."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from commit_tuning.config import CoMMITConfig
+from commit_tuning.config import Switch
 from commit_tuning.control.base import Controller
 from commit_tuning.distributed.shards import full_tensor
 from commit_tuning.measure.divergence import exact_sum
@@ -17,13 +17,13 @@ class CoordinateDescent(Controller):
     """Feature CD and Language CD: one side of the model until its weights are stable, then the other.
 
     The paper says "until its weights stabilize" and gives no criterion. Ours: the first side is stable once its weights
-    move less, from one look to the next, than `switch_tolerance` of what they moved before the second look; at
-    `switch_latest` at the latest. Looks are `switch_window` optimizer steps apart.
+    move less, from one look to the next, than `tolerance` of what they moved before the second look; at
+    `latest` at the latest. Looks are `window` optimizer steps apart.
     """
 
-    def __init__(self, partition: ModulePartition, first: tuple[str, ...], config: CoMMITConfig) -> None:
+    def __init__(self, partition: ModulePartition, first: tuple[str, ...], switch: Switch) -> None:
         super().__init__(partition)
-        self._partition, self._first, self._config = partition, first, config
+        self._partition, self._first, self._switch = partition, first, switch
         self._switched = False
         self._weights: list[torch.Tensor] | None = None
         self._initial_movement: float | None = None
@@ -31,7 +31,7 @@ class CoordinateDescent(Controller):
 
     def multipliers(self, step: int) -> dict[str, float]:
         """One for the modules of the current phase, zero for the others."""
-        latest = self._config.switch_latest
+        latest = self._switch.latest
         if not self._switched:
             self._switched = (latest is not None and step >= latest) or self._stable(step)
         if self._switched:
@@ -40,7 +40,7 @@ class CoordinateDescent(Controller):
 
     def _stable(self, step: int) -> bool:
         """Whether the first side's weights moved less since the last look than the tolerance allows."""
-        if self._weights is not None and step - self._looked_at < self._config.switch_window:
+        if self._weights is not None and step - self._looked_at < self._switch.window:
             return False
         weights = [p.detach().clone() for name in self._first for p in self._partition[name]]
         before, self._weights, self._looked_at = self._weights, weights, step
@@ -51,7 +51,7 @@ class CoordinateDescent(Controller):
         if self._initial_movement is None:
             self._initial_movement = movement
             return False
-        return bool(movement < self._config.switch_tolerance * self._initial_movement)
+        return bool(movement < self._switch.tolerance * self._initial_movement)
 
     def state_dict(self) -> dict[str, Any]:
         """The phase and what the stability criterion has seen."""

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from commit_tuning.config import CoMMITConfig
+from commit_tuning.config import DriftPenalty, Lookahead, PreviousStep
+from commit_tuning.config import Regularizer as Reading
 from commit_tuning.control.groups import GroupRates
 from commit_tuning.errors import NoTargetError
 from commit_tuning.measure.forward import Batch
-from commit_tuning.measure.measuring import Probe, Step
+from commit_tuning.measure.measuring import Meter, Step
 from commit_tuning.measure.probe import DriftProbe, Snapshot
 from commit_tuning.paper.previous_step import Gradients, previous_step_gradients
 from commit_tuning.paper.sampled_answers import sample_answers
@@ -32,14 +33,14 @@ class Regularizer:
     """What adds the gradient of the drift to a step; this one adds nothing.
 
     Args:
-        config: Gives the reading, its weight, its labels, and where it acts.
-        probe: Sees the model.
+        reading: Its settings.
+        meter: Sees the model.
         partition: The modules.
         rates: The learning rates of this step.
     """
 
-    def __init__(self, config: CoMMITConfig, probe: Probe, partition: ModulePartition, rates: GroupRates) -> None:
-        self._config, self._probe, self._partition, self._rates = config, probe, partition, rates
+    def __init__(self, reading: Reading, meter: Meter, partition: ModulePartition, rates: GroupRates) -> None:
+        self._reading, self._meter, self._partition, self._rates = reading, meter, partition, rates
         self._ascent: Gradients = {}
 
     def before(self, step: Step) -> None:
@@ -73,13 +74,12 @@ class Regularizer:
     @property
     def _weight(self) -> float:
         """Weight of the drift's gradient: above zero rewards drift, below penalises it."""
-        sign = -1.0 if self._config.regularizer == "drift-penalty" else 1.0
-        return sign * self._config.regularizer_weight
+        return -self._reading.weight if isinstance(self._reading, DriftPenalty) else self._reading.weight
 
     def _batches(self, step: Step) -> list[Batch]:
-        if self._config.regularizer_labels == "given":
+        if self._reading.labels == "given":
             return step.samples
-        return sample_answers(self._probe.forward, step.samples, self._probe.shift, seed=step.number - 1)
+        return sample_answers(self._meter.forward, step.samples, self._meter.shift, seed=step.number - 1)
 
     @torch.no_grad()
     def _ascend(self) -> None:
@@ -90,18 +90,18 @@ class Regularizer:
                 parameter.add_(gradient, alpha=rates.get(id(parameter), 0.0) * self._weight)
 
 
-class Lookahead(Regularizer):
+class LookaheadRegularizer(Regularizer):
     """The gradient is taken where the plain step has led, and added after it."""
 
     _drift: DriftProbe | None = None
 
     def started(self, step: Step) -> None:
         """Share the probe of the measurement, if that looks at the same labels; None where there are none."""
-        if step.probe is not None and self._config.regularizer_labels == "given":
+        if step.probe is not None and self._reading.labels == "given":
             self._drift = step.probe
             return
         try:
-            self._drift = DriftProbe(self._probe.forward, self._partition, self._batches(step), self._probe.shift)
+            self._drift = DriftProbe(self._meter.forward, self._partition, self._batches(step), self._meter.shift)
         except NoTargetError:
             self._drift = None
 
@@ -117,26 +117,26 @@ class Lookahead(Regularizer):
         self._drift = None
 
 
-class PreviousStep(Regularizer):
+class PreviousStepRegularizer(Regularizer):
     """The gradient of the drift since the step before is known before the step; `drift-penalty` has the other sign."""
 
     _previous: Snapshot | None = None
     _now: Snapshot | None = None  # the next `_previous`, if the step is made
 
-    def __init__(self, config: CoMMITConfig, probe: Probe, partition: ModulePartition, rates: GroupRates) -> None:
-        super().__init__(config, probe, partition, rates)
+    def __init__(self, reading: Reading, meter: Meter, partition: ModulePartition, rates: GroupRates) -> None:
+        super().__init__(reading, meter, partition, rates)
         self._added: Gradients = {}  # to the optimizer's gradients
         self._plain: list[tuple[Tensor, Tensor]] = []  # those gradients, and copies of them without it
 
     def before(self, step: Step) -> None:
         """Take the gradient, and where it acts through the optimizer, add it to the gradients."""
         if self._previous is not None:
-            seen = self._probe
+            seen = self._meter
             self._ascent = previous_step_gradients(
                 seen.forward, self._partition, self._batches(step), self._previous, seen.shift
             )
         self._now = Snapshot(self._partition, self._partition)
-        if self._config.regularizer_step == "optimizer":
+        if isinstance(self._reading, PreviousStep) and self._reading.step == "optimizer":
             self._added, self._ascent = self._ascent, {}
             found = [p.grad for name in self._added for p in self._partition[name] if p.grad is not None]
             self._plain = [(gradient, gradient.clone()) for gradient in found]
@@ -172,12 +172,14 @@ class PreviousStep(Regularizer):
         self._previous = None if previous is None else Snapshot.of(self._partition, previous)
 
 
-def make_regularizer(config: CoMMITConfig, probe: Probe, partition: ModulePartition, rates: GroupRates) -> Regularizer:
-    """The reading that `config.regularizer` names."""
-    kinds: dict[str | None, type[Regularizer]] = {
+def make_regularizer(
+    reading: Reading | None, meter: Meter, partition: ModulePartition, rates: GroupRates
+) -> Regularizer:
+    """What acts by a reading of Eq. 9-10; None adds nothing."""
+    kinds: dict[type | None, type[Regularizer]] = {
         None: Regularizer,
-        "lookahead": Lookahead,
-        "previous-step": PreviousStep,
-        "drift-penalty": PreviousStep,
+        Lookahead: LookaheadRegularizer,
+        PreviousStep: PreviousStepRegularizer,
+        DriftPenalty: PreviousStepRegularizer,
     }
-    return kinds[config.regularizer](config, probe, partition, rates)
+    return kinds[None if reading is None else type(reading)](reading or Lookahead(), meter, partition, rates)

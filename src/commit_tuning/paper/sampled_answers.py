@@ -40,7 +40,7 @@ def sample_answers(forward: ForwardPass, batches: Sequence[Batch], shift: bool, 
             answers there.
     """
     if not forward.shifts_labels:
-        raise BatchError("regularizer_labels='sampled' does not know encoder-decoders; use 'given'")
+        raise BatchError("regularizer.labels='sampled' does not know encoder-decoders; use 'given'")
     with evaluation_mode(forward.model):
         generator = torch.Generator(batches[0]["labels"].device).manual_seed(seed)
         return [_with_sampled_answers(forward, batch, shift, generator) for batch in batches]
@@ -74,7 +74,7 @@ def _token_ids(batch: Batch) -> Tensor:
     if not isinstance(ids, Tensor) or ids.shape != batch["labels"].shape:
         found = tuple(ids.shape) if isinstance(ids, Tensor) else "none"
         raise BatchError(
-            f"regularizer_labels='sampled' writes answers into input_ids of the labels' shape "
+            f"regularizer.labels='sampled' writes answers into input_ids of the labels' shape "
             f"{tuple(batch['labels'].shape)}, and the batch has {found}; use 'given'"
         )
     return ids

@@ -26,11 +26,11 @@ COLOURS = {  # Okabe and Ito's colour-blind safe palette; the yellow is darkened
     "static": "#e69f00",
     "feature-cd": "#009e73",
     "language-cd": "#cc79a7",
-    "hypergradient": "#661100",
     "synced": "#999999",
     "language-lr-up": "#56b4e9",
     "encoder-lr-up": "#a89200",
 }
+OTHER = "#661100"  # a method of a plugin
 LONGEST_LABEL = 50  # characters; of the widest letters, a figure holds as many
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 TWINS = {"commit": "commit-clr", "literal": "literal-clr"}  # with and without the regulariser: often one line
@@ -75,7 +75,7 @@ def line_style(groups: Sequence[Group], index: int) -> dict[str, Any]:
     method = groups[index].method
     same = (method, TWINS.get(method))
     earlier = sum(group.method in same for group in groups[:index])
-    return {"color": COLOURS.get(method, "#4d4d4d"), "linestyle": DASHES[earlier % len(DASHES)]}
+    return {"color": COLOURS.get(method, OTHER), "linestyle": DASHES[earlier % len(DASHES)]}
 
 
 def drawn(text: str) -> str:

@@ -302,7 +302,7 @@ def describe(record: RunRecord, seeds: int) -> dict[str, str]:
     data += [f"scored by {METRICS[task.metric].name}"] if task else []
     steps = f"{train['steps']} steps" + (f" of {train['batch_size']}" if "batch_size" in train else "")
     rate = [f"{train['scheduler']} rate"] if "scheduler" in train else []
-    kappa = [f"every {commit['probe_interval']} steps"] if "probe_interval" in commit else []
+    kappa = [f"every {commit['probe']['interval']} steps"] if "probe" in commit else []
     kappa += (
         [f"{commit.get('kappa_estimator', '')} mean of {commit['kappa_window']}"] if "kappa_window" in commit else []
     )

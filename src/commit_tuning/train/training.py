@@ -256,7 +256,7 @@ def accumulate_gradients(
 def not_finite(step: int, loss: float, recipe: Recipe, folder: Path) -> str:
     """What to say of a loss that is not finite: where it was, and which setting helps."""
     rates = " and ".join(f"{rate:g}" for rate in sorted(set(recipe.train.rates.values())))
-    lower = "commit.drift_target" if recipe.commit_config().sets_drift else "train.learning_rate"
+    lower = "commit.controller.drift_target" if recipe.commit_config().sets_drift else "train.learning_rate"
     return (
         f"the loss is {loss} at step {step} of {recipe.train.steps} (learning rate {rates}, {folder}); "
         f"lower {lower}, or set train.max_grad_norm"

@@ -146,7 +146,7 @@ def test_more_seeds_and_methods_may_be_added_later(ran: list[str], tmp_path: Pat
     Comparison(load_recipe(EXAMPLE, PLAN), tmp_path).run()
     Comparison(load_recipe(EXAMPLE, [*PLAN, "compare.seeds=4", "compare.methods=[constant]"]), tmp_path).run()
     with pytest.raises(UserError, match=r"it differs in train\.steps"):
-        Comparison(load_recipe(EXAMPLE, [*PLAN, "train.steps=9", "commit.switch_latest=200"]), tmp_path).run()
+        Comparison(load_recipe(EXAMPLE, [*PLAN, "train.steps=9", "commit.switch.latest=200"]), tmp_path).run()
 
 
 def test_a_manifest_that_cannot_be_read(tmp_path: Path) -> None:

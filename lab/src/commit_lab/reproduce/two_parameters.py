@@ -34,7 +34,7 @@ from commit_lab.reproduce.two_parameter_model import (
     kappa_field,
     trajectory,
 )
-from commit_tuning.config import CoMMITConfig
+from commit_tuning.config import Bounded, CoMMITConfig
 from commit_tuning.report.figure_style import COLOURS, STYLE, save_png
 from commit_tuning.storage import write_text
 
@@ -71,7 +71,7 @@ ARMS = (  # in the order in which they are drawn; controllers have the colours o
         CoMMITConfig.paper(method="commit-clr", regularizer=None),
         {"color": COLOURS["commit"], "linewidth": 1.6},
     ),
-    Arm("Eq. 8 bounded", CoMMITConfig(controller="bounded"), {"color": COLOURS["commit-clr"], "linewidth": 1.4}),
+    Arm("Eq. 8 bounded", CoMMITConfig(controller=Bounded()), {"color": COLOURS["commit-clr"], "linewidth": 1.4}),
     Arm("Trust region, our default", CoMMITConfig(), {"color": COLOURS["language-cd"], "linewidth": 1.4}),
 )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, median, pstdev
 
 from commit_lab.studies.kappa_and_loss import SETTLED
-from commit_tuning.config import COORDINATED, CoMMITConfig
+from commit_tuning.config import COORDINATED, CoMMITConfig, LiteralEq8, TrustRegion
 from commit_tuning.errors import UserError
 from commit_tuning.health.alarms import STARVED
 from commit_tuning.partition.modules import LANGUAGE_MODEL
@@ -74,16 +74,17 @@ def control_of(record: RunRecord) -> Control:
     config = CoMMITConfig(**record.recipe["commit"])
     rate, encoder_rate = record.base_rates
     base = {key: rate if key == f"lr/{LANGUAGE_MODEL}" else encoder_rate for key in history[0] if key.startswith("lr/")}
-    bound = config.kappa_bound if config.has_bound else math.inf
+    controller = config.controller
+    label = f"{config.method}, {controller.name}" if config.coordinated else METHOD_LABELS[CONSTANT]
+    target, bound = 1.0, math.inf
+    if config.coordinated and not isinstance(controller, LiteralEq8):
+        target, bound = controller.kappa_target, controller.bound
+        scale = f"drift {controller.drift_target}" if isinstance(controller, TrustRegion) else controller.normalization
+        label += f", target {target:g}, {scale}"
     held = [_held({key: with_nan(row[key]) / base[key] for key in base}, bound) for row in history]
     log_kappas = [
         math.log(row["smoothed_kappa"]) for row in history[int(SETTLED * len(history)) :] if row["smoothed_kappa"]
     ]
-    label = f"{config.method}, {config.controller}" if config.coordinated else METHOD_LABELS[CONSTANT]
-    if config.has_bound:
-        scale = f"drift {config.drift_target}" if config.sets_drift else config.rate_normalization
-        label += f", target {config.kappa_target:g}, {scale}"
-    target = config.kappa_target if config.coordinated else 1.0
     return Control(
         (Path(record.recipe["model"]["name"]).name, label, rates_text(rate, encoder_rate)),
         fmean(held),

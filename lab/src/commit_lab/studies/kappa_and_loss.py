@@ -106,7 +106,7 @@ def summarise(record: RunRecord) -> RunSummary:
     if len(settled) < FEWEST:
         raise UserError(
             f"{record.folder}: fewer than {FEWEST} measurements of kappa in the last {100 * (1 - SETTLED):.0f} % of "
-            "the run; lower commit.probe_interval or train for longer"
+            "the run; lower commit.probe.interval or train for longer"
         )
     train = record.recipe["train"]
     rates = record.base_rates

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from commit_lab.studies.kappa_and_loss import SETTLED, jumps, log_kappas
-from commit_tuning.config import CoMMITConfig
+from commit_tuning.config import CoMMITConfig, DriftPenalty, PreviousStep
 from commit_tuning.data.readers.base import SPLITS
 from commit_tuning.errors import UserError
 from commit_tuning.partition.modules import LANGUAGE_MODEL
@@ -42,12 +42,13 @@ class Regularizer:
     @classmethod
     def of(cls, config: CoMMITConfig) -> Regularizer:
         """The regulariser that a configuration names."""
-        if config.regularizer is None:
+        reading = config.regularizer
+        if reading is None:
             return cls()
-        penalty = config.regularizer == "drift-penalty"
-        reading = "previous-step" if penalty else config.regularizer
-        weight = -config.regularizer_weight if penalty else config.regularizer_weight
-        return cls(reading, config.regularizer_step, config.regularizer_labels, weight)
+        if not isinstance(reading, PreviousStep):
+            return cls(reading.name, "raw", reading.labels, reading.weight)
+        weight = -reading.weight if isinstance(reading, DriftPenalty) else reading.weight
+        return cls(PreviousStep.name, reading.step, reading.labels, weight)
 
 
 NONE = Regularizer()
@@ -161,15 +162,15 @@ def _setting(record: RunRecord, config: CoMMITConfig) -> Setting:
     train = record.recipe["train"]
     rate, encoder_rate = record.base_rates
     method = "commit-clr" if config.method == "commit" else config.method
-    label = f"{METHOD_LABELS[method]}, {config.controller}" if config.coordinated else METHOD_LABELS[method]
+    label = f"{METHOD_LABELS[method]}, {config.controller.name}" if config.coordinated else METHOD_LABELS[method]
     settings = {
         "model": record.recipe["model"],
         "data": [record.data_checksum, *(record.recipe["data"][f"{split}_limit"] for split in SPLITS)],
         "train": {k: v for k, v in train.items() if k not in _NOT_COMPARED} | {"encoder_learning_rate": encoder_rate},
-        "commit": {k: v for k, v in config.to_dict().items() if not k.startswith("regularizer")} | {"method": method},
+        "commit": config.to_dict() | {"method": method, "regularizer": None},
     }
     if method == CONSTANT:  # kappa is looked at and not used; the samples are the regulariser's too
-        settings["commit"] = {"method": method, "probe_samples": config.probe_samples}
+        settings["commit"] = {"method": method, "probe_samples": config.probe.samples}
     name, rates = Path(record.recipe["model"]["name"]).name, rates_text(rate, encoder_rate)
     return Setting(name, label, rates, json.dumps(settings, sort_keys=True))
 
@@ -179,7 +180,8 @@ def _run(record: RunRecord, config: CoMMITConfig) -> Run:
     modules = sorted(record.parameters, key=lambda name: (name != LANGUAGE_MODEL, name))
     measured = [row for row in history if row.get("kappa") is not None]
     settled = log_kappas(history[int(SETTLED * len(history)) :])
-    weight = config.regularizer_weight if config.regularizer == "lookahead" else math.nan
+    ascends = config.regularizer is not None and not isinstance(config.regularizer, PreviousStep)
+    weight = config.regularizer.weight if config.regularizer and ascends else math.nan
     return Run(
         seed=record.seed,
         validation=record.accuracy("val"),

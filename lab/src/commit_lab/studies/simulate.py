@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from commit_tuning.config import CoMMITConfig
+from commit_tuning.config import CoMMITConfig, LiteralEq8
 from commit_tuning.control.base import Controller
 from commit_tuning.control.stability import LOG_SD
 from commit_tuning.health.alarms import STARVED
@@ -23,7 +23,7 @@ from commit_tuning.methods import coordinating_controller
 from commit_tuning.partition.modules import LANGUAGE_MODEL
 
 COLLAPSED = 0.01  # a multiplier below this counts as a collapsed module
-_ENCODER = "encoder"
+ENCODER = "encoder"
 _LARGEST_LOG = 340.0  # drifts stay within e to this, so that their ratio is a finite number
 
 
@@ -101,15 +101,15 @@ def simulate(
         controller: In place of the one that `config` names.
     """
     plant, noise, run = plant or Plant(), random.Random(seed), Trajectory([], [], [], [], [])
-    controller = controller or coordinating_controller(config, (_ENCODER,))
+    controller = controller or coordinating_controller(config, (ENCODER,))
     window = RatioWindow(config.kappa_window, config.kappa_estimator)
     multipliers = controller.multipliers(0)
     for step in range(1, steps + 1):
         log_rho = math.log(plant.rho) + plant.change * step / steps
-        if (step - 1) % (config.probe_interval or 1) == 0:
+        if (step - 1) % (config.probe.interval or 1) == 0:
             drift = {name: plant.drift * _drift(multipliers[name], plant, noise) for name in multipliers}
             drift[LANGUAGE_MODEL] *= math.exp(log_rho)
-            window.push(drift[LANGUAGE_MODEL], drift[_ENCODER])
+            window.push(drift[LANGUAGE_MODEL], drift[ENCODER])
             controller.observe(Measurement.of_drift(drift, loss=1.0), multipliers)
         if controller.settling or step % config.lr_update_interval == 0:
             run.steps.append(step)
@@ -128,13 +128,14 @@ def _drift(multiplier: float, plant: Plant, noise: random.Random) -> float:
 
 
 def _log_ratio(multipliers: dict[str, float]) -> float:
-    return math.log(max(multipliers[LANGUAGE_MODEL], 1e-300)) - math.log(max(multipliers[_ENCODER], 1e-300))
+    return math.log(max(multipliers[LANGUAGE_MODEL], 1e-300)) - math.log(max(multipliers[ENCODER], 1e-300))
 
 
 def judge(config: CoMMITConfig, runs: Sequence[Trajectory]) -> Verdict:
     """What simulated runs of one configuration came to."""
-    target = 0.0 if config.controller == "literal" else math.log(config.kappa_target)
-    limit = math.inf if config.controller == "literal" else math.log(config.kappa_bound) * (1 - 1e-9)
+    target, limit = 0.0, math.inf
+    if not isinstance(config.controller, LiteralEq8):
+        target, limit = math.log(config.controller.kappa_target), math.log(config.controller.bound) * (1 - 1e-9)
 
     def confined(run: Trajectory) -> bool:
         held = [abs(r) >= limit or low < STARVED for r, low in zip(run.log_ratios, run.lowest, strict=True)]

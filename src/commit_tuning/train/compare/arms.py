@@ -8,17 +8,16 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from commit_tuning.config import COORDINATED, REGULARIZERS, CoMMITConfig
+from commit_tuning.config import COORDINATED, DESCENTS, REGULARIZERS, CoMMITConfig, DriftPenalty, Lookahead
 from commit_tuning.errors import UserError, one_line
 from commit_tuning.train.recipe.load import override
 from commit_tuning.train.recipe.schema import LITERAL, Compare, Recipe, StaticGrid, valid_keys
 
-_REGULARIZER, _PENALTY = "commit.regularizer", "drift-penalty"
-_HYPERGRADIENT = ("commit.kappa_bound", "commit.lr_update_interval")
+_REGULARIZER, _PENALTY = "commit.regularizer", DriftPenalty.name
 MAX_RUNS = 20_000
 """Most runs of a comparison."""
 
@@ -38,7 +37,6 @@ METHOD_LABELS = {
     "synced": "Synced LR",
     "language-lr-up": "Language LR up",
     "encoder-lr-up": "Encoder LR up",
-    "hypergradient": "Hypergradient",
     "static": "Static pair",
 }
 Axes = tuple[tuple[str, tuple[Any, ...]], ...]
@@ -102,20 +100,17 @@ class Arm:
         """The settings of the method."""
         if self.method in LITERAL:
             settings = CoMMITConfig.paper(method=LITERAL[self.method]).to_dict()
-            return {f"commit.{key}": value for key, value in settings.items() if key != "switch_latest"}
-        if base.commit.get("regularizer") == _PENALTY and _REGULARIZER not in dict(self.variation):
+            return {f"commit.{key}": value for key, value in settings.items() if key != "switch"}
+        regularizer = base.commit.get("regularizer")
+        if isinstance(base.commit_config().regularizer, DriftPenalty) and _REGULARIZER not in dict(self.variation):
             raise UserError(
                 f"{_REGULARIZER}={_PENALTY} in a comparison: give it as --axis {_REGULARIZER}={_PENALTY}, "
                 "so that the arms without it are there, too"
             )
-        regularizer = base.commit.get("regularizer") if self.method == "commit" else None
-        settings = {
+        return {
             "commit.method": CONSTANT if self.method == STATIC else self.method,
-            "commit.regularizer": regularizer or "auto",
+            "commit.regularizer": (regularizer if self.method == "commit" else None) or "auto",
         }
-        if self.method != "commit" and _REGULARIZER not in dict(self.variation):
-            settings["commit.regularizer_labels"] = "given"  # without a regulariser, only that is valid
-        return settings
 
 
 def rates_text(rate: float, encoder_rate: float) -> str:
@@ -163,8 +158,8 @@ def as_text(value: object) -> str:
 
 
 def _words(key: str) -> str:
-    """A key without its section, as words: `model.lora.r` is `lora r`."""
-    return " ".join(key.split(".")[1:]).replace("_", " ")
+    """A key without its section, as words: `model.lora.r` is `lora r`, `commit.controller.bound` is `bound`."""
+    return " ".join(key.replace("commit.controller.", "commit.").split(".")[1:]).replace("_", " ")
 
 
 def static_pairs(grid: StaticGrid | None, rates: tuple[float, ...]) -> list[tuple[float, float]]:
@@ -179,9 +174,8 @@ def variations(method: str, axes: Axes) -> list[Variation]:
     """The combinations of axis settings that matter to a method.
 
     Settings of the switch matter to coordinate descent, those of the regulariser to CoMMIT, the others under `commit`
-    to the methods that kappa steers (bound and update interval to the hypergradient as well), and what is not under
-    `commit` to all. An axis over the regulariser itself also adds Constant LR with each of its readings, and CoMMIT-CLR
-    with the penalty, to what they are without.
+    to the methods that kappa steers, and what is not under `commit` to all. An axis over the regulariser itself adds
+    Constant LR with each of its readings, and CoMMIT-CLR with the penalty, to what they are without.
 
     Raises:
         UserError: An axis that is no key of a recipe, or one that the comparison sets itself.
@@ -205,20 +199,18 @@ def _combinations(axes: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Variation
 
 def _regularised(method: str, settings: dict[str, Any]) -> bool:
     """Whether a method takes these settings of the regulariser; only CoMMIT has one if they name none."""
-    reading = settings.get(_REGULARIZER, "lookahead" if method == "commit" else None)
-    accepted: dict[str, tuple[str, ...]] = {
+    reading = settings.get(_REGULARIZER, Lookahead.name if method == "commit" else None)
+    accepted: dict[str, Collection[str]] = {
         "constant": REGULARIZERS,
         "commit-clr": (_PENALTY,),
-        "commit": ("lookahead", "previous-step"),
+        "commit": REGULARIZERS.keys() - {_PENALTY},
     }
     return reading in accepted.get(method, ())
 
 
 def _matters(key: str, method: str) -> bool:
-    if key.startswith("commit.switch_"):
-        return method in ("feature-cd", "language-cd")
-    if method == "hypergradient" and key in _HYPERGRADIENT:
-        return True
+    if key.startswith("commit.switch"):
+        return method in DESCENTS
     return not key.startswith("commit.") or method in COORDINATED
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from commit_tuning.config import MOVED
 from commit_tuning.errors import UserError, one_line
 from commit_tuning.plugins import load_plugins
 from commit_tuning.train.recipe.schema import COMMIT_KEYS, Recipe, valid_keys
@@ -115,7 +116,8 @@ def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         if not isinstance(tree.get(parent), dict):
-            tree[parent] = {}
+            short = tree.get(parent)  # the name of a controller, of a regulariser
+            tree[parent] = {"name": short} if isinstance(short, str) and short != "auto" else {}
         tree = tree[parent]
     tree[last] = value
 
@@ -136,6 +138,9 @@ def _unknown_commit_keys(section: object) -> list[str]:
 
 
 def _unknown(key: str, source: str) -> str:
+    moved = MOVED.get(key.removeprefix("commit."))
+    if moved and key.startswith("commit."):
+        return f"{key} in {source} is commit.{moved} now; write that"
     known, key = valid_keys(), one_line(key, 80)
     last = {name.rpartition(".")[2]: name for name in reversed(known)}
     near = difflib.get_close_matches(key, known, n=1) or [

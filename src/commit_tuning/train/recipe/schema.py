@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 import os
@@ -13,14 +12,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from commit_tuning.config import METHODS, CoMMITConfig, ProjectorPlace
+from commit_tuning.config import METHODS, CoMMITConfig, ProjectorPlace, setting_keys
 from commit_tuning.data.prompts import PROMPTS
 from commit_tuning.data.tasks import tasks
 from commit_tuning.errors import one_line
 from commit_tuning.models.load import models
 from commit_tuning.train.record import differences
 
-COMMIT_KEYS = tuple(field.name for field in dataclasses.fields(CoMMITConfig))
+COMMIT_KEYS = tuple(setting_keys())
 LITERAL = {"literal": "commit", "literal-clr": "commit-clr"}
 """Arms of a comparison that are `CoMMITConfig.paper()` with this method."""
 
@@ -247,7 +246,10 @@ class Recipe(Section):
         Raises:
             ConfigError: A setting is not valid.
         """
-        return CoMMITConfig(**{"switch_latest": max(1, self.train.steps // 2), **self.commit})
+        switch = self.commit.get("switch", {})
+        if isinstance(switch, dict):
+            switch = {"latest": max(1, self.train.steps // 2), **switch}
+        return CoMMITConfig(**{**self.commit, "switch": switch})
 
     def generation(self) -> Eval:
         """The section `eval` with the number of new tokens resolved."""
