@@ -18,12 +18,12 @@ class GradientSigns(Controller):
         self._found = dict.fromkeys(partition, 1.0)
 
     def before_step(self):
-        gradients = {name: self._partition[name][0].grad for name in self._partition}
-        self._now = {name: torch.zeros_like(p) if p is None else p.clone() for name, p in gradients.items()}
+        found = {name: self._partition[name][0].grad for name in self._partition}
+        self._now = {name: gradient.clone() for name, gradient in found.items() if gradient is not None}
 
     def after_step(self):
         for name, gradient in self._now.items():
-            self._found[name] *= 1.1 if float(gradient.sum() - self._last[name].sum()) > 0 else 1.0
+            self._found[name] *= 1.1 if gradient.sum() > self._last[name].sum() else 1.0
         self._last, self._now = {**self._last, **self._now}, {}
 
     def multipliers(self, step):

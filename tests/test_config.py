@@ -91,10 +91,8 @@ def test_names_and_mappings_stand_for_nested_settings():
 def test_plain_values_make_the_same_settings(config):
     plain = json.loads(json.dumps(config.to_dict()))
     assert CoMMITConfig(**plain) == config
-    for key in plain:
-        assert {key, *(f"{key}.{name}" for name in plain[key] or () if isinstance(plain[key], dict))} <= {
-            *setting_keys()
-        }
+    nested = {f"{key}.{name}" for key, value in plain.items() if isinstance(value, dict) for name in value}
+    assert {*plain, *nested} <= {*setting_keys()}
 
 
 @pytest.mark.parametrize("method", METHODS)

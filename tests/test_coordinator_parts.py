@@ -100,7 +100,7 @@ def test_refused_state_leaves_everything_as_it_was(samples: Any) -> None:
     _, _, fresh = start()
     before = fresh.state_dict()
     with pytest.raises(ConfigError, match="damaged"):
-        fresh.load_state_dict(coordinator.state_dict() | {"probe": {"samples": samples}})
+        fresh.load_state_dict(coordinator.state_dict() | {"probe_samples": samples})
     assert fresh.drift == {}
     assert fresh.state_dict() == before
 

@@ -6,7 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from commit_tuning.config import CoMMITConfig
+    from commit_tuning.config import (
+        Bounded,
+        CoMMITConfig,
+        Compensated,
+        DriftPenalty,
+        LiteralEq8,
+        Lookahead,
+        PreviousStep,
+        Probe,
+        Switch,
+        TrustRegion,
+    )
     from commit_tuning.coordinator import BalanceMonitor, Coordinator
     from commit_tuning.errors import UserError
     from commit_tuning.partition.discover import partition_model
@@ -16,9 +27,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BalanceMonitor",
+    "Bounded",
     "CoMMITConfig",
+    "Compensated",
     "Coordinator",
+    "DriftPenalty",
+    "LiteralEq8",
+    "Lookahead",
     "ModulePartition",
+    "PreviousStep",
+    "Probe",
+    "Switch",
+    "TrustRegion",
     "UserError",
     "__version__",
     "partition_model",
@@ -26,19 +46,18 @@ __all__ = [
 
 _HOME = {
     "BalanceMonitor": "commit_tuning.coordinator",
-    "CoMMITConfig": "commit_tuning.config",
     "Coordinator": "commit_tuning.coordinator",
     "ModulePartition": "commit_tuning.partition.modules",
     "UserError": "commit_tuning.errors",
     "partition_model": "commit_tuning.partition.discover",
-}
+}  # all others: config
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used, so that `commit-tuning --help` does not wait for torch."""
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    value = globals()[name] = getattr(importlib.import_module(_HOME.get(name, "commit_tuning.config")), name)
     return value
 
 

@@ -167,7 +167,7 @@ def test_many_unknown_keys_are_counted(tmp_path: Path, section: str) -> None:
     ],
 )
 def test_every_number_has_a_range(key: str, most: object, beyond: object) -> None:
-    recipe = load_recipe(EXAMPLE)
+    recipe = load_recipe(EXAMPLE, ["commit.method=commit"] if "regularizer" in key else [])
     override(recipe, {key: most})
     with pytest.raises(UserError, match=key.rsplit(".", maxsplit=1)[-1]) as caught:
         override(recipe, {key: beyond})
