@@ -15,7 +15,8 @@ import typer
 import yaml
 from pydantic_core import PydanticUndefined
 
-from commit_tuning.config import CoMMITConfig
+import commit_tuning.config
+from commit_tuning.config import CONTROLLERS, REGULARIZERS, CoMMITConfig, Probe, Switch
 from commit_tuning.train.recipe.load import load_recipe
 from commit_tuning.train.recipe.schema import (
     COMMIT_KEYS,
@@ -121,7 +122,7 @@ def check_call(called: Any, call: ast.Call) -> None:
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         assert names <= set(parameters), ast.unparse(call)
     if called is CoMMITConfig:
-        CoMMITConfig(**{keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg})
+        eval(ast.unparse(call), dict(vars(commit_tuning.config)))
 
 
 @EVERY_PAGE
@@ -172,18 +173,39 @@ def test_data_blocks_are_valid(page: Path, tmp_path: Path) -> None:
         load_recipe(str(path), [])
 
 
+NESTED = {
+    "commit.controller": (*CONTROLLERS.values(),),
+    "commit.probe": (Probe,),
+    "commit.regularizer": (*REGULARIZERS.values(),),
+    "commit.switch": (Switch,),
+}
+
+
 def default_of(key: str) -> object:
     """What a key is where a recipe does not say; PydanticUndefined where a recipe has to."""
     section, _, name = key.rpartition(".")
+    if key == "commit.controller":
+        return CoMMITConfig().controller.name
     if section == "commit":
         return CoMMITConfig.__dataclass_fields__[name].default
+    if section in NESTED:
+        return next(
+            kind.__dataclass_fields__[name].default for kind in NESTED[section] if name in kind.__dataclass_fields__
+        )
     return SECTIONS[section].model_fields[name].default
 
 
 def test_recipe_page_has_every_key() -> None:
     page = (ROOT / "docs" / "reference" / "recipe.md").read_text("utf-8")
     told = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]*?) ?\| ", page, re.MULTILINE))
-    sections = {*SECTIONS, "commit"}
+    sections = {
+        *SECTIONS,
+        "commit",
+        "commit.probe",
+        "commit.switch",
+        "commit.controller.name",
+        "commit.regularizer.name",
+    }
     assert list(told) == [key for key in ordered(valid_keys()) if key not in sections]
     for key, default in told.items():
         wanted = default_of(key)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from commit_tuning.errors import ConfigError, one_line
 
@@ -28,6 +29,9 @@ METHODS = ["constant", *DESCENTS, *COORDINATED, "synced", "language-lr-up", "enc
 
 MOST = 10**9
 """Largest number that a setting may be: far beyond use, and safe to compute with in single precision."""
+
+
+_S = TypeVar("_S")
 
 
 class Settings:
@@ -278,6 +282,22 @@ MOVED = {
 """Where the flat settings of development versions are now."""
 
 
+def _refusing_moved(settings: type[_S]) -> type[_S]:
+    """Make a class of settings that says of a flat name where it is now."""
+    make = settings.__init__
+
+    @functools.wraps(make)
+    def init(self: _S, *args: Any, **named: Any) -> None:
+        if moved := [old for old in named if old in MOVED]:
+            places = {old: "={'".join(MOVED[old].split(".")) for old in moved}
+            raise ConfigError("; ".join(f"{old} is {place}': ...}} now" for old, place in places.items()))
+        make(self, *args, **named)
+
+    settings.__init__ = init  # type: ignore[assignment]
+    return settings
+
+
+@_refusing_moved
 @dataclass(frozen=True, kw_only=True)
 class CoMMITConfig(Settings):
     """How balance is measured and what is done about it.
@@ -335,17 +355,6 @@ class CoMMITConfig(Settings):
     kappa_window: int = 20
     lr_update_interval: int = 10
     starvation_patience: int = 10
-
-    def __new__(cls, **settings: Any) -> Self:
-        """Refuse a flat name of a development version.
-
-        Raises:
-            ConfigError: It names where the setting is now.
-        """
-        if moved := [old for old in settings if old in MOVED]:
-            places = {old: "={'".join(MOVED[old].split(".")) for old in moved}
-            raise ConfigError("; ".join(f"{old} is {place}': ...}} now" for old, place in places.items()))
-        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         """Make nested settings of names and mappings, resolve `"auto"`, and refuse what is not valid."""
