@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import runpy
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from commit_lab.cli.app import main as lab
+from commit_lab.studies import catalogue
 from commit_lab.studies.ablation_page import read_findings, read_records, write_page
 from commit_lab.studies.ablations import Plan, Study, adopt_finished_runs, condense, write_records
+from commit_lab.studies.catalogue import STUDIES
 from commit_tuning.cli import compare as cli
 from commit_tuning.cli.app import main
 from commit_tuning.errors import UserError
@@ -28,8 +27,6 @@ from commit_tuning.train.compare.comparison import Comparison
 from commit_tuning.train.compare.pool import Job
 from commit_tuning.train.record import RunRecord
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ablations.py"
-STUDIES: dict[str, Study] = runpy.run_path(str(SCRIPT))["STUDIES"]
 PLANS = [plan for study in STUDIES.values() for plan in study.plans]
 OTHER_DEFAULTS = (
     "commit.controller=compensated",
@@ -143,17 +140,36 @@ def test_a_folder_of_another_plan_is_refused(ran: list[str], tmp_path: Path) -> 
         condense("window", "", replace(WINDOW, settings=("commit.controller.drift_target=1e-3",)), tmp_path)
 
 
-@pytest.mark.parametrize("codes", [(0, 0), (1, 0)], ids=["all-well", "one-failed"])
+@pytest.mark.parametrize("broken", [True, False], ids=["one-failed", "all-well"])
 def test_the_exit_code_tells_of_a_comparison_that_failed(
-    codes: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broken: bool, ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    left = list(codes)
-    monkeypatch.setattr(subprocess, "run", lambda line, check: subprocess.CompletedProcess(line, left.pop(0)))
-    monkeypatch.setattr(sys, "argv", ["ablations.py", "run", "window", "estimator", "--output", str(tmp_path)])
-    ends = pytest.raises(SystemExit, match=r"1 of 2 .*: window-nano-blip2$") if any(codes) else nullcontext()
-    with ends:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert left == []  # the other comparison was made all the same
+    plans = {"first": Study(question="?", plans=(WINDOW,)), "second": Study(question="?", plans=(INTERVAL,))}
+    monkeypatch.setattr(catalogue, "STUDIES", plans)
+    whole = Comparison.run
+
+    def run(self: Comparison) -> None:
+        whole(self)
+        self.failures += ["seed 0: broken"] if broken and self.folder.name == WINDOW.name else []
+
+    monkeypatch.setattr(Comparison, "run", run)
+    with pytest.raises(SystemExit) as end:
+        lab(["study", "run", "--output", str(tmp_path)])
+    assert end.value.code == int(broken)
+    assert {path.name for path in tmp_path.iterdir()} >= {WINDOW.name, INTERVAL.name}
+    assert ("run failed" in capsys.readouterr().err) == broken
+
+
+def test_the_studies_are_listed_with_their_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        lab(["study", "list", "window"])
+    assert end.value.code == 0
+    plan = STUDIES["window"].plans[0]
+    assert plan.command("runs/ablations") in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit) as end:
+        lab(["study", "run", "windows"])
+    assert end.value.code == 2
+    assert "no study 'windows'" in capsys.readouterr().err
 
 
 def test_a_run_that_two_studies_share_is_made_once(ran: list[str], tmp_path: Path) -> None:

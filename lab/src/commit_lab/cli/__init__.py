@@ -1,4 +1,4 @@
-"""The command line of the laboratory: `commit-lab demo`, `reproduce`."""
+"""The command line of the laboratory: `commit-lab demo`, `reproduce`, `study`."""
 
 
 def main() -> None:

@@ -10,11 +10,13 @@ import typer
 from commit_lab import __version__
 from commit_lab.cli.demo import demo
 from commit_lab.cli.reproduce import reproduce
+from commit_lab.cli.study import study
 from commit_tuning.cli.app import OPTIONS, run_app
 
 app = typer.Typer(**OPTIONS)
 app.command()(demo)
 app.command(no_args_is_help=True)(reproduce)
+app.add_typer(study, name="study", no_args_is_help=True)
 
 
 def _show_version(wanted: bool) -> None:

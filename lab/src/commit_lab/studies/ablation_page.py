@@ -39,7 +39,7 @@ _INTRODUCTION = """\
 > (it still averaged all that it had while its window filled; [log.md](log.md)).
 > **Nano models:** first generation.
 
-One setting at a time, from the records in `lab/results/ablations/` by `python lab/benchmarks/ablations.py page` (text
+One setting at a time, from the records in `lab/results/ablations/` by `commit-lab study page` (text
 included: change the records, the studies or `findings.md` there). Every arm has run with all of its seeds. Validation
 and test: accuracy in percent, mean ± standard deviation over seeds. Difference: test accuracy to Constant LR at the
 rate that validation chose for it, with the same settings outside of the method, seed by seed, in percentage points,
@@ -59,7 +59,7 @@ def read_records(folder: Path) -> list[Record]:
     """
     paths = sorted(folder.glob("*.json"))
     if not paths:
-        raise UserError(f"no record in {folder}; run the studies first: python lab/benchmarks/ablations.py run")
+        raise UserError(f"no record in {folder}; run the studies first: commit-lab study run")
     try:
         return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     except (OSError, ValueError) as error:

@@ -106,6 +106,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         shown = f"the setting {one_line(repr(text), 60)}"
         if not equals or not key.strip():
             raise UserError(f"cannot read {shown}: write it as section.key=value, e.g. train.steps=100")
+        parsed.pop(key.strip(), None)  # a setting that is given again comes after those in between
         parsed[key.strip()] = parse_value(value, source=shown)
     return parsed
 

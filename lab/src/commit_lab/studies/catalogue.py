@@ -1,23 +1,20 @@
-"""Ablations as commands: `python lab/benchmarks/ablations.py list | commands | run | page`.
+"""Every ablation: a question, and the comparisons that answer it.
 
-`run` makes the comparisons of some studies (all, if none is named) below `--output`; it resumes where it stopped, and a
-run that two comparisons share is made once. `page` condenses what has finished into a JSON record for each comparison
-and writes `lab/reports/ablations.md` and its figures from the records and `findings.md` beside them. All studies
-together are 146 runs, about two hours on one core: 116 on nano BLIP-2 of some 40 seconds, 30 on nano LLaVA of some
-75. `run` ends with exit code 1 if a comparison was refused or a run failed.
+All together are 146 runs, about two hours on one core: 116 on nano BLIP-2 of some 40 seconds, 30 on nano LLaVA of some
+75. A run that two comparisons share is made once.
 """
 
-import argparse
-import subprocess
-import sys
-from pathlib import Path
+from __future__ import annotations
 
-from commit_lab.studies.ablation_page import write_page
-from commit_lab.studies.ablations import Plan, Study, adopt_finished_runs, write_records
-from commit_tuning.errors import UserError
+from typing import Any
 
-BLIP2 = {"recipe": "iconqa-nano-blip2", "rates": (1e-3,)}  # the rate that validation chose for Constant LR
-LLAVA = {"recipe": "iconqa-nano-llava", "rates": (3e-4,)}
+from commit_lab.studies.ablations import Plan, Study
+
+BLIP2: dict[str, Any] = {"recipe": "iconqa-nano-blip2", "rates": (1e-3,)}  # what validation chose for Constant LR
+    "recipe": "iconqa-nano-blip2",
+    "rates": (1e-3,),
+}  # the rate that validation chose for Constant LR
+LLAVA: dict[str, Any] = {"recipe": "iconqa-nano-llava", "rates": (3e-4,)}
 
 
 TRUST_REGION = "commit.controller=trust-region"
@@ -36,7 +33,7 @@ def on_both(study: str, key: str, *values: object, settings: tuple[str, ...] = (
     )
 
 
-STUDIES = {
+STUDIES: dict[str, Study] = {
     "window": Study(
         question="How many measurements should smoothed kappa average (the paper's N_kappa)?",
         plans=on_blip2("window", "commit.kappa_window", 10, 20, 50, 100),
@@ -132,88 +129,3 @@ STUDIES = {
         ),
     ),
 }
-
-
-def main() -> None:
-    """List, print, run or publish."""
-    arguments = parse()
-    try:
-        studies = chosen(getattr(arguments, "names", []))
-        arguments.action(studies, arguments)
-    except UserError as error:
-        sys.exit(f"ablations.py: error: {error}")
-
-
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    for name, action in (("list", show), ("commands", commands), ("run", run)):
-        subparser = actions.add_parser(name, help=action.__doc__)
-        subparser.set_defaults(action=action)
-        if action is not show:
-            subparser.add_argument("names", nargs="*", metavar="NAME", help="studies; all if none is named")
-            subparser.add_argument("--output", type=Path, default=Path("runs/ablations"))
-    subparser.add_argument("--jobs", type=int, help="runs at a time; as many as cores by default")
-    publish = actions.add_parser("page", help=page.__doc__)
-    publish.add_argument("runs", type=Path, nargs="?", help="condense what has finished here first")
-    publish.add_argument("--records", type=Path, default=Path("lab/results/ablations"))
-    publish.add_argument("--page", type=Path, default=Path("lab/reports/ablations.md"))
-    publish.set_defaults(action=page)
-    return parser.parse_args()
-
-
-def chosen(names: list[str]) -> dict[str, Study]:
-    """Some studies by name, or all."""
-    for name in names:
-        if name not in STUDIES:
-            raise UserError(f"no study {name!r}; there are {', '.join(STUDIES)}")
-    return {name: STUDIES[name] for name in names or STUDIES}
-
-
-def show(studies: dict[str, Study], arguments: argparse.Namespace) -> None:
-    """Name every study and its question."""
-    del arguments
-    for name, study in studies.items():
-        print(f"{name}: {study.question}")
-
-
-def commands(studies: dict[str, Study], arguments: argparse.Namespace) -> None:
-    """Print the `commit-tuning compare` line of every comparison."""
-    for study in studies.values():
-        for plan in study.plans:
-            print(plan.command(arguments.output))
-
-
-def run(studies: dict[str, Study], arguments: argparse.Namespace) -> None:
-    """Make the comparisons of some studies.
-
-    Raises:
-        UserError: A comparison was refused, or a run of it failed; the others are made all the same.
-    """
-    plans = [plan for study in studies.values() for plan in study.plans]
-    failed = [plan.name for plan in plans if not compare(plan, arguments)]
-    if failed:
-        raise UserError(f"{len(failed)} of {len(plans)} comparisons failed, see above: {', '.join(failed)}")
-
-
-def compare(plan: Plan, arguments: argparse.Namespace) -> bool:
-    """Make one comparison; whether all of it went well."""
-    adopted = adopt_finished_runs(plan, arguments.output)
-    print(f"{plan.command(arguments.output)}\n{adopted} runs taken over from other comparisons", flush=True)
-    jobs = ["--jobs", str(arguments.jobs)] if arguments.jobs else []
-    line = [*plan.arguments(), "--output", str(arguments.output / plan.name), *jobs]
-    program = [sys.executable, "-c", "from commit_tuning.cli import main; main()"]
-    return subprocess.run([*program, *line], check=False).returncode == 0
-
-
-def page(studies: dict[str, Study], arguments: argparse.Namespace) -> None:
-    """Condense what has finished, and write the page from the records."""
-    if arguments.runs is not None:
-        written = write_records(studies.items(), arguments.runs, arguments.records)
-        print(f"{len(written)} records written to {arguments.records}")
-    write_page(arguments.records, arguments.page, list(studies))
-
-
-if __name__ == "__main__":
-    main()
