@@ -52,7 +52,9 @@ def test_a_run_leaves_a_full_record(finished: Path) -> None:
     record = RunRecord.read(finished)
     assert (record.status, record.seed, record.error) == ("complete", 0, None)
     assert record.recipe["commit"]["method"] == "commit-clr"
-    assert record.recipe["commit"]["kappa_bound"] == CoMMITConfig().kappa_bound  # resolved, not only what the file says
+    assert (
+        record.recipe["commit"]["controller"]["bound"] == CoMMITConfig().controller.bound
+    )  # resolved, not only what the file says
     assert set(record.parameters) == {"language_model", "vision"}
     assert record.data_checksum is not None
     assert len(record.data_checksum) == 64

@@ -11,9 +11,6 @@ from typing import Any
 from commit_lab.studies.ablations import Plan, Study
 
 BLIP2: dict[str, Any] = {"recipe": "iconqa-nano-blip2", "rates": (1e-3,)}  # what validation chose for Constant LR
-    "recipe": "iconqa-nano-blip2",
-    "rates": (1e-3,),
-}  # the rate that validation chose for Constant LR
 LLAVA: dict[str, Any] = {"recipe": "iconqa-nano-llava", "rates": (3e-4,)}
 
 
