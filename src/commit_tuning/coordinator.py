@@ -20,7 +20,7 @@ from commit_tuning.control.groups import GroupRates
 from commit_tuning.control.stability import instability
 from commit_tuning.control.step_watch import GradientWatch, StepWatch, scale_again, unscale
 from commit_tuning.control.trial import check_control
-from commit_tuning.distributed.shards import is_sharded, refuse_unsupported
+from commit_tuning.distributed import is_sharded, refuse_unsupported
 from commit_tuning.errors import ConfigError, NoTargetError, ShardingError, UserError, name_and_line, warn
 from commit_tuning.health import log
 from commit_tuning.health.alarms import Alarms

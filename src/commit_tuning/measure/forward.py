@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from commit_tuning.distributed.shards import forget_old_values
+from commit_tuning.distributed import forget_old_values
 from commit_tuning.errors import BatchError
 from commit_tuning.partition.modules import LANGUAGE_MODEL
 

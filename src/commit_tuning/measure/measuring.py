@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning.config import CoMMITConfig
-from commit_tuning.distributed.ranks import several_ranks, sum_over_ranks
-from commit_tuning.distributed.shards import full_tensor, local_shard
+from commit_tuning.distributed import full_tensor, local_shard, several_ranks, sum_over_ranks
 from commit_tuning.measure.batches import take_samples
 from commit_tuning.measure.displacement import Displacement
 from commit_tuning.measure.forward import Batch

@@ -14,8 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from commit_tuning.distributed.ranks import least_over_ranks, sum_over_ranks, sum_tensors_over_ranks
-from commit_tuning.distributed.shards import forget_old_values, full_tensor, is_sharded, local_shard
+from commit_tuning.distributed import (
+    forget_old_values,
+    full_tensor,
+    is_sharded,
+    least_over_ranks,
+    local_shard,
+    sum_over_ranks,
+    sum_tensors_over_ranks,
+)
 from commit_tuning.errors import BatchError, NoTargetError, one_line
 from commit_tuning.measure.displacement import Displacement, Reading
 from commit_tuning.measure.divergence import TargetPositions, by_rows, token_kl, widened

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from commit_tuning.distributed.shards import is_sharded
+from commit_tuning.distributed import is_sharded
 from commit_tuning.errors import BatchError
 from commit_tuning.measure.forward import Batch, ForwardPass, InputNorms, PlainForward
 from commit_tuning.partition.discover import ENCODER_OF_MODALITY, part_of_parameter, unwrap
