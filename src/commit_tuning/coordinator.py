@@ -27,8 +27,7 @@ from commit_tuning.health.alarms import Alarms
 from commit_tuning.measure.balance import Balance
 from commit_tuning.measure.batches import Collector, check_batches, count_target_tokens
 from commit_tuning.measure.forward import Batch
-from commit_tuning.measure.measuring import Probe, Schedule, Step, norms_before, with_gradient
-from commit_tuning.measure.memory import is_out_of_memory
+from commit_tuning.measure.measuring import Probe, Schedule, Step, is_out_of_memory, norms_before, with_gradient
 from commit_tuning.measure.probe import Measurement
 from commit_tuning.methods import make_controller
 from commit_tuning.paper.regularizer import make_regularizer
