@@ -24,10 +24,9 @@ from commit_tuning.distributed import (
     sum_tensors_over_ranks,
 )
 from commit_tuning.errors import BatchError, NoTargetError, one_line
-from commit_tuning.measure.displacement import Displacement, Reading
+from commit_tuning.measure.displacement import Displacement, Reading, moving, quadratic_drift
 from commit_tuning.measure.divergence import TargetPositions, by_rows, token_kl, widened
 from commit_tuning.measure.forward import Batch, ForwardPass, InputNorms, evaluation_mode
-from commit_tuning.measure.forward_mode import moving, quadratic_drift
 from commit_tuning.partition.modules import LANGUAGE_MODEL, ModulePartition
 
 
