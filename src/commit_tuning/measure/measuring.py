@@ -15,9 +15,8 @@ from commit_tuning.config import CoMMITConfig
 from commit_tuning.distributed import full_tensor, local_shard, several_ranks, sum_over_ranks
 from commit_tuning.measure.batches import take_samples
 from commit_tuning.measure.displacement import Displacement
-from commit_tuning.measure.forward import Batch
+from commit_tuning.measure.forward import Batch, forward_pass
 from commit_tuning.measure.probe import DriftProbe, Measurement
-from commit_tuning.measure.transformers_forward import forward_pass
 from commit_tuning.partition.modules import ModulePartition
 
 _TEXTS = ("out of memory", "can't allocate memory", "not enough memory")  # of devices without an error of their own
