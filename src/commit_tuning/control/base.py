@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -80,12 +79,12 @@ class KappaController(Controller):
 
     def observe(self, measurement: Measurement, in_force: Mapping[str, float]) -> None:
         """Keep kappa of every encoder that was measured."""
-        push_kappas(self._windows, self._counted(measurement.drift, in_force))
+        push_kappas(self._windows, self._counted(measurement, in_force))
 
-    def _counted(self, drift: Mapping[str, float], in_force: Mapping[str, float]) -> Mapping[str, float]:
+    def _counted(self, measurement: Measurement, in_force: Mapping[str, float]) -> Mapping[str, float]:
         """The drifts that go into the windows."""
         del in_force
-        return drift
+        return measurement.drift
 
     def state_dict(self) -> dict[str, Any]:
         """The measurements in the windows."""
@@ -94,16 +93,3 @@ class KappaController(Controller):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
         load_states(self._windows, state["windows"])
-
-
-def at_base_rate(drift: Mapping[str, float], in_force: Mapping[str, float]) -> dict[str, float]:
-    """The drifts as they would be at the base rates, as a drift grows with the square of the rate.
-
-    Args:
-        drift: Module to its drift in nats.
-        in_force: Module to what its learning rate was over its base rate.
-
-    Returns:
-        Module to nats; NaN for a module that was at rest.
-    """
-    return {name: value / in_force[name] ** 2 if in_force[name] else math.nan for name, value in drift.items()}

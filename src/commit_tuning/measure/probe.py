@@ -6,6 +6,7 @@ In a distributed run every sum over samples goes over all ranks, so that each de
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -124,6 +125,17 @@ class Measurement:
     def drift(self) -> dict[str, float]:
         """Module to its drift in nats."""
         return {module: reading.drift for module, reading in self.readings.items()}
+
+    def at_base_rate(self, in_force: Mapping[str, float]) -> dict[str, float]:
+        """Give the drifts as they would be at the base rates, as a drift grows with the square of the rate.
+
+        Args:
+            in_force: Module to what its learning rate was over its base rate.
+
+        Returns:
+            Module to nats; NaN for a module that was at rest.
+        """
+        return {name: drift / in_force[name] ** 2 if in_force[name] else math.nan for name, drift in self.drift.items()}
 
 
 class DriftProbe:
