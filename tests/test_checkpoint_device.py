@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning import CoMMITConfig, ModulePartition
+from commit_tuning.control.base import LooksAtSteps
 from commit_tuning.methods import make_controller
 
 
@@ -13,8 +14,9 @@ def controller_on(device, method):
     modules = {name: [nn.Parameter(torch.ones(2, device=device))] for name in ("language_model", "vision")}
     config = CoMMITConfig(method=method, probe_interval=None)
     controller = make_controller(config, ModulePartition(modules))
-    controller.before_step()
-    controller.after_step()
+    if isinstance(controller, LooksAtSteps):
+        controller.before_step()
+        controller.after_step()
     controller.multipliers(1)
     return controller
 

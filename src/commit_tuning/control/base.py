@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.measure.balance import RatioWindow, load_states, push_kappas, state_of
@@ -14,7 +14,8 @@ from commit_tuning.partition.modules import LANGUAGE_MODEL
 class Controller:
     """What turns measurements into multipliers of the base learning rates; this one leaves every rate as it is.
 
-    A new strategy is one class with `observe` and `multipliers`, listed in `commit_tuning.methods`.
+    A new strategy is one class with `observe` and `multipliers`, listed in `commit_tuning.methods`. One that looks at
+    every optimizer step, measured or not, has the methods of `LooksAtSteps` as well.
 
     Args:
         modules: Names of the modules.
@@ -32,12 +33,6 @@ class Controller:
     def settling(self) -> bool:
         """Whether every measurement is to set the rates as it comes, without waiting for `lr_update_interval`."""
         return False
-
-    def before_step(self) -> None:
-        """Look at the gradients and the parameters before an optimizer step, which may yet be skipped."""
-
-    def after_step(self) -> None:
-        """Take note that the step was made."""
 
     def observe(self, measurement: Measurement, in_force: Mapping[str, float]) -> None:
         """Take note of a measurement.
@@ -62,6 +57,19 @@ class Controller:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
+
+
+@runtime_checkable
+class LooksAtSteps(Protocol):
+    """A controller that looks at every optimizer step."""
+
+    def before_step(self) -> None:
+        """Look at the gradients and the parameters before an optimizer step, which may yet be skipped."""
+        ...
+
+    def after_step(self) -> None:
+        """Take note that the step was made."""
+        ...
 
 
 class KappaController(Controller):

@@ -29,7 +29,7 @@ from commit_tuning.partition.modules import ModulePartition
 
 
 class Regularizer:
-    """What adds the gradient of the drift to a step; this one adds nothing.
+    """What adds the gradient of the drift to a step; a reading of Eq. 9-10 says when it takes it.
 
     Args:
         config: Gives the reading, its weight, its labels, and where it acts.
@@ -65,7 +65,7 @@ class Regularizer:
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs."""
-        return {"previous": None}
+        return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a `state_dict()`."""
@@ -172,12 +172,11 @@ class PreviousStep(Regularizer):
         self._previous = None if previous is None else Snapshot.of(self._partition, previous)
 
 
-def make_regularizer(config: CoMMITConfig, probe: Probe, partition: ModulePartition, rates: GroupRates) -> Regularizer:
-    """The reading that `config.regularizer` names."""
-    kinds: dict[str | None, type[Regularizer]] = {
-        None: Regularizer,
-        "lookahead": Lookahead,
-        "previous-step": PreviousStep,
-        "drift-penalty": PreviousStep,
-    }
-    return kinds[config.regularizer](config, probe, partition, rates)
+def make_effects(
+    config: CoMMITConfig, probe: Probe, partition: ModulePartition, rates: GroupRates
+) -> list[Regularizer]:
+    """Make what acts on a step besides its learning rates: the reading that `config.regularizer` names, or nothing."""
+    if config.regularizer is None:
+        return []
+    kinds = {"lookahead": Lookahead, "previous-step": PreviousStep, "drift-penalty": PreviousStep}
+    return [kinds[config.regularizer](config, probe, partition, rates)]
