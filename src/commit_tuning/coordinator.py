@@ -23,7 +23,6 @@ from commit_tuning.control.step_watch import GradientWatch, StepWatch, scale_aga
 from commit_tuning.control.trial import check_control
 from commit_tuning.distributed import is_sharded, refuse_unsupported
 from commit_tuning.errors import ConfigError, NoTargetError, ShardingError, UserError, name_and_line, warn
-from commit_tuning.health import log
 from commit_tuning.health.alarms import Alarms
 from commit_tuning.measure.balance import Balance
 from commit_tuning.measure.batches import Collector, check_batches, count_target_tokens
@@ -345,7 +344,7 @@ class Coordinator:
             module `drift` in nats, `lr`, and, while it starves, the step `starving` since which it does. A module that
             had no gradient at the last measurement has no `drift` and no `kappa`.
         """
-        return log.summary(self._balance, self._last.rates, self.starving)
+        return self._balance.summary(self._last.rates, self.starving)
 
     def metrics(self) -> dict[str, float | None]:
         """One flat record of the last step, for a log; None where nothing was measured at this step.
@@ -357,7 +356,7 @@ class Coordinator:
             `before_step` found, so clipped where the loop clips), `step_norm` (of theta_{t+1} - theta_t, regulariser
             included) and `theta_norm` (before the step).
         """
-        return log.metrics(self.partition, self._last, self._balance, self.starving)
+        return self._balance.metrics(self.partition, self._last, self.starving)
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs."""
