@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from commit_tuning import CoMMITConfig, ModulePartition
 from commit_tuning.config import Probe
+from commit_tuning.control.base import LooksAtSteps
 from commit_tuning.methods import make_controller
 
 
@@ -15,8 +16,9 @@ def controller_on(device, method):
     modules = {name: [nn.Parameter(torch.ones(2, device=device))] for name in ("language_model", "vision")}
     config = CoMMITConfig(method=method, probe=Probe(interval=None))
     controller = make_controller(config, ModulePartition(modules))
-    controller.before_step()
-    controller.after_step()
+    if isinstance(controller, LooksAtSteps):
+        controller.before_step()
+        controller.after_step()
     controller.multipliers(1)
     return controller
 

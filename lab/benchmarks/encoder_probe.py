@@ -28,7 +28,7 @@ from commit_lab.nano.pictures.painter import COLOURS, Painter
 from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.sample import Sample
 from commit_tuning.errors import UserError
-from commit_tuning.measure.transformers_forward import forward_pass
+from commit_tuning.measure.forward import forward_pass
 from commit_tuning.models.load import load_processor
 from commit_tuning.partition.discover import unwrap
 from commit_tuning.storage import write_text

@@ -22,9 +22,8 @@ from commit_tuning import partition_model
 from commit_tuning.measure.balance import balance_coefficient
 from commit_tuning.measure.batches import take_samples
 from commit_tuning.measure.displacement import Displacement
-from commit_tuning.measure.forward import evaluation_mode
+from commit_tuning.measure.forward import evaluation_mode, forward_pass
 from commit_tuning.measure.probe import DriftProbe
-from commit_tuning.measure.transformers_forward import forward_pass
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 FORMATS = {"float32": None, "bfloat16 autocast": torch.bfloat16, "float16 autocast": torch.float16}

@@ -22,8 +22,8 @@ from commit_tuning import partition_model
 from commit_tuning.measure.balance import balance_coefficient
 from commit_tuning.measure.batches import take_samples
 from commit_tuning.measure.displacement import Displacement
+from commit_tuning.measure.forward import forward_pass
 from commit_tuning.measure.probe import DriftProbe
-from commit_tuning.measure.transformers_forward import forward_pass
 
 WAYS = {"step": "one step", "auto": "auto", "displaced": "without forward mode"}
 

@@ -18,9 +18,8 @@ from nano_trial import BATCH, Trial
 from commit_tuning import Coordinator
 from commit_tuning.config import REGULARIZER_STEPS, REGULARIZERS, CoMMITConfig, Lookahead, Probe
 from commit_tuning.measure.balance import balance_coefficient
-from commit_tuning.measure.forward import Batch
+from commit_tuning.measure.forward import Batch, forward_pass
 from commit_tuning.measure.probe import DriftProbe
-from commit_tuning.measure.transformers_forward import forward_pass
 
 SAMPLES = (1, 2, 4, 8, 16)
 INTERVALS = (1, 2, 5, 10, 20)

@@ -17,8 +17,7 @@ from transformers.utils import logging
 from commit_lab.studies.gradient_bound import BoundCheck, check_bound, gradient_bounds
 from commit_tuning import Coordinator
 from commit_tuning.measure.divergence import TargetPositions, token_kl
-from commit_tuning.measure.forward import evaluation_mode
-from commit_tuning.measure.transformers_forward import forward_pass
+from commit_tuning.measure.forward import evaluation_mode, forward_pass
 from commit_tuning.partition.discover import partition_model
 from commit_tuning.train.dataset import ensure_data, open_splits
 from commit_tuning.train.model_setup import build_model

@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from loops import Task, with_trainer
 from pydantic_core import PydanticUndefined
+from transformers import TrainerCallback
 
 import commit_tuning.config
 from commit_tuning.config import CONTROLLERS, REGULARIZERS, CoMMITConfig, Probe, Switch
@@ -218,3 +221,35 @@ def ordered(keys: tuple[str, ...]) -> list[str]:
     own = [key for key in keys if key.removeprefix("commit.") not in COMMIT_KEYS]
     at = own.index("commit")
     return [*own[:at], *(f"commit.{key}" for key in COMMIT_KEYS), *own[at:]]
+
+
+class Trace(TrainerCallback):
+    """The files of the product that run from a step's beginning to its log."""
+
+    def __init__(self) -> None:
+        self.files: set[str] = set()
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        sys.setprofile(self._called)
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        sys.setprofile(None)
+
+    def _called(self, frame: Any, event: str, argument: Any) -> None:
+        path, product = Path(frame.f_code.co_filename), Path(commit_tuning.__file__).parent
+        if path.is_relative_to(product):
+            self.files.add(path.relative_to(product).as_posix())
+
+
+def test_one_step_page_names_each_file_once(tmp_path: Path) -> None:
+    words = spans(ROOT / "docs" / "explanation" / "one-step.md")
+    named = [word for word in words if word.endswith(".py")]
+    trainer, trace = with_trainer(Task(tmp_path, config=CoMMITConfig()), max_steps=1), Trace()
+    trainer.add_callback(trace)
+    try:
+        trainer.train()
+    finally:
+        sys.setprofile(None)
+    assert "kappa" in trainer.state.log_history[0]
+    assert sorted(named) == sorted(trace.files)
+    assert len(named) < 17

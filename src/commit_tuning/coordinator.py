@@ -16,22 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning.config import CoMMITConfig
+from commit_tuning.control.base import LooksAtSteps
 from commit_tuning.control.groups import GroupRates
 from commit_tuning.control.stability import instability
 from commit_tuning.control.step_watch import GradientWatch, StepWatch, scale_again, unscale
 from commit_tuning.control.trial import check_control
-from commit_tuning.distributed.shards import is_sharded, refuse_unsupported
+from commit_tuning.distributed import is_sharded, refuse_unsupported
 from commit_tuning.errors import ConfigError, NoTargetError, ShardingError, UserError, name_and_line, warn
-from commit_tuning.health import log
 from commit_tuning.health.alarms import Alarms
 from commit_tuning.measure.balance import Balance
 from commit_tuning.measure.batches import Collector, check_batches, count_target_tokens
 from commit_tuning.measure.forward import Batch
-from commit_tuning.measure.measuring import Meter, Schedule, Step, norms_before, with_gradient
-from commit_tuning.measure.memory import is_out_of_memory
+from commit_tuning.measure.measuring import Meter, Schedule, Step, is_out_of_memory, norms_before, with_gradient
 from commit_tuning.measure.probe import Measurement
 from commit_tuning.methods import make_controller
-from commit_tuning.paper.regularizer import make_regularizer
+from commit_tuning.paper.regularizer import make_effects
 from commit_tuning.partition.discover import partition_model
 from commit_tuning.partition.modules import ModulePartition
 
@@ -94,16 +93,17 @@ class Coordinator:
         self._collected: Collector[Batch] = Collector(self.config.probe.samples)
         self._gradient_watch: GradientWatch | None = None
         self._watch = StepWatch(optimizer, self._check_parameters, self.abandon_step)
+        self._sets_rates = self.config.sets_rates
         self._groups = GroupRates(optimizer, self.partition)  # once whoever watched before has put it right
-        if self.config.sets_rates or self.config.regularizer is not None:
+        if self._sets_rates or self.config.regularizer is not None:
             self._groups.check_rates()
-        if self.config.sets_rates:
+        if self._sets_rates:
             check_control(optimizer, self.partition, scales=self.config.scales_rates)
         self._meter = Meter(model, self.partition, self.config.probe)
         self._schedule = Schedule(self.partition, self.config.probe.interval)
         self._balance = Balance(self.partition.encoders, self.config.kappa_window, self.config.kappa_estimator)
         self._alarms = Alarms(self.config)
-        self._regularizer = make_regularizer(self.config.regularizer, self._meter, self.partition, self._groups)
+        self._effects = make_effects(self.config.regularizer, self._meter, self.partition, self._groups)
         self._controller = make_controller(self.config, self.partition)
         self._steps = 0
         self._last = Step(0, rates=self._groups.by_module())
@@ -204,15 +204,18 @@ class Coordinator:
             if step.measured:
                 step.target_tokens = sum(map(count_target_tokens, batches)) if target_tokens is None else target_tokens
                 self._look(step)
-            looks = step.measured or self.config.regularizer is not None
+            looks = step.measured or bool(self._effects)
             if looks:
                 self._meter.choose(step, batches)
-            self._controller.before_step()
-            self._regularizer.before(step)
+            if isinstance(self._controller, LooksAtSteps):
+                self._controller.before_step()
+            for effect in self._effects:
+                effect.before(step)
             self._start_probe(step)
-            self._regularizer.started(step)
+            for effect in self._effects:
+                effect.started(step)
             step.samples = []
-            if self.config.sets_rates:
+            if self._sets_rates:
                 self._set_rates(step)
             step.rates = self._groups.by_module()
             if looks:
@@ -278,7 +281,8 @@ class Coordinator:
 
     def gradients_made_anew(self) -> None:
         """Do to gradients what `before_step` did; call it after a closure that the optimizer's step calls."""
-        self._regularizer.gradients_made_anew()
+        for effect in self._effects:
+            effect.gradients_made_anew()
         self._groups.step.rest()
 
     def skipped_step(self) -> None:
@@ -338,7 +342,7 @@ class Coordinator:
             module `drift` in nats, `lr`, and, while it starves, the step `starving` since which it does. A module that
             had no gradient at the last measurement has no `drift` and no `kappa`.
         """
-        return log.summary(self._balance, self._last.rates, self.starving)
+        return self._balance.summary(self._last.rates, self.starving)
 
     def metrics(self) -> dict[str, float | None]:
         """One flat record of the last step, for a log; None where nothing was measured at this step.
@@ -350,7 +354,7 @@ class Coordinator:
             `before_step` found, so clipped where the loop clips), `step_norm` (of theta_{t+1} - theta_t, regulariser
             included) and `theta_norm` (before the step).
         """
-        return log.metrics(self.partition, self._last, self._balance, self.starving)
+        return self._balance.metrics(self.partition, self._last, self.starving)
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs."""
@@ -360,7 +364,8 @@ class Coordinator:
             **self._meter.state_dict(),
             **self._balance.state_dict(),
             **self._alarms.state_dict(),
-            **self._regularizer.state_dict(),
+            "previous": None,  # what a regularizer may know of the step before
+            **{key: value for effect in self._effects for key, value in effect.state_dict().items()},
             "multipliers": dict(self._multipliers),
             "method": [self.config.method, self.config.controller.name],
             "controller": self._controller.state_dict(),
@@ -379,7 +384,8 @@ class Coordinator:
             self._alarms.load_state_dict(state)
             self._meter.load_state_dict(state)
             self._schedule.load_state_dict(state)
-            self._regularizer.load_state_dict(state)
+            for effect in self._effects:
+                effect.load_state_dict(state)
             self._steps = state["steps"]
             if not self._resumes_any_method:
                 self._controller.load_state_dict(state["controller"])
@@ -449,13 +455,16 @@ class Coordinator:
     def _made(self) -> None:
         """Take over what is only so if the step was made."""
         try:
-            self._controller.after_step()
-            self._regularizer.after()
+            if isinstance(self._controller, LooksAtSteps):
+                self._controller.after_step()
+            for effect in self._effects:
+                effect.after()
         finally:
             self._put_back()
 
     def _put_back(self) -> None:
-        self._regularizer.forget()
+        for effect in self._effects:
+            effect.forget()
         self._groups.step.restore()
 
     def _end_broken_step(self) -> None:
@@ -479,7 +488,8 @@ class Coordinator:
         step.close()
         self._schedule.missed()
         try:
-            self._regularizer.forget(undo=not late)
+            for effect in self._effects:
+                effect.forget(undo=not late)
             self._groups.step.restore(gradients=not late)
         finally:
             if step.unscaled:

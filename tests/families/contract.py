@@ -16,9 +16,8 @@ from commit_tuning import CoMMITConfig, Coordinator, ModulePartition, partition_
 from commit_tuning.errors import PartitionError
 from commit_tuning.measure.batches import take_samples
 from commit_tuning.measure.divergence import TargetPositions
-from commit_tuning.measure.forward import PlainForward
+from commit_tuning.measure.forward import PlainForward, forward_pass
 from commit_tuning.measure.probe import DriftProbe
-from commit_tuning.measure.transformers_forward import forward_pass
 from families.catalogue import build, build_model, needs
 
 RATE = 1e-2

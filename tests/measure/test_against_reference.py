@@ -9,9 +9,8 @@ from tiny import build, make_batch
 
 from commit_tuning import CoMMITConfig, Coordinator, partition_model
 from commit_tuning.config import Probe
-from commit_tuning.measure.forward import evaluation_mode
+from commit_tuning.measure.forward import TransformersForward, evaluation_mode, forward_pass
 from commit_tuning.measure.probe import DriftProbe, Snapshot
-from commit_tuning.measure.transformers_forward import TransformersForward, forward_pass
 from commit_tuning.paper.previous_step import previous_step_gradients
 
 F64 = torch.float64

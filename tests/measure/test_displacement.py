@@ -12,12 +12,10 @@ from torch import nn
 from commit_tuning import BalanceMonitor, CoMMITConfig, Coordinator, partition_model
 from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.readers.iconqa import IconQA
-from commit_tuning.measure.displacement import LEAST, Displacement, Reading
+from commit_tuning.measure.displacement import LEAST, Displacement, Reading, moving, quadratic_drift
 from commit_tuning.measure.divergence import token_kl
-from commit_tuning.measure.forward import evaluation_mode
-from commit_tuning.measure.forward_mode import moving, quadratic_drift
+from commit_tuning.measure.forward import evaluation_mode, forward_pass
 from commit_tuning.measure.probe import DriftProbe
-from commit_tuning.measure.transformers_forward import forward_pass
 from commit_tuning.models.load import load_model
 
 F64 = torch.float64

@@ -14,8 +14,7 @@ from commit_tuning import BalanceMonitor, CoMMITConfig
 from commit_tuning.config import Probe
 from commit_tuning.errors import BatchError
 from commit_tuning.measure.divergence import TargetPositions
-from commit_tuning.measure.forward import evaluation_mode
-from commit_tuning.measure.transformers_forward import forward_pass
+from commit_tuning.measure.forward import evaluation_mode, forward_pass
 
 F64 = torch.float64
 SIZE = 4

@@ -12,9 +12,8 @@ from commit_tuning import CoMMITConfig, Coordinator
 from commit_tuning.config import Lookahead, Probe
 from commit_tuning.measure import divergence
 from commit_tuning.measure.displacement import Displacement
-from commit_tuning.measure.forward import InputNorms, evaluation_mode
+from commit_tuning.measure.forward import InputNorms, evaluation_mode, forward_pass
 from commit_tuning.measure.probe import DriftProbe, Snapshot, _unit_roundoff, learning_steps
-from commit_tuning.measure.transformers_forward import forward_pass
 
 
 def test_learning_steps_by_hand():

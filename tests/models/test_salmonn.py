@@ -13,10 +13,10 @@ from torch import nn
 
 from commit_tuning import partition_model
 from commit_tuning.errors import BatchError
+from commit_tuning.measure.displacement import moving, quadratic_drift
 from commit_tuning.measure.divergence import token_kl
-from commit_tuning.measure.forward_mode import moving, quadratic_drift
+from commit_tuning.measure.forward import TransformersForward, forward_pass
 from commit_tuning.measure.probe import DriftProbe
-from commit_tuning.measure.transformers_forward import TransformersForward, forward_pass
 from commit_tuning.models.salmonn import SalmonnConfig, SalmonnForConditionalGeneration, SalmonnProcessor
 from commit_tuning.models.salmonn.processing import PROMPT_TEMPLATE
 

@@ -12,7 +12,7 @@ from commit_tuning import CoMMITConfig, Coordinator
 from commit_tuning.config import Probe
 from commit_tuning.errors import BatchError
 from commit_tuning.measure.divergence import TargetPositions
-from commit_tuning.measure.transformers_forward import forward_pass
+from commit_tuning.measure.forward import forward_pass
 from commit_tuning.paper.sampled_answers import sample_answers
 
 

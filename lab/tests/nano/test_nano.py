@@ -24,7 +24,7 @@ from commit_tuning import CoMMITConfig, Coordinator, partition_model
 from commit_tuning.config import PROJECTOR_PLACES, Probe
 from commit_tuning.data.collate import VisionCollator
 from commit_tuning.errors import UserError
-from commit_tuning.measure.transformers_forward import TransformersForward
+from commit_tuning.measure.forward import TransformersForward
 from commit_tuning.models.load import load_model
 
 PROMPT = "Which icon do you see? Options: heart, star, key, bus. Answer:"

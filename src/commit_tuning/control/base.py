@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.measure.balance import RatioWindow, load_states, push_kappas, state_of
@@ -15,7 +14,8 @@ from commit_tuning.partition.modules import LANGUAGE_MODEL
 class Controller:
     """What turns measurements into multipliers of the base learning rates; this one leaves every rate as it is.
 
-    A new strategy is one class with `observe` and `multipliers`, listed in `commit_tuning.methods`.
+    A new strategy is one class with `observe` and `multipliers`, listed in `commit_tuning.methods`. One that looks at
+    every optimizer step, measured or not, has the methods of `LooksAtSteps` as well.
 
     Args:
         modules: Names of the modules.
@@ -33,12 +33,6 @@ class Controller:
     def settling(self) -> bool:
         """Whether every measurement is to set the rates as it comes, without waiting for `lr_update_interval`."""
         return False
-
-    def before_step(self) -> None:
-        """Look at the gradients and the parameters before an optimizer step, which may yet be skipped."""
-
-    def after_step(self) -> None:
-        """Take note that the step was made."""
 
     def observe(self, measurement: Measurement, in_force: Mapping[str, float]) -> None:
         """Take note of a measurement.
@@ -65,6 +59,19 @@ class Controller:
         """Take over a `state_dict()`."""
 
 
+@runtime_checkable
+class LooksAtSteps(Protocol):
+    """A controller that looks at every optimizer step."""
+
+    def before_step(self) -> None:
+        """Look at the gradients and the parameters before an optimizer step, which may yet be skipped."""
+        ...
+
+    def after_step(self) -> None:
+        """Take note that the step was made."""
+        ...
+
+
 class KappaController(Controller):
     """Keeps the moving average of every encoder's kappa.
 
@@ -80,12 +87,12 @@ class KappaController(Controller):
 
     def observe(self, measurement: Measurement, in_force: Mapping[str, float]) -> None:
         """Keep kappa of every encoder that was measured."""
-        push_kappas(self._windows, self._counted(measurement.drift, in_force))
+        push_kappas(self._windows, self._counted(measurement, in_force))
 
-    def _counted(self, drift: Mapping[str, float], in_force: Mapping[str, float]) -> Mapping[str, float]:
+    def _counted(self, measurement: Measurement, in_force: Mapping[str, float]) -> Mapping[str, float]:
         """The drifts that go into the windows."""
         del in_force
-        return drift
+        return measurement.drift
 
     def state_dict(self) -> dict[str, Any]:
         """The measurements in the windows."""
@@ -94,16 +101,3 @@ class KappaController(Controller):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
         load_states(self._windows, state["windows"])
-
-
-def at_base_rate(drift: Mapping[str, float], in_force: Mapping[str, float]) -> dict[str, float]:
-    """The drifts as they would be at the base rates, as a drift grows with the square of the rate.
-
-    Args:
-        drift: Module to its drift in nats.
-        in_force: Module to what its learning rate was over its base rate.
-
-    Returns:
-        Module to nats; NaN for a module that was at rest.
-    """
-    return {name: value / in_force[name] ** 2 if in_force[name] else math.nan for name, value in drift.items()}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from commit_tuning.control.base import at_base_rate
 from commit_tuning.control.bounded import BoundedController
+from commit_tuning.measure.probe import Measurement
 
 
 class CompensatedController(BoundedController):
@@ -18,8 +18,8 @@ class CompensatedController(BoundedController):
     settles at the target wherever drift grows with a power of the rate between 0 and 4.
     """
 
-    def _counted(self, drift: Mapping[str, float], in_force: Mapping[str, float]) -> Mapping[str, float]:
-        return at_base_rate(drift, in_force)
+    def _counted(self, measurement: Measurement, in_force: Mapping[str, float]) -> Mapping[str, float]:
+        return measurement.at_base_rate(in_force)
 
     def _share(self, average: float) -> float:
         return math.sqrt(average / self._settings.kappa_target)

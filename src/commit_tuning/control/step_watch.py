@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from commit_tuning.distributed.shards import local_shard
+from commit_tuning.distributed import local_shard
 
 _HANDLES, _REPLACED = "_commit_hooks", "_commit_hooks_replaced"
 _TRAINERS = {"accelerate", "lightning", "lightning_fabric", "pytorch_lightning"}  # whose wrappers only pass a step on

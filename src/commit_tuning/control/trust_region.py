@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from commit_tuning.config import CoMMITConfig, TrustRegion
-from commit_tuning.control.base import Controller, at_base_rate
+from commit_tuning.control.base import Controller
 from commit_tuning.measure.balance import SuffixWindow, load_states, state_of
 from commit_tuning.measure.probe import Measurement
 from commit_tuning.partition.modules import LANGUAGE_MODEL
@@ -64,7 +64,7 @@ class TrustRegionController(Controller):
     def observe(self, measurement: Measurement, in_force: Mapping[str, float]) -> None:
         """Keep how many times over its budget each drift would be at the base rate."""
         target = drift_target(self._settings, measurement.target_tokens) * measurement.loss
-        for name, drift in at_base_rate(measurement.drift, in_force).items():
+        for name, drift in measurement.at_base_rate(in_force).items():
             self._windows[name].push(drift, self._portions[name] * target)
 
     def multipliers(self, step: int) -> dict[str, float]:

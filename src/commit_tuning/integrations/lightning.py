@@ -11,7 +11,7 @@ from torch import nn
 
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.coordinator import Coordinator
-from commit_tuning.distributed.shards import refuse_unsupported
+from commit_tuning.distributed import refuse_unsupported
 from commit_tuning.errors import UserError
 from commit_tuning.integrations.steps import StepHooks
 from commit_tuning.measure.forward import Batch

@@ -12,7 +12,7 @@ from torch import nn
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.control.step_watch import calls_hooks, inner_optimizer
 from commit_tuning.coordinator import Coordinator
-from commit_tuning.distributed.shards import refuse_unsupported
+from commit_tuning.distributed import refuse_unsupported
 from commit_tuning.errors import BatchError, ConfigError
 from commit_tuning.measure.batches import Collector
 from commit_tuning.measure.forward import Batch

@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback
 from commit_tuning.config import CoMMITConfig
 from commit_tuning.control.base_rates import set_base_rates
 from commit_tuning.coordinator import Coordinator
-from commit_tuning.distributed.shards import refuse_unsupported
+from commit_tuning.distributed import refuse_unsupported
 from commit_tuning.errors import ConfigError, UserError, one_line
 from commit_tuning.integrations.steps import StepHooks
 from commit_tuning.partition.discover import partition_model, unwrap

@@ -1,13 +1,14 @@
-"""The balance coefficient (Eq. 4), its moving average (Eq. 7), and the measurement that they are of."""
+"""The balance coefficient (Eq. 4), its moving average (Eq. 7), the measurement that they are of, and its records."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from commit_tuning.measure.measuring import Step
 from commit_tuning.measure.probe import Measurement
 from commit_tuning.partition.modules import LANGUAGE_MODEL
 
@@ -202,6 +203,40 @@ class Balance:
         values = [value for value in self.smoothed_kappas.values() if not math.isnan(value)]
         return len(values) / sum(1 / value for value in values) if values else math.nan
 
+    def summary(self, rates: Mapping[str, float], starving: Mapping[str, int]) -> dict[str, float]:
+        """The last measurement: only what there is, all finite; see `Coordinator.summary`."""
+        record = {"kappa": self.kappa, "smoothed_kappa": self.smoothed_kappa}
+        if len(self.windows) > 1:
+            record.update({f"kappa/{name}": kappa for name, kappa in self.kappas.items()})
+            record.update({f"smoothed_kappa/{name}": kappa for name, kappa in self.smoothed_kappas.items()})
+        for kind, values in (("drift", self.drift), ("lr", rates), ("starving", starving)):
+            record.update({f"{kind}/{name}": value for name, value in values.items()})
+        return {name: float(value) for name, value in record.items() if math.isfinite(value)}
+
+    def metrics(self, modules: Iterable[str], step: Step, starving: Mapping[str, int]) -> dict[str, float | None]:
+        """The last step; None where nothing was measured at it; see `Coordinator.metrics`."""
+        measured = self.measurement if step.measured else None
+        readings, h = (measured.readings, measured.h) if measured else ({}, {})
+        record: dict[str, float | None] = {
+            "kappa": _finite(self.kappa) if step.measured else None,
+            "smoothed_kappa": _finite(self.smoothed_kappa),
+        }
+        if len(self.windows) > 1:
+            kappas = self.kappas.items()
+            record.update({f"kappa/{name}": _finite(kappa) if step.measured else None for name, kappa in kappas})
+            record.update({f"smoothed_kappa/{name}": _finite(kappa) for name, kappa in self.smoothed_kappas.items()})
+        for name in modules:
+            reading = readings.get(name)
+            record[f"drift/{name}"] = _finite(reading.drift) if reading else None
+            record[f"drift_scale/{name}"] = reading.scale if reading else None
+            record[f"noise_floor/{name}"] = _finite(reading.floor) if reading else None
+            record[f"starving/{name}"] = starving.get(name)
+            record[f"lr/{name}"] = _finite(step.rates[name])
+            for norm in ("grad_norm", "step_norm", "theta_norm"):
+                record[f"{norm}/{name}"] = step.norms.get(f"{norm}/{name}")
+            record[f"h/{name}"] = h.get(name)
+        return record
+
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs."""
         return {"windows": state_of(self.windows), "measurement": self.measurement and asdict(self.measurement)}
@@ -211,3 +246,7 @@ class Balance:
         measurement = state["measurement"]
         self.measurement = measurement and Measurement.of(**measurement)
         load_states(self.windows, state["windows"])
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,15 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from commit_tuning.config import Probe
-from commit_tuning.distributed.ranks import several_ranks, sum_over_ranks
-from commit_tuning.distributed.shards import full_tensor, local_shard
+from commit_tuning.distributed import full_tensor, local_shard, several_ranks, sum_over_ranks
 from commit_tuning.measure.batches import take_samples
 from commit_tuning.measure.displacement import Displacement
-from commit_tuning.measure.forward import Batch
-from commit_tuning.measure.memory import is_out_of_memory, release_memory
+from commit_tuning.measure.forward import Batch, forward_pass
 from commit_tuning.measure.probe import DriftProbe, Measurement
-from commit_tuning.measure.transformers_forward import forward_pass
 from commit_tuning.partition.modules import ModulePartition
+
+_TEXTS = ("out of memory", "can't allocate memory", "not enough memory")  # of devices without an error of their own
 
 
 class Schedule:
@@ -238,3 +238,17 @@ class Meter:
         """Take over a `state_dict()`."""
         self._displacement.load_state_dict(state["displacement"])
         self._samples = state["probe_samples"]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error is one of memory: PyTorch's own, its CPU allocator's, Python's."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _TEXTS)
+
+
+def release_memory() -> None:
+    """Give back what is no longer held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -6,6 +6,7 @@ In a distributed run every sum over samples goes over all ranks, so that each de
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,13 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from commit_tuning.distributed.ranks import least_over_ranks, sum_over_ranks, sum_tensors_over_ranks
-from commit_tuning.distributed.shards import forget_old_values, full_tensor, is_sharded, local_shard
+from commit_tuning.distributed import (
+    forget_old_values,
+    full_tensor,
+    is_sharded,
+    least_over_ranks,
+    local_shard,
+    sum_over_ranks,
+    sum_tensors_over_ranks,
+)
 from commit_tuning.errors import BatchError, NoTargetError, one_line
-from commit_tuning.measure.displacement import Displacement, Reading
+from commit_tuning.measure.displacement import Displacement, Reading, moving, quadratic_drift
 from commit_tuning.measure.divergence import TargetPositions, by_rows, token_kl, widened
 from commit_tuning.measure.forward import Batch, ForwardPass, InputNorms, evaluation_mode
-from commit_tuning.measure.forward_mode import moving, quadratic_drift
 from commit_tuning.partition.modules import LANGUAGE_MODEL, ModulePartition
 
 
@@ -118,6 +125,17 @@ class Measurement:
     def drift(self) -> dict[str, float]:
         """Module to its drift in nats."""
         return {module: reading.drift for module, reading in self.readings.items()}
+
+    def at_base_rate(self, in_force: Mapping[str, float]) -> dict[str, float]:
+        """Give the drifts as they would be at the base rates, as a drift grows with the square of the rate.
+
+        Args:
+            in_force: Module to what its learning rate was over its base rate.
+
+        Returns:
+            Module to nats; NaN for a module that was at rest.
+        """
+        return {name: drift / in_force[name] ** 2 if in_force[name] else math.nan for name, drift in self.drift.items()}
 
 
 class DriftProbe:

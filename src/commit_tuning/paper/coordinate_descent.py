@@ -8,7 +8,7 @@ import torch
 
 from commit_tuning.config import Switch
 from commit_tuning.control.base import Controller
-from commit_tuning.distributed.shards import full_tensor
+from commit_tuning.distributed import full_tensor
 from commit_tuning.measure.divergence import exact_sum
 from commit_tuning.partition.modules import ModulePartition
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from commit_tuning.distributed.ranks import sum_over_ranks, sum_tensors_over_ranks
+from commit_tuning.distributed import sum_over_ranks, sum_tensors_over_ranks
 from commit_tuning.measure.divergence import TargetPositions, token_kl
 from commit_tuning.measure.forward import Batch, ForwardPass, evaluation_mode
 from commit_tuning.measure.probe import Snapshot, gradient_or_zeros

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from commit_tuning.config import DriftPenalty, Lookahead, PreviousStep
+from commit_tuning.config import DriftPenalty, PreviousStep
 from commit_tuning.config import Regularizer as Reading
 from commit_tuning.control.groups import GroupRates
 from commit_tuning.errors import NoTargetError
@@ -30,7 +30,7 @@ from commit_tuning.partition.modules import ModulePartition
 
 
 class Regularizer:
-    """What adds the gradient of the drift to a step; this one adds nothing.
+    """What adds the gradient of the drift to a step; a reading of Eq. 9-10 says when it takes it.
 
     Args:
         reading: Its settings.
@@ -66,7 +66,7 @@ class Regularizer:
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs."""
-        return {"previous": None}
+        return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a `state_dict()`."""
@@ -172,14 +172,11 @@ class PreviousStepRegularizer(Regularizer):
         self._previous = None if previous is None else Snapshot.of(self._partition, previous)
 
 
-def make_regularizer(
+def make_effects(
     reading: Reading | None, meter: Meter, partition: ModulePartition, rates: GroupRates
-) -> Regularizer:
-    """What acts by a reading of Eq. 9-10; None adds nothing."""
-    kinds: dict[type | None, type[Regularizer]] = {
-        None: Regularizer,
-        Lookahead: LookaheadRegularizer,
-        PreviousStep: PreviousStepRegularizer,
-        DriftPenalty: PreviousStepRegularizer,
-    }
-    return kinds[None if reading is None else type(reading)](reading or Lookahead(), meter, partition, rates)
+) -> list[Regularizer]:
+    """Make what acts on a step besides its learning rates: by a reading of Eq. 9-10, or nothing."""
+    if reading is None:
+        return []
+    kind = PreviousStepRegularizer if isinstance(reading, PreviousStep) else LookaheadRegularizer
+    return [kind(reading, meter, partition, rates)]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from commit_tuning.measure.divergence import TargetPositions
-from commit_tuning.measure.transformers_forward import forward_pass
+from commit_tuning.measure.forward import forward_pass
 from commit_tuning.metrics.score import METRICS
 from commit_tuning.train.dataset import Questions, chunks
 from commit_tuning.train.recipe.schema import Eval

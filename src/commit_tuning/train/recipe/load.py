@@ -100,7 +100,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     Raises:
         UserError: Not of that form.
     """
-    parsed = {}
+    parsed: dict[str, Any] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
         shown = f"the setting {one_line(repr(text), 60)}"
