@@ -121,8 +121,20 @@ def exact(value: float | None) -> str | None:
 
 def coordinator_of(model: Any, optimizer: Any, chosen: Mapping[str, Any], partition: Any) -> Any:
     """The coordinator of either tree."""
-    from commit_tuning import CoMMITConfig, Coordinator
+    from commit_tuning import CoMMITConfig, Coordinator, config
 
+    if hasattr(config, "MOVED"):
+        from commit_tuning.plugins import load_plugins
+
+        load_plugins()
+        nested: dict[str, Any] = {}
+        for key, value in chosen.items():
+            part, _, name = config.MOVED.get(key, key).partition(".")
+            if name or part in {"controller", "regularizer"}:
+                nested.setdefault(part, {})[name or "name"] = value
+            else:
+                nested[part] = value
+        chosen = nested
     return Coordinator(model, optimizer, CoMMITConfig(**chosen), partition)
 
 
@@ -258,7 +270,7 @@ def main() -> None:
         base = Path(made, "base")
         subprocess.run(["git", "-C", ROOT, "worktree", "add", "--detach", "-q", base, chosen.base], check=True)
         try:
-            trees = ([base / "src"], Path(made, "old")), ([ROOT / "src", ROOT / "lab" / "src"], Path(made, "new"))
+            trees = ([base / "src", base / "lab" / "src"], Path(made, "old")), ([ROOT / "src", ROOT / "lab" / "src"], Path(made, "new"))
             with ThreadPoolExecutor(2) as pool:
                 old, new = pool.map(lambda tree: run_tree(*tree), trees)
         finally:
