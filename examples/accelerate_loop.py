@@ -23,7 +23,7 @@ def main() -> None:
     steps = parser.parse_args().steps
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # LLaVA takes features before the last layer
     accelerator = Accelerator(gradient_accumulation_steps=2, kwargs_handlers=[unused])
-    model, processor = load_nano("nano-llava")  # or any vision-language model of transformers
+    model, processor = load_nano("nano-llava-v2")  # or any vision-language model of transformers
     optimizer = torch.optim.AdamW(partition_model(model.train()).param_groups(lr=1e-3, weight_decay=0.01))
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * accelerator.num_processes)
     loader = DataLoader(word_samples(8 * steps * accelerator.num_processes), 4, collate_fn=VisionCollator(processor))

@@ -23,7 +23,7 @@ class Finetuning(lightning.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        model, self.processor = load_nano("nano-llava")  # or any vision-language model of transformers
+        model, self.processor = load_nano("nano-llava-v2")  # or any vision-language model of transformers
         self.model = model.train()
 
     def training_step(self, batch: dict[str, Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20)
     steps = parser.parse_args().steps
-    model, processor = load_nano("nano-llava")  # or any vision-language model of transformers
+    model, processor = load_nano("nano-llava-v2")  # or any vision-language model of transformers
     partition = partition_model(model.train())
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3, weight_decay=0.01))
     coordinator = Coordinator(model, optimizer, CoMMITConfig(), partition)

@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--output", default="runs/trainer")
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
-    model, processor = load_nano("nano-llava")  # or any vision-language model of transformers
+    model, processor = load_nano("nano-llava-v2")  # or any vision-language model of transformers
     trainer = CoMMITTrainer(  # instead of: Trainer(
         model=model,
         train_dataset=word_samples(8 * arguments.steps),

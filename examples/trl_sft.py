@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--output", default="runs/trl")
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
-    model, processor = load_nano("nano-llava")  # or from_pretrained of any vision-language model
+    model, processor = load_nano("nano-llava-v2")  # or from_pretrained of any vision-language model
     processor.chat_template = CHAT
     trainer = CoMMITSFTTrainer(  # instead of: SFTTrainer(
         model=model,

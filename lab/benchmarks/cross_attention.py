@@ -63,7 +63,7 @@ class Questions:
     """
 
     def __init__(self, root: Path | None, train: int, test: int) -> None:
-        self._processor = load_processor("nano-llava")
+        self._processor = load_processor("nano-llava-v2")
         self._collator = VisionCollator(self._processor)
         task, limits = TASKS["nano-iconqa"], {"train": train, "test": test}
         folder = task.root(root and str(root))
@@ -111,7 +111,7 @@ def build(seed: int) -> Any:
     from transformers import MllamaConfig, MllamaForConditionalGeneration
     from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
 
-    trained = load_nano("nano-llava")[0].get_decoder()
+    trained = load_nano("nano-llava-v2")[0].get_decoder()
     vision = MllamaVisionConfig(
         hidden_size=96, intermediate_size=384, num_hidden_layers=3, num_global_layers=1, attention_heads=3,
         vision_output_dim=2 * 96, intermediate_layers_indices=[1], image_size=IMAGE_PX, patch_size=PATCH_PX,

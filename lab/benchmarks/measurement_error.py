@@ -34,7 +34,7 @@ WARM_RATE, PROBED = 3e-4, 8
 def main() -> None:
     """Print the table; draw it if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="nano-llava", choices=["nano-llava", "nano-blip2"])
+    parser.add_argument("--model", default="nano-llava-v2", choices=["nano-llava-v2", "nano-blip2-v2"])
     parser.add_argument("--warm-up", type=int, default=60, help="steps before the first measurement")
     parser.add_argument("--steps", type=int, default=20, help="steps measured at each learning rate")
     parser.add_argument("--output", type=Path, help="a .png to draw")

@@ -17,7 +17,7 @@ class Trial:
     """The model of a nano recipe, its optimizer, and batches of nano IconQA in a fixed order.
 
     Args:
-        model_name: nano-llava or nano-blip2.
+        model_name: nano-llava-v2 or nano-blip2-v2.
         seed: Of the LoRA weights and the order of the questions.
     """
 

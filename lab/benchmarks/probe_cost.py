@@ -1,4 +1,4 @@
-"""What measuring and coordinating cost per optimizer step: `python lab/benchmarks/probe_cost.py [--model nano-llava]`.
+"""What measuring and coordinating cost per optimizer step: `python lab/benchmarks/probe_cost.py [--model nano-llava-v2]`.
 
 Times whole training steps (forward, backward, optimizer, coordinator) on nano IconQA, settings taken in turn so that a
 slow moment of the machine hits all of them, and prints the median over rounds as a ratio to plain training.
@@ -34,7 +34,7 @@ SETTINGS = {
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="nano-llava", choices=["nano-llava", "nano-blip2"])
+    parser.add_argument("--model", default="nano-llava-v2", choices=["nano-llava-v2", "nano-blip2-v2"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps per round, a multiple of 5")
     arguments = parser.parse_args()

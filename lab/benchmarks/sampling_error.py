@@ -29,7 +29,7 @@ SPAN = 100
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="nano-llava", choices=["nano-llava", "nano-blip2"])
+    parser.add_argument("--model", default="nano-llava-v2", choices=["nano-llava-v2", "nano-blip2-v2"])
     parser.add_argument("--rate", type=float, default=3e-4, help="learning rate of both modules")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--regularizer", choices=REGULARIZERS)

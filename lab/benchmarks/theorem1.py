@@ -35,7 +35,7 @@ Pairs = dict[str, list[tuple[float | None, float | None]]]
 def main() -> None:
     """Print two Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["nano-blip2", "nano-llava"])
+    parser.add_argument("--models", nargs="+", default=["nano-blip2-v2", "nano-llava-v2"])
     parser.add_argument("--rates", nargs="+", type=float, default=[1e-5, 3e-4, 1e-3])
     parser.add_argument("--steps", type=int, default=50)
     arguments = parser.parse_args()

@@ -101,7 +101,7 @@ class Items:
     """
 
     def __init__(self, listener: str, counts: dict[str, int]) -> None:
-        processor = load_nano("nano-llava")[1]
+        processor = load_nano("nano-llava-v2")[1]
         self.tokenizer = processor.tokenizer
         words = {word for concept in INSTRUMENTS for word in concept.phrase.split()} | {"instrument", "hear", "with"}
         fresh = sorted(words - set(self.tokenizer.get_vocab()))
@@ -184,7 +184,7 @@ class SeeingListener(nn.Module):
 def build(items: Items, listener: str, seed: int) -> tuple[nn.Module, ModulePartition]:
     """The model, trainable in full, and its three modules."""
     torch.manual_seed(seed)
-    llava, hearing = load_nano("nano-llava")[0], load_model(listener)[0]
+    llava, hearing = load_nano("nano-llava-v2")[0], load_model(listener)[0]
     llava.resize_token_embeddings(len(items.tokenizer), mean_resizing=False)
     model = SeeingListener(llava, hearing.model, items.tokenizer.convert_tokens_to_ids(HEAR)).requires_grad_(True)
     modules = {name: partition_model(llava).named_parameters(name).items() for name in (LANGUAGE_MODEL, "vision")}

@@ -108,9 +108,9 @@ def test_alignment_starts_from_a_fresh_bridge(
     options = ["--arms", ARMS[0], "--stops", 1, "--seeds", 0, "--output", tmp_path, "--settings", *settings]
     script = main("alignment", monkeypatch, *options)
     assert len(lines_of(capsys.readouterr().out, ARMS[0])) == 2
-    kept, fresh, other = (load_nano("nano-llava")[0] for _ in range(3))
-    script.renew("nano-llava", fresh, 0)
-    script.renew("nano-llava", other, 1)
+    kept, fresh, other = (load_nano("nano-llava-v2")[0] for _ in range(3))
+    script.renew("nano-llava-v2", fresh, 0)
+    script.renew("nano-llava-v2", other, 1)
     for (name, value), new, another in zip(
         kept.named_parameters(), fresh.parameters(), other.parameters(), strict=True
     ):

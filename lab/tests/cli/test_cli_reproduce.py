@@ -54,6 +54,6 @@ def test_paper_scale_without_a_gpu_prints_needs_and_command(tmp_path: Path, caps
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"], main) == 0
     assert capsys.readouterr().out.startswith("commit-lab ")
-    for command in ([], ["demo"], ["reproduce"]):
+    for command in ([], ["demo"], ["reproduce"], ["study"]):
         assert run([*command, "--help"], main) == 0
         assert "commit-lab" in capsys.readouterr().out

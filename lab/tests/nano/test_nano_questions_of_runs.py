@@ -21,10 +21,10 @@ from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.readers.iconqa import IconQA
 from commit_tuning.models.load import load_processor
 
-SEEING = ("nano-llava", "nano-blip2", "nano-internvl2")
+SEEING = ("nano-llava-v2", "nano-blip2-v2", "nano-internvl2")
 
 
-@pytest.mark.parametrize("name", ["nano-llava", "nano-blip2"])
+@pytest.mark.parametrize("name", ["nano-llava-v2", "nano-blip2-v2"])
 def test_stored_and_streamed_questions_are_the_same(name: str, tmp_path: Path) -> None:
     samples = IconQA(build_nano_iconqa(tmp_path / "data", train=9, val=3, test=3), "train")
     check_stored_as_streamed(VisionCollator(load_processor(name)), samples)

@@ -8,6 +8,7 @@ from commit_tuning.cli.compare import finish, run_comparison
 from commit_tuning.cli.display import say
 from commit_tuning.cli.options import JobsOption, OutputOption
 
+RECIPE = "nano-blip2"
 SETTINGS = (
     "compare.methods=[constant, commit-clr]",
     "compare.seeds=2",
@@ -28,9 +29,9 @@ def demo(
     from commit_tuning.report.page import write_report
     from commit_tuning.train.recipe.load import load_recipe
 
-    recipe = load_recipe("iconqa-nano-blip2", SETTINGS)
+    recipe = load_recipe(RECIPE, SETTINGS)
     best = min(recipe.compare.rates, key=lambda rate: abs(rate - recipe.train.learning_rate))
-    recipe = load_recipe("iconqa-nano-blip2", [*SETTINGS, f"compare.rates=[{best}]"])
+    recipe = load_recipe(RECIPE, [*SETTINGS, f"compare.rates=[{best}]"])
     comparison = run_comparison(recipe, output, jobs)
     say(f"report in {write_report(output)}")
     finish(comparison)
