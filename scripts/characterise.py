@@ -270,7 +270,10 @@ def main() -> None:
         base = Path(made, "base")
         subprocess.run(["git", "-C", ROOT, "worktree", "add", "--detach", "-q", base, chosen.base], check=True)
         try:
-            trees = ([base / "src", base / "lab" / "src"], Path(made, "old")), ([ROOT / "src", ROOT / "lab" / "src"], Path(made, "new"))
+            trees = (
+                ([base / "src", base / "lab" / "src"], Path(made, "old")),
+                ([ROOT / "src", ROOT / "lab" / "src"], Path(made, "new")),
+            )
             with ThreadPoolExecutor(2) as pool:
                 old, new = pool.map(lambda tree: run_tree(*tree), trees)
         finally:

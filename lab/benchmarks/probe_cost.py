@@ -1,4 +1,4 @@
-"""What measuring and coordinating cost per optimizer step: `python lab/benchmarks/probe_cost.py [--model nano-llava-v2]`.
+"""What measuring and coordinating cost per optimizer step: `python lab/benchmarks/probe_cost.py [--model MODEL]`.
 
 Times whole training steps (forward, backward, optimizer, coordinator) on nano IconQA, settings taken in turn so that a
 slow moment of the machine hits all of them, and prints the median over rounds as a ratio to plain training.
