@@ -30,8 +30,8 @@ OTHERS: dict[str, Any] = {
 
 def logits_in_training(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
     """What the training pass itself gives at the answers."""
-    with torch.no_grad():
-        return model(**{**batch, "labels": None}).logits[TargetPositions.of(batch, shift=True).mask]
+    logits: torch.Tensor = model(**{**batch, "labels": None}).logits
+    return logits.detach()[TargetPositions.of(batch, shift=True).mask]
 
 
 def logits_in_probe(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
@@ -93,11 +93,12 @@ def test_what_the_model_does_not_take_is_one_line(message: str | None) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_cache_in_the_batch_is_refused() -> None:
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_a_cache_in_the_batch_is_refused(name: str) -> None:
     model, partition = build("llava")
     monitor = BalanceMonitor(model, torch.optim.AdamW(partition.param_groups(lr=1e-2)), None, partition)
-    with pytest.raises(BatchError, match="'past_key_values'"):
-        monitor.before_step({**make_batch("llava", SIZE, torch.float32), "past_key_values": object()})
+    with pytest.raises(BatchError, match=f"'{name}'"):
+        monitor.before_step({**make_batch("llava", SIZE, torch.float32), name: object()})
 
 
 def packed(batch: dict[str, Any], by: str = "position_ids") -> dict[str, Any]:

@@ -140,9 +140,9 @@ def test_filter_bank_is_kaldis():
 
 def test_filter_bank_is_that_of_kaldis_own_code():
     kaldi = pytest.importorskip("kaldi_native_fbank")
-    options = kaldi.FbankOptions(  # which refuses 128 bins, some of which are empty
-        frame_opts=kaldi.FrameExtractionOptions(dither=0.0), mel_opts=kaldi.MelBanksOptions(num_bins=40)
-    )
+    options = kaldi.FbankOptions()
+    options.frame_opts.dither = 0.0
+    options.mel_opts.num_bins = 40  # it refuses 128, some of which are empty
     banks, wave = kaldi.OnlineFbank(options), sound(0.2)
     banks.accept_waveform(SECOND, wave * 2**15)
     banks.input_finished()

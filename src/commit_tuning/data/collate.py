@@ -171,7 +171,7 @@ class VisionCollator:
         """What a model wants to know of each token: id, mask, and for some processors the type."""
         ids = _pad(rows, self._pad, left=left)
         tokens = {"input_ids": ids, "attention_mask": _pad([[1] * len(row) for row in rows], 0, left=left)}
-        if getattr(self.processor, "return_mm_token_type_ids", False):
+        if _gives_types(self.processor):
             tokens["mm_token_type_ids"] = torch.as_tensor(self.processor.create_mm_token_type_ids(ids.tolist()))
         return tokens
 
@@ -299,6 +299,13 @@ def _each(samples: Sequence[Sample], make: Callable[..., Result], *more: Sequenc
     if reasons:
         raise RefusedError(samples, reasons)
     return made
+
+
+def _gives_types(processor: Any) -> bool:
+    """Whether a processor gives the type of each token: a setting of its own, or of its texts in older transformers."""
+    name = "return_mm_token_type_ids"
+    of_texts = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {}).get("text_kwargs", {})
+    return bool(getattr(processor, name, False) or of_texts.get(name, False))
 
 
 def _stack(values: Any) -> Tensor:
