@@ -36,18 +36,25 @@ _INTRODUCTION = """\
 # Ablations
 
 > **Default:** `trust-region`, before its last change
-> (it still averaged all that it had while its window filled; [log.md](log.md)).
+> (it still averaged all its measurements while its window filled; [log.md](log.md)).
 > **Nano models:** first generation.
 
-One setting at a time, from the records in `lab/results/ablations/` by `commit-lab study page` (text
-included: change the records, the studies or `findings.md` there). Every arm has run with all of its seeds. Validation
-and test: accuracy in percent, mean ± standard deviation over seeds. Difference: test accuracy to Constant LR at the
-rate that validation chose for it, with the same settings outside of the method, seed by seed, in percentage points,
-with the interval of Student's t; with two seeds it is wide, and only large effects show. Distance: of mean log
-smoothed kappa from its log target over the last three quarters of a run; movement: its standard deviation there;
-medians over seeds. Held back: steps with a module's rate below a fiftieth of its base rate or at the controller's
-bound, worst seed. Overhead: wall time of measuring, control and regulariser over that of the rest of the training loop
-(Constant LR measures too, as the recipe says). Seconds: a run with its evaluation, on a shared machine.
+Each study changes one setting. `commit-lab study page` writes this page from the records in
+`lab/results/ablations/`, text included: change the records, the studies or `findings.md` there, not this page. Every arm
+has run with all of its seeds. The columns:
+
+- *Validation* and *Test*: accuracy in percent, mean ± standard deviation over seeds.
+- *Difference*: test accuracy minus that of Constant LR with the same other settings, at the rate that validation chose
+  for it, seed by seed, in percentage points, with the interval of Student's t. With two seeds the interval is wide, and
+  only large effects show.
+- *Distance*: of mean log smoothed kappa from its log target over the last three quarters of a run. *Movement*: its
+  standard deviation there. Both are medians over seeds.
+- *Held back*: share of the steps at which a module's rate is below a fiftieth of its base rate or at the controller's
+  bound, in the worst seed.
+- *Overhead*: wall time of measuring, control and regulariser, relative to the rest of the training loop. Constant LR
+  measures too, as the recipe says.
+- *Seconds*: a run with its evaluation, on a shared machine.
+
 """
 
 
