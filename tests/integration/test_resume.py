@@ -61,11 +61,11 @@ def test_a_resume_knows_which_encoders_are_still_owed(stop: int, tmp_path: Path)
     first = start(**settings)
     seen = train(first, ONE_MODALITY[:stop])
     torch.save(
-        [part.state_dict() for part in (first._probe.forward.model, first._optimizer, first)], tmp_path / "state.pt"
+        [part.state_dict() for part in (first._meter.forward.model, first._optimizer, first)], tmp_path / "state.pt"
     )
     second = start(**settings)
     for part, state in zip(
-        (second._probe.forward.model, second._optimizer, second),
+        (second._meter.forward.model, second._optimizer, second),
         torch.load(tmp_path / "state.pt", weights_only=True),
         strict=True,
     ):

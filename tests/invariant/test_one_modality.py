@@ -90,7 +90,7 @@ def test_accumulated_modalities_are_all_looked_at(order: list[str]) -> None:
     coordinator = start(method="constant", probe=Probe(samples=6))
     batches = [batch(kind, step) for step, kind in enumerate(order)]
     for data in batches:
-        coordinator._probe.forward.model(**data).loss.backward()
+        coordinator._meter.forward.model(**data).loss.backward()
     coordinator.step(batches)
     assert coordinator.drift.keys() == {"language_model", "vision"} | ({"audio"} if "A" in order else set())
     assert all(drift > 0 for drift in coordinator.drift.values())
@@ -102,7 +102,7 @@ def test_both_orders_of_an_accumulation_measure_the_same() -> None:
         coordinator = start(method="constant", probe=Probe(samples=6))
         batches = [batch(kind, "TI".index(kind)) for kind in order]
         for data in batches:
-            coordinator._probe.forward.model(**data).loss.backward()
+            coordinator._meter.forward.model(**data).loss.backward()
         coordinator.step(batches)
         drifts.append(coordinator.drift)
     assert drifts[0] == pytest.approx(drifts[1], rel=1e-4)

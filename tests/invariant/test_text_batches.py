@@ -15,7 +15,7 @@ from tiny import build, make_batch
 from torch import Tensor
 
 from commit_tuning import CoMMITConfig, Coordinator
-from commit_tuning.config import Probe
+from commit_tuning.config import Bounded, Compensated, Probe, TrustRegion
 
 
 def text_batch(seed: int) -> dict[str, Tensor]:
@@ -42,11 +42,11 @@ def train_on(kinds: str, **settings: Any) -> tuple[Coordinator, list[float]]:
 
 
 @pytest.mark.parametrize("text", ["T", "-"])
-@pytest.mark.parametrize("controller", ["trust-region", "compensated", "bounded"])
-def test_text_between_images_leaves_the_average_alone_and_hides_no_encoder(text: str, controller: str) -> None:
+@pytest.mark.parametrize("controller", [TrustRegion(), Compensated(warmup=1), Bounded(warmup=1)])
+def test_text_between_images_leaves_the_average_alone_and_hides_no_encoder(text: str, controller: Any) -> None:
     """Text comes at every fifth step, when a measurement is due: each is made up for at the next image."""
     kinds = f"{text}IIII" * 5
-    coordinator, measured = train_on(kinds, controller={"name": controller, "warmup": 1})
+    coordinator, measured = train_on(kinds, controller=controller)
     assert all(kappa is None or (kappa > 0) == (kind == "I") for kind, kappa in zip(kinds, measured, strict=True))
     assert [step for step, kappa in enumerate(measured) if kappa is not None] == [
         step for due in range(0, 25, 5) for step in (due, due + 1)
@@ -61,7 +61,7 @@ def test_what_is_owed_survives_a_skipped_step_and_a_resume() -> None:
     coordinator, _ = train_on("TT")
     assert coordinator.state_dict()["owed"]
     batch = make_batch("llava", 4, torch.float32)
-    coordinator._probe.forward.model(**batch).loss.backward()
+    coordinator._meter.forward.model(**batch).loss.backward()
     coordinator.before_step(batch)
     coordinator.after_step(skipped=True)
     assert coordinator.state_dict()["owed"]

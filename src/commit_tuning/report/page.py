@@ -302,7 +302,8 @@ def describe(record: RunRecord, seeds: int) -> dict[str, str]:
     data += [f"scored by {METRICS[task.metric].name}"] if task else []
     steps = f"{train['steps']} steps" + (f" of {train['batch_size']}" if "batch_size" in train else "")
     rate = [f"{train['scheduler']} rate"] if "scheduler" in train else []
-    kappa = [f"every {commit['probe']['interval']} steps"] if "probe" in commit else []
+    probe = commit.get("probe")
+    kappa = [f"every {probe['interval']} steps"] if isinstance(probe, dict) and "interval" in probe else []
     kappa += (
         [f"{commit.get('kappa_estimator', '')} mean of {commit['kappa_window']}"] if "kappa_window" in commit else []
     )
