@@ -13,12 +13,15 @@ import pytest
 import reference
 import torch
 import torch.distributed as dist
+import transformers
 from accelerate.utils.deepspeed import DummyOptim
 from loops import Task, collate, trainer_arguments, values
+from packaging.version import Version
 from small_experiment import make_experiment, run
 from tiny import build, make_batch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition, UserError, partition_model
 from commit_tuning.config import Probe
@@ -55,6 +58,8 @@ def lora(model: nn.Module, target_modules: str = OF_LLM, by_hand: tuple[str, ...
 def without_peft_model(model: nn.Module) -> nn.Module:
     """LoRA as transformers adds it by itself."""
     encoder = [parameter for name, parameter in model.named_parameters() if place(name) in BOTH]
+    if Version(peft.__version__) < Version(MIN_PEFT_VERSION):
+        pytest.skip(f"transformers {transformers.__version__} adds LoRA with PEFT {MIN_PEFT_VERSION} or newer")
     model.add_adapter(peft.LoraConfig(r=2, target_modules=OF_LLM))
     for parameter in encoder:
         parameter.requires_grad_(True)
