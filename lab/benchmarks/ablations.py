@@ -21,12 +21,12 @@ LLAVA = {"recipe": "iconqa-nano-llava", "rates": (3e-4,)}
 
 
 def on_blip2(study: str, key: str, *values: object) -> tuple[Plan, ...]:
-    """CoMMIT-CLR and Constant LR on nano BLIP-2 along one axis."""
+    """Plan CoMMIT-CLR and Constant LR on nano BLIP-2 along one axis."""
     return (Plan(name=f"{study}-nano-blip2", **BLIP2, axes=((key, values),)),)
 
 
 def on_both(study: str, key: str, *values: object) -> tuple[Plan, ...]:
-    """The same on nano LLaVA, too."""
+    """Plan the same on nano BLIP-2 and nano LLaVA."""
     return (
         *on_blip2(study, key, *values),
         Plan(name=f"{study}-nano-llava", **LLAVA, axes=((key, values),)),
@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, action in (("list", show), ("commands", commands), ("run", run)):
@@ -160,7 +160,7 @@ def parse() -> argparse.Namespace:
 
 
 def chosen(names: list[str]) -> dict[str, Study]:
-    """Some studies by name, or all."""
+    """Return some studies by name, or all."""
     for name in names:
         if name not in STUDIES:
             raise UserError(f"no study {name!r}; there are {', '.join(STUDIES)}")

@@ -53,7 +53,7 @@ def renew(name: str, model: Any, seed: int) -> None:
 
 
 def first_kappas(records: list[dict]) -> str:
-    """A line for every run: kappa at its first measurements, which arms make at different steps."""
+    """Write a line for every run: kappa at its first measurements, which arms make at different steps."""
     lines = []
     for record in records:
         kappas = record.get("start", [])[:FIRST]

@@ -65,7 +65,7 @@ def _regularizer(config: CoMMITConfig) -> str:
 
 
 def measured_step(trial: Trial, rate: float, coordinator: Coordinator) -> dict[int, float]:
-    """Train one step; log kappa of its update by number of samples."""
+    """Train one step; return log kappa of its update by number of samples."""
     batch = trial.backward()
     forward = forward_pass(trial.model)
     cuts = (0, *SAMPLES)
@@ -85,12 +85,12 @@ def measured_step(trial: Trial, rate: float, coordinator: Coordinator) -> dict[i
 
 
 def rows(batch: Batch, first: int, last: int) -> Batch:
-    """Some samples of a batch."""
+    """Return some samples of a batch."""
     return {key: value[first:last] for key, value in batch.items()}
 
 
 def window_errors(logs: list[float], truth: list[float], interval: int) -> list[float]:
-    """Mean over every interval-th of SPAN steps less the true mean, for a window that begins at every tenth step."""
+    """Return the error of the mean over every interval-th of SPAN steps, for a window at every tenth step."""
     starts = range(0, len(truth) - SPAN + 1, 10)
     return [
         statistics.fmean(logs[start : start + SPAN : interval]) - statistics.fmean(truth[start : start + SPAN])
@@ -99,7 +99,7 @@ def window_errors(logs: list[float], truth: list[float], interval: int) -> list[
 
 
 def spread(errors: list[float]) -> float:
-    """Root mean square."""
+    """Return the root mean square."""
     return math.sqrt(statistics.fmean(error**2 for error in errors))
 
 

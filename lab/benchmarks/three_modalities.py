@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def make_item(split: str, number: int) -> Sample:
-    """Item `number` of a split: a function of both alone."""
+    """Make item `number` of a split; it depends on both alone."""
     rng = random.Random(f"three:{split}:{number}")
     painter, player = Painter(rng, split), Player(rng, split)
     kind, slot = KINDS[number % len(KINDS)], number // len(KINDS) % OPTIONS
@@ -114,7 +114,7 @@ class Items:
         self._encoded = {split: self._encode(split, count) for split, count in counts.items()}
 
     def _encode(self, split: str, count: int) -> tuple[list[list[int]], list[list[int]], Batch]:
-        """Prompts, answers and media."""
+        """Return prompts, answers and media."""
         prompts: list[list[int]] = []
         answers: list[list[int]] = []
         parts: list[Batch] = []
@@ -132,13 +132,13 @@ class Items:
         return Sample(sample.id, sample.kind, sample.question, sample.choices, sample.answers, sample.image)
 
     def batch(self, split: str, indices: list[int]) -> Batch:
-        """A batch with answers and labels."""
+        """Return a batch with answers and labels."""
         prompts, answers, media = self._encoded[split]
         chosen = {name: values[indices] for name, values in media.items()}
         return self._collator.training_batch([prompts[i] for i in indices], [answers[i] for i in indices], chosen)
 
     def test(self, kind: str) -> Iterator[Batch]:
-        """The test items of a kind."""
+        """Yield the test items of a kind."""
         own = [index for index, other in enumerate(self.kinds["test"]) if other == kind]
         return (self.batch("test", part) for part in chunks(own, AT_ONCE))
 
@@ -167,7 +167,7 @@ class SeeingListener(nn.Module):
         labels: Tensor | None = None,
         **sounds: Tensor,
     ) -> SimpleNamespace:
-        """`loss` (None without labels) and `logits` [batch, length, vocabulary]."""
+        """Return `loss` (None without labels) and `logits` [batch, length, vocabulary]."""
         inputs = self.llava.get_input_embeddings()(input_ids)
         seen = torch.cat(list(self.llava.model.get_image_features(pixel_values, return_dict=True).pooler_output))
         heard = self.ears.get_audio_features(**sounds).pooler_output
@@ -182,7 +182,7 @@ class SeeingListener(nn.Module):
 
 
 def build(items: Items, listener: str, seed: int) -> tuple[nn.Module, ModulePartition]:
-    """The model, trainable in full, and its three modules."""
+    """Build the model, trainable in full, and its three modules."""
     torch.manual_seed(seed)
     llava, hearing = load_nano("nano-llava")[0], load_model(listener)[0]
     llava.resize_token_embeddings(len(items.tokenizer), mean_resizing=False)
@@ -192,7 +192,7 @@ def build(items: Items, listener: str, seed: int) -> tuple[nn.Module, ModulePart
 
 
 def subject(items: Items, listener: str, seed: int) -> Subject:
-    """The model with its partition, and the items; the test by kind."""
+    """Return the model with its partition, and the items; the test by kind."""
     model, partition = build(items, listener, seed)
 
     def evaluate() -> dict[str, float]:

@@ -30,7 +30,7 @@ class PlainTokens:
         self._special = set(self._tokenizer.convert_tokens_to_ids(spelt)) - {self._tokenizer.unk_token_id}
 
     def question(self, text: str) -> str:
-        """The text for a processor, as it is where no special token is spelt.
+        """Return the text for a processor, unchanged where it spells no special token.
 
         Raises:
             FaultError: The tokenizer finds a special token in it all the same.
@@ -42,7 +42,7 @@ class PlainTokens:
         return apart
 
     def ids(self, text: str) -> list[int]:
-        """The ids of a text, without beginning and end of the sequence.
+        """Return the ids of a text, without beginning and end of the sequence.
 
         Raises:
             FaultError: The tokenizer finds a special token in it although it should split them.

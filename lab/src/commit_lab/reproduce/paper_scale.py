@@ -173,7 +173,7 @@ def first_step(recipe: str, settings: Sequence[str] = ()) -> FirstStep:
 
 
 def narrow_model(recipe: Recipe, paper: PaperModel) -> tuple[Any, ModulePartition, dict[str, torch.Tensor]]:
-    """The narrow model as a run would have it, its partition, and a random batch."""
+    """Build the narrow model as a run prepares it, its partition, and a random batch."""
     torch.manual_seed(recipe.train.seed)
     model = paper.build(narrow=True)
     batch = narrow_batch(model)
@@ -184,7 +184,7 @@ def narrow_model(recipe: Recipe, paper: PaperModel) -> tuple[Any, ModulePartitio
 
 
 def markdown(found: Iterable[Needs]) -> str:
-    """Tables of needs: parameters, and memory in gigabytes (1e9 bytes)."""
+    """Tabulate needs: parameters, and memory in gigabytes (1e9 bytes)."""
     rows = list(found)
     counts = [["recipe", "parameters", "trained: language model", "trained: encoder", "weights on disk", "a run takes"]]
     memory = [["recipe", "weights", "gradients", "AdamW", "CoMMIT", "activations", "sum", "GPUs of 80 GB"]]

@@ -41,7 +41,7 @@ class Regularizer:
 
     @classmethod
     def of(cls, config: CoMMITConfig) -> Regularizer:
-        """The regulariser that a configuration names."""
+        """Return the regulariser that a configuration names."""
         if config.regularizer is None:
             return cls()
         penalty = config.regularizer == "drift-penalty"
@@ -110,7 +110,7 @@ class Arm:
 
 
 def step_gain(drift: float, step_norm: float, rate: float, weight: float) -> float:
-    """The least that a raw lookahead ascent adds to the length of a step, as a share of it.
+    """Return the least share by which a raw lookahead ascent lengthens a step.
 
     A step v moves the output by d = v'Fv / 2 nats, F being the Fisher information, and the ascent adds rate x weight x
     Fv to it: rate x weight x 2 d / |v|^2 of its length along the step itself, and something across it.
@@ -123,7 +123,7 @@ def step_gain(drift: float, step_norm: float, rate: float, weight: float) -> flo
 
 
 def read_arms(folders: Iterable[str | Path]) -> list[Arm]:
-    """Every arm of the complete runs in or below some folders, those without a regulariser first in each setting.
+    """Read all arms of the complete runs in or below some folders; those without regulariser come first.
 
     A seed that was run twice counts once.
 
@@ -194,13 +194,13 @@ def _run(record: RunRecord, config: CoMMITConfig) -> Run:
 
 
 def known_median(values: Iterable[float | None]) -> float:
-    """The median of the numbers among the values; NaN if there is none."""
+    """Return the median of the numbers among the values; NaN if there is none."""
     known = [value for value in values if value is not None and not math.isnan(value)]
     return median(known) if known else math.nan
 
 
 def _unclipped(row: Mapping[str, Any], module: str, limit: float | None) -> float | None:
-    """The module's gradient norm before all gradients were scaled down to `limit` together."""
+    """Return the module's gradient norm before all gradients were scaled down to `limit` together."""
     norm, total = row.get(f"grad_norm/{module}"), row.get("grad_norm")
     if norm is None or total is None:
         return None
@@ -208,6 +208,6 @@ def _unclipped(row: Mapping[str, Any], module: str, limit: float | None) -> floa
 
 
 def _gain(row: Mapping[str, Any], module: str, weight: float) -> float | None:
-    """The predicted gain at one step; None for a history without the norm of the step."""
+    """Return the predicted gain at one step; None for a history without the norm of the step."""
     drift, norm, rate = (row.get(f"{key}/{module}") for key in ("drift", "step_norm", "lr"))
     return step_gain(drift, norm, rate, weight) if drift and norm and rate is not None else None

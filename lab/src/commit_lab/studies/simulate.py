@@ -91,7 +91,7 @@ def simulate(
     seed: int = 0,
     controller: Controller | None = None,
 ) -> Trajectory:
-    """One simulated run of a coordinated method.
+    """Simulate one run of a coordinated method.
 
     Args:
         config: Settings of window and controller.
@@ -122,7 +122,7 @@ def simulate(
 
 
 def _drift(multiplier: float, plant: Plant, noise: random.Random) -> float:
-    """Drift of a module: a power of its learning rate, with half of the noise of log kappa."""
+    """Return the drift of a module: a power of its learning rate, with half of the noise of log kappa."""
     log_drift = plant.exponent * math.log(max(multiplier, 1e-300)) + noise.gauss(0.0, plant.log_sd / math.sqrt(2))
     return math.exp(min(max(log_drift, -_LARGEST_LOG), _LARGEST_LOG))
 
@@ -132,7 +132,7 @@ def _log_ratio(multipliers: dict[str, float]) -> float:
 
 
 def judge(config: CoMMITConfig, runs: Sequence[Trajectory]) -> Verdict:
-    """What simulated runs of one configuration came to."""
+    """Judge the simulated runs of one configuration."""
     target = 0.0 if config.controller == "literal" else math.log(config.kappa_target)
     limit = math.inf if config.controller == "literal" else math.log(config.kappa_bound) * (1 - 1e-9)
 

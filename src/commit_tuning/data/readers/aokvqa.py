@@ -68,14 +68,14 @@ class AOKVQA(Reader[object]):
 
 
 def _pictures(image_id: object) -> tuple[str, ...]:
-    """The names of a picture whose id is a number of COCO's, or a text."""
+    """Return the possible names of a picture whose id is a number of COCO's, or a text."""
     if isinstance(image_id, str):
         return (*picture_names(file_name(image_id, "image_id")), *picture_names(image_id.strip().zfill(12)))
     return picture_names(f"{number(image_id, 'image_id'):012d}")
 
 
 def choice_of(choices: object, index: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The choices and, alone, the right one.
+    """Return the choices and, alone, the right one.
 
     Raises:
         FaultError: They are no list of two to 26 texts, or the index is none of it.

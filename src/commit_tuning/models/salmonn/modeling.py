@@ -64,7 +64,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
         fbank_features_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """What the language model hears of sounds.
+        """Return what the language model hears of sounds.
 
         Args:
             input_features: Whisper's log-mel spectrograms, [sounds, mel bins, frames]; two frames for each source
@@ -118,7 +118,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
         )
 
     def _placed(self, heard: Tensor, input_ids: Tensor, embeddings: Tensor) -> Tensor:
-        """The embeddings of the text [samples, length, width] with those of the sounds at their placeholders."""
+        """Put the sounds' embeddings into the text's [samples, length, width] at their placeholders."""
         places = input_ids == self.config.audio_token_id
         count = int(places.sum())
         if count != len(heard):
@@ -143,7 +143,7 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin): 
         self.post_init()
 
     def get_audio_features(self, input_features: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """What the language model hears of sounds: see `SalmonnModel.get_audio_features`."""
+        """Return what the language model hears of sounds: see `SalmonnModel.get_audio_features`."""
         return self.model.get_audio_features(input_features, **kwargs)
 
     def forward(

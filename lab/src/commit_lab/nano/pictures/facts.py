@@ -142,16 +142,16 @@ HELD_OUT: frozenset[tuple[str, str]] = frozenset(
 
 
 def value_of(relation: str, concept: str) -> str | None:
-    """What a relation says of a concept; None if it says nothing."""
+    """Return what a relation says of a concept; None if it says nothing."""
     return next((value for value, things in FACTS[relation].items() if concept in things), None)
 
 
 def sentence(relation: str, concept: str) -> str:
-    """A fact in words, such as ``The key is made of metal.``; for reasons, and for text to pre-train on."""
+    """Put a fact into words, such as ``The key is made of metal.``, for reasons and for pre-training."""
     return f"The {concept} {PHRASES[relation][1].format(value_of(relation, concept))}."
 
 
 def known_concepts() -> tuple[str, ...]:
-    """The concepts of which there is a fact, sorted."""
+    """Return the concepts with a fact, sorted."""
     found = {thing for table in FACTS.values() for things in table.values() for thing in things}
     return tuple(concept for concept in CONCEPT_NAMES if concept in found)

@@ -86,7 +86,7 @@ def make_fact_question(seed: int, split: str, number: int) -> FactQuestion:
 
 
 def nano_aokvqa_vocabulary() -> tuple[str, ...]:
-    """All words of questions, choices and right answers: lower case, sorted. What a few people say is not in it."""
+    """Return all words of questions, choices and right answers, in lower case, sorted, without minority answers."""
     texts = [phrase.replace("{}", " ").replace("?", " ? ") for pair in PHRASES.values() for phrase in pair]
     values = [value for _, value in VALUES]
     words = " ".join(
@@ -104,7 +104,7 @@ class _Asker(Painter):
         self._picture = self.canvas()
 
     def choose(self, relation: str, value: str) -> str:
-        """A thing to ask the value of; what is held out changes the label."""
+        """Choose a thing to ask the value of; a held-out fact changes the label."""
         things = FACTS[relation][value]
         taught = [thing for thing in things if self.split not in _TAUGHT or (relation, thing) not in HELD_OUT]
         thing = self.rng.choice(taught)
@@ -166,7 +166,7 @@ def _compare(asker: _Asker, relation: str, value: str) -> FactQuestion:
 
 
 def _without(relation: str, value: str) -> list[str]:
-    """Concepts of which a relation says something else."""
+    """Return concepts for which a relation has another value."""
     return [thing for other, things in FACTS[relation].items() if other != value for thing in things]
 
 

@@ -103,7 +103,7 @@ def _write_chunk(root: str, seed: int, make: MakeClip, task: tuple[str, range]) 
 
 
 def vocabulary(*texts: str) -> tuple[str, ...]:
-    """The words of some texts, sorted: lower case, marks apart."""
+    """Return the words of some texts in lower case, sorted; punctuation marks are words of their own."""
     spaced = " ".join(texts).lower()
     for mark in ".,:?":
         spaced = spaced.replace(mark, f" {mark} ")
