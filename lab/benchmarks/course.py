@@ -42,7 +42,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is trained.
+    """A model to train, and its samples.
 
     Attributes:
         model: With trainable parameters.

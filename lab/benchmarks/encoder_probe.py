@@ -3,11 +3,11 @@
 RUNS are output folders of `commit-tuning compare --save-weights` or `train`, searched with everything below them. A
 linear probe (ridge regression on one-hot classes, its strength chosen on drawings of the validation families) is fitted
 on features of newly drawn pictures whose icons are of the training families, and scored on drawings of the test
-families, which neither model nor probe has seen. Features: what the encoder hands to the language model, all
-vectors of a picture side by side; and the language model's last hidden state at the end of a question. Probed: concept
-and colour of a single icon, concept and colour of the icon in the upper left of four, and how many icons there
-are. Beside them, for each place: the effective rank of the features (Roy and Vetterli 2007), and how like those of the
-untuned model they still are (linear CKA, Kornblith et al. 2019, arXiv 1905.00414). Prints Markdown.
+families, which neither model nor probe has seen. The features are the encoder's outputs, all vectors of a picture side
+by side, and the language model's last hidden state at the end of a question. The classes are concept and colour of a
+single icon, concept and colour of the icon in the upper left of four, and the number of icons. The table also has, for
+each place, the effective rank of the features (Roy and Vetterli 2007) and their similarity to those of the untuned
+model (linear CKA, Kornblith et al. 2019, arXiv 1905.00414). Prints Markdown.
 """
 
 import argparse

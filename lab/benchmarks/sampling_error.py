@@ -1,9 +1,10 @@
-"""Statistical error of kappa on few samples, now and then: `python lab/benchmarks/sampling_error.py`.
+"""Statistical error of kappa on few samples and rare measurements: `python lab/benchmarks/sampling_error.py`.
 
 A nano model is trained on nano IconQA, and at every step the drift is taken on 1, 2, 4, 8 and all 16 samples of the
-batch. Against all samples at every step: how far off is one measurement, and how far off is the geometric mean over the
-last 100 steps if only every m-th step is measured? Prints a Markdown table of standard deviations of log kappa. With
-`--regularizer` the model is trained under that, to see whether it makes kappa easier to estimate.
+batch. The script asks how far off one measurement is, and how far off the geometric mean over the last 100 steps is if
+only every m-th step is measured. The reference is all samples at every step. Prints a Markdown table of standard
+deviations of log kappa. With `--regularizer` the model is trained with that regulariser, to see whether it makes kappa
+easier to estimate.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """Vision, audio, language under one coordinator: `python lab/benchmarks/three_modalities.py --output runs/three`.
 
-One nano model of the shipped ones' parts: tower, projector and language model of nano LLaVA, the two audio encoders and
-the Q-Former of nano SALMONN, and a fresh projection from there to the language model, with fresh embeddings for the
-words of sounds; all trained in full. Every item has a picture (one or two icons) and a sound (one instrument), and its
+A nano model is joined from parts of the shipped ones: tower, projector and language model of nano LLaVA, the two audio
+encoders and the Q-Former of nano SALMONN. The projection from the Q-Former to the language model is fresh, and so are
+the embeddings for the words of sounds. All parts are trained in full. Every item has a picture (one or two icons) and a
+sound (one instrument), and its
 question asks for the icon, for the instrument, or for both: which of two sides to look at depends on what is heard.
 Drawings of the test items are not among those of the training; instruments are the same, in other melodies. Kappa has
 one value for each encoder. Prints Markdown.
@@ -144,7 +145,7 @@ class Items:
 
 
 class SeeingListener(nn.Module):
-    """A LLaVA with SALMONN's way of hearing: what both encoders make stands at its placeholders in the text.
+    """A LLaVA that hears like SALMONN: the outputs of both encoders replace their placeholders in the text.
 
     Args:
         llava: Sees and speaks.

@@ -1,7 +1,7 @@
 """Batches for vision-language and audio-language models, made with the model's own processor.
 
-:func:`build_prompt` is the one place that knows what stands around a question; how it is asked is
-:mod:`commit_tuning.data.prompts`.
+Only :func:`build_prompt` knows the text around a question. :mod:`commit_tuning.data.prompts` has the wording of the
+question.
 """
 
 from __future__ import annotations
@@ -85,8 +85,9 @@ class VisionCollator:
             sound per text (such as Qwen2AudioProcessor, with Whisper's log-mel features).
         device: Where the tensors go; None leaves them on the CPU.
         prompt: How a question is asked: a name of :data:`commit_tuning.data.prompts.PROMPTS`.
-        max_tokens: Most tokens of prompt and answer together; None for what the tokenizer says of its model.
-        cut: Whether a question that is too long is cut, and not refused: its end, of a conversation its beginning.
+        max_tokens: Most tokens of prompt and answer together; None for the tokenizer's limit.
+        cut: Whether a question that is too long is cut instead of refused. It loses its end, a conversation its
+            beginning.
             Choices and answers are never cut.
         room: Tokens that are kept free for an answer at least.
 

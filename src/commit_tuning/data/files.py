@@ -1,4 +1,4 @@
-"""Files that nobody has vouched for: every failure to read one becomes a :class:`FaultError`, in bounded memory."""
+"""Reading of untrusted files: every failure becomes a :class:`FaultError`, and memory is bounded."""
 
 from __future__ import annotations
 

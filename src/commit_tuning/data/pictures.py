@@ -1,4 +1,4 @@
-"""Pictures of a dataset that nobody has vouched for, and the one picture of a multi-image question."""
+"""Reading of untrusted pictures, and the single picture made from a multi-image question."""
 
 from __future__ import annotations
 

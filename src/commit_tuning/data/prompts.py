@@ -1,7 +1,7 @@
-"""How published models were asked: a table of prompts, each with its source.
+"""The prompts of published models, each with its source.
 
-`plain` is this project's own and the default. What stands around a prompt (the roles of a chat, the place of the
-picture) is the processor's business, see :mod:`commit_tuning.data.collate`.
+`plain` is this project's own and the default. The processor adds what surrounds a prompt (the roles of a chat, the
+place of the picture), see :mod:`commit_tuning.data.collate`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sounds of a dataset that nobody has vouched for, decoded to one channel at one rate.
+"""Reading of untrusted sounds, decoded to one channel at one rate.
 
 libsndfile decodes (WAV, FLAC, Ogg, MP3; package soundfile), the SoX resampler resamples (package soxr).
 """

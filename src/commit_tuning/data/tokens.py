@@ -1,4 +1,4 @@
-"""A dataset's text to tokens: a special token that is spelt in it, such as ``<image>`` or ``</s>``, stays text."""
+"""Conversion of a dataset's text to tokens: a spelt special token, such as ``<image>`` or ``</s>``, stays text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from commit_tuning.data.files import FaultError
 
 
 class PlainTokens:
-    """What a processor's tokenizer makes of text that people wrote.
+    """Tokenises text that people wrote, with a processor's tokenizer.
 
     A tokenizer takes the spelling of its special tokens for the tokens themselves: for a picture that is not there, or
     for the end of an answer. Answers are tokenised apart, so they are split as any text. A question goes through the

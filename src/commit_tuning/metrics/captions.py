@@ -4,10 +4,10 @@ They differ in the words, in the weight of recall, and in how references are joi
 caption's (tylin/coco-caption ``rouge.py``; aac-metrics carries it over), so that is the default; rouge-score's is what
 summarisation and most general libraries report.
 
-COCO caption's words come from Stanford's PTB tokenizer, a Java program, less punctuation; :func:`words` is its rules
-for plain captions, without Java. They can differ on abbreviations with periods (``U.S.``), on symbols (``%``, ``&``),
-brackets and repeated marks (``!!!``), which are dropped here, and on contractions without an apostrophe (``cannot``,
-``gonna``): docs/reference/metrics.md says how.
+COCO caption takes its words from Stanford's PTB tokenizer, a Java program, without punctuation. :func:`words` follows
+the tokenizer's rules for plain captions, without Java. The two can differ on abbreviations with periods (``U.S.``), on
+contractions without an apostrophe (``cannot``, ``gonna``), and on symbols (``%``, ``&``), brackets and repeated marks
+(``!!!``), which are dropped here. docs/reference/metrics.md has the details.
 """
 
 from __future__ import annotations

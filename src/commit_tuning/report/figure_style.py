@@ -1,4 +1,4 @@
-"""How figures look: one colour for each method everywhere, and SVG that stands inside a page."""
+"""The style of figures: one colour for each method everywhere, and SVG that stands inside a page."""
 
 from __future__ import annotations
 

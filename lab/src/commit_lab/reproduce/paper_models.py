@@ -56,12 +56,12 @@ class PaperModel:
     Attributes:
         model_class: In transformers, or in `commit_tuning.models.salmonn`.
         sizes: What its config class takes.
-        narrow: What of that a narrow one has instead.
+        narrow: The sizes that a narrow model changes.
         published: Parameters as published.
         sources: Where sizes and number were published.
         samples: `"image"` or `"audio"`.
         medium_tokens: Placeholders in the text of one sample.
-        encoder: What of the encoder is trained, without the projector.
+        encoder: The trained part of the encoder, without the projector.
         stored_bytes: Of one parameter in the released files.
         copies: How often the weights lie on disk before a run: twice where they have to be converted.
     """

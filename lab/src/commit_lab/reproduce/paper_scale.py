@@ -49,8 +49,8 @@ DATASETS = {"textvqa": 8.1, "iconqa": 1.8, "aokvqa": 19.0, "clothoaqa": 3.1, "ma
 class Needs:
     """What one run needs.
 
-    Memory is that of one GPU, in bytes. The sum takes a measurement and the activations of training to be there at
-    the same time, which they are not.
+    Memory is that of one GPU, in bytes. The sum counts a measurement and the activations of training as simultaneous,
+    which they are not.
 
     Attributes:
         recipe: Its name.
@@ -137,7 +137,7 @@ class FirstStep:
     """What the first optimizer step of a narrow model did.
 
     Attributes:
-        loss: Before it, in nats per answer token.
+        loss: Before it, in nats per target token.
         kappa: As it was measured.
         moved: Module to the share of its trained tensors that changed.
     """

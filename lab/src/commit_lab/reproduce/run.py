@@ -63,12 +63,12 @@ def runs_of(recipe: Recipe) -> int:
 
 @dataclass
 class Reproduction:
-    """Tables and figures under way.
+    """The tables and figures of one reproduction.
 
     Attributes:
         grid: Which comparisons, at which scale, where.
         start: Runs the comparison of a recipe in a folder, and returns it when it is through.
-        rows: Of Table 1, to which everything keeps.
+        rows: The rows of Table 1 that are used.
         done: Comparisons by folder, so that none is run twice.
     """
 

@@ -79,7 +79,7 @@ class Line:
         metric: Its name.
         untuned: The model's score before tuning; None where it was not asked.
         blind: Score of always giving the most common training answer of the question's kind; None as well.
-        cells: Method to what it came to.
+        cells: Method to its result.
         constant: Rate to Constant LR's cell, for every rate of the sweep.
     """
 

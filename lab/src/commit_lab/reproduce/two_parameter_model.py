@@ -119,7 +119,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The way of a run over the plane of the two parameters.
+    """The path of a run in the plane of the two parameters.
 
     Attributes:
         points: (x, s) before every step and after the last, [steps + 1].

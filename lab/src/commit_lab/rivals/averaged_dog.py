@@ -1,4 +1,4 @@
-"""DoG as its authors ask for it: with the polynomial average of the iterates at evaluation."""
+"""DoG as its authors recommend it: with the polynomial average of the iterates at evaluation."""
 
 from __future__ import annotations
 

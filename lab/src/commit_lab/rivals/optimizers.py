@@ -15,7 +15,7 @@ from commit_tuning.partition.modules import ModulePartition
 class ModuleOptimizers(Optimizer):
     """Several optimizers as one: each steps on its own parameter groups and knows nothing of the others.
 
-    The groups are the very objects that the parts hold, so whoever sets a rate here sets it there.
+    The groups are the same objects as those of the parts, so a rate that is set here applies there.
 
     Args:
         parts: Optimizers without a parameter in common.

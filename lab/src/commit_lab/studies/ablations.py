@@ -1,6 +1,6 @@
-"""Studies of one setting at a time: which comparisons they are, and the small record that is kept of each.
+"""Studies of one setting each: their comparisons, and the small record that is kept of each comparison.
 
-A study is one question and the comparisons that answer it; `experiments.ablation_page` shows what came out.
+A study is one question and the comparisons that answer it; `ablation_page` shows the results.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far a step moves the output distribution for what is left to learn: a module's drift over the loss.
+"""A module's drift over the loss: how far a step moves the output distribution, relative to what is left to learn.
 
 The loss is the training loss of the step, on its whole batch; the controller `"trust-region"` takes that of the
 measured samples in evaluation mode, which a record does not hold.

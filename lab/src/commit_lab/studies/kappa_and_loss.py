@@ -1,4 +1,4 @@
-"""What kappa did in a run and what its loss did, as numbers that can be compared over runs (Hypotheses 4.1 and 4.2)."""
+"""Numbers that describe kappa and the loss of a run and compare over runs (Hypotheses 4.1 and 4.2)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SPLIT_OFF = ("learning_rate", "encoder_learning_rate", "seed", "save_weights", 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run. Losses are training losses in nats per answer token; logarithms are natural.
+    """One run. Losses are training losses in nats per target token; logarithms are natural.
 
     Attributes:
         task: What must agree for losses to be comparable: model, data, and training but for the rates.

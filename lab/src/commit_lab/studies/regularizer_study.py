@@ -83,7 +83,7 @@ class Run:
         predicted_gain: Module to the least that the ascent should add to a step (`step_gain`); NaN for every reading
             but lookahead.
         kappa_noise: Standard deviation of log kappa around its trend (`kappa_and_loss.jumps`), after a quarter.
-        gap: Loss on validation questions less the loss on questions seen, in nats per answer token; NaN likewise.
+        gap: Loss on validation questions less the loss on questions seen, in nats per target token; NaN likewise.
         step_seconds: Wall time of training per optimizer step.
     """
 

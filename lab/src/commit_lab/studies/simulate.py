@@ -29,7 +29,7 @@ _LARGEST_LOG = 340.0  # drifts stay within e to this, so that their ratio is a f
 
 @dataclass(frozen=True, kw_only=True)
 class Plant:
-    """What the controller steers.
+    """The simulated process that the controller steers.
 
     Attributes:
         rho: Kappa at equal learning rates, at the first step.
@@ -67,7 +67,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What simulated runs of one configuration came to.
+    """The result of the simulated runs of one configuration.
 
     Attributes:
         collapsed: Share of runs in which a multiplier falls below a hundredth.

@@ -17,7 +17,7 @@ class AOKVQA(Reader[object]):
     """The questions of one split in the file's order; see :class:`Reader`.
 
     In the multiple-choice setting the answer is the right choice. In the direct-answer setting the answers are those of
-    ten people, blank ones too. Questions marked ``difficult_direct_answer`` are left out, but not of train: the
+    ten people, blank ones too. Outside train, questions marked ``difficult_direct_answer`` are left out, because the
     official ``evaluation/eval_predictions.py`` does not count them. The answers of the test split are not public.
 
     Args:

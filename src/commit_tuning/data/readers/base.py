@@ -1,7 +1,7 @@
-"""What the readers of all datasets share: a check of everything when opened, decoding when asked for.
+"""The common part of all readers: it checks everything at opening and decodes on request.
 
-A reader says how one entry of its files becomes records (:meth:`Reader._read`); the rest is here, so that every dataset
-keeps the same promises.
+A reader turns one entry of its files into records (:meth:`Reader._read`). The rest is here, so that every dataset
+behaves alike.
 """
 
 from __future__ import annotations

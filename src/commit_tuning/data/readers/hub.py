@@ -89,7 +89,7 @@ class HubReader(Reader[int]):
         max_seconds: Cut sounds to their first so many seconds; None for all.
 
     Raises:
-        UserError: As :class:`Reader`; and where the dataset has not the columns.
+        UserError: As :class:`Reader`; or the dataset lacks the columns.
     """
 
     layout = "a split with the columns that data.hub.Columns names"

@@ -1,7 +1,7 @@
 """One conversation about a picture or a sound, whatever tool its file was written for, in one form.
 
-What changes the meaning of an entry is read, or makes the entry a fault: a video, places in the picture, calls of
-tools, a preference, a part of a turn that alone is trained on. Other keys are named in :attr:`Talk.unread`.
+Keys that change the meaning of an entry are read or make it a fault: a video, places in the picture, calls of tools, a
+preference, a part of a turn that alone is trained on. :attr:`Talk.unread` names the other keys.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SALMONN of its parts: a language model, a Whisper and a BEATs, each as it was released."""
+"""Assembly of SALMONN from its parts: a language model, a Whisper and a BEATs, each as it was released."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From sounds to the Q-Former's outputs: the two encoders, and what looks at them window by window."""
+"""The path from sounds to the Q-Former's outputs: the two encoders, and the Q-Former that reads them by windows."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class BeatsEncoder(nn.Module):
 
 
 class WeightNorm(nn.Module):
-    """A length of its own for each place in the kernel: torch's weight norm, which no forward-mode derivative passes.
+    """Weight norm with a length for each place in the kernel; torch's own has no forward-mode derivative.
 
     The parameters are named as torch names them: `parametrizations.weight.original0` is the length, the official
     `weight_g`, and `original1` the direction, `weight_v`.
@@ -176,7 +176,7 @@ class BeatsLayer(GradientCheckpointingLayer):  # type: ignore[misc]
 
 
 class BeatsAttention(nn.Module):
-    """Self-attention whose relative position bias each query lets through by gates of its own."""
+    """Self-attention in which each query gates the relative position bias."""
 
     def __init__(self, config: BeatsConfig, has_position_bias: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The official checkpoints' parameters, loaded into our model by name, and what of them did not match.
+"""Loading of the official checkpoints' parameters into our model by name, with a report of what did not match.
 
 SALMONN's own checkpoint holds what was trained: `{"model": {...}}` with the Q-Former in BERT's naming, the norms, the
 projector, and LoRA in PEFT's naming. BEATs comes in a file of its own, `{"cfg": {...}, "model": {...}}`.
@@ -52,7 +52,7 @@ _BEATS_FIXED = {"deep_norm": True, "layer_norm_first": False, "relative_position
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What came of loading a checkpoint.
+    """The result of loading a checkpoint.
 
     Attributes:
         loaded: Our names of the parameters that were loaded.

@@ -2,8 +2,8 @@
 
 Sounds pass Whisper's encoder and BEATs side by side, 50 features a second each; both are normed and concatenated. The
 Q-Former looks at one window after another and makes its queries' outputs of each, which a linear layer brings to the
-width of the language model (Tang et al. 2023, Section 3.1; the official `models/salmonn.py`). LoRA is PEFT's business:
-`convert.LORA` is the official one.
+width of the language model (Tang et al. 2023, Section 3.1; the official `models/salmonn.py`). PEFT adds the LoRA;
+`convert.LORA` is the official configuration.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from commit_tuning.models.salmonn.configuration import SalmonnConfig
 
 
 class SalmonnPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
-    """What both models have in common."""
+    """The common base of both models."""
 
     config_class = SalmonnConfig
     base_model_prefix = "model"

@@ -1,8 +1,8 @@
-"""What Nano-A-OKVQA takes to be known about the things that the icons show.
+"""The facts that Nano-A-OKVQA assumes about the things in the icons.
 
 Each line of a relation's table reads ``value: things``. A thing stands in a relation at most once, every value has at
-least two things, and a question puts only things of one relation side by side, each false for the others' values; what
-could be argued about (is a car made of metal or of glass?) is left out.
+least two things, and a question puts only things of one relation side by side, each false for the others' values.
+Debatable facts (is a car made of metal or of glass?) are left out.
 """
 
 from __future__ import annotations

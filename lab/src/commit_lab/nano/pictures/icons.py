@@ -1,7 +1,7 @@
 """Icons of six open families, read from the fonts that the QtAwesome package ships.
 
-QtAwesome is used as a package of data: neither it nor Qt is imported. Every family is drawn by other hands, so a
-split by family is the strictest form of a split by lineage: no drawing, no weight of it and no later version of it
+QtAwesome is used as a package of data: neither it nor Qt is imported. Each family has other artists, so a split by
+family is the strictest form of a split by lineage: no drawing, no weight of it and no later version of it
 can be on both sides.
 """
 

@@ -1,7 +1,7 @@
 """Text in the fonts of four open families, as matplotlib and Pillow carry them.
 
-matplotlib and Pillow are used as packages of data: matplotlib is not imported. Every family is the work of other hands,
-so a split by family is strict, as that of the icons is.
+matplotlib and Pillow are used as packages of data: matplotlib is not imported. Each family has other designers, so a
+split by family is strict, like that of the icons.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@ A question is a pure function of (seed, split, number). Four forms alternate wit
 
 - ``single``: one thing; what does a relation say of it?
 - ``value``: two things; what does a relation say of the one in a place? The other's value is among the choices.
-- ``which``: three things, of which one has a value. Things that have it too but are not in the picture are among the
-  choices, and things of the picture that have it not, so that neither the text nor the picture alone tells.
+- ``which``: three things, of which one has a value. Some choices have the value and are not in the picture, others are
+  in the picture and do not have it. So neither the text nor the picture alone suffices.
 - ``compare``: two things; which has the value: left, right, both or none?
 
-Values, and within ``compare`` the four outcomes, are counted through, so that a question's words say as little as can
-be about its answer: it alone leaves 1 in 4, and for ``which`` 1 in 2 or 3.
+Values, and within ``compare`` the four outcomes, are counted through, so that a question's words say as little as
+possible about its answer: a guess from them is right in 1 of 4, and for ``which`` in 1 of 2 or 3.
 """
 
 from __future__ import annotations

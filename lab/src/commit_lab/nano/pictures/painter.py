@@ -1,4 +1,4 @@
-"""Small pictures of icons: what the nano datasets of pictures share."""
+"""The common part of the nano datasets of pictures: small pictures of icons."""
 
 from __future__ import annotations
 

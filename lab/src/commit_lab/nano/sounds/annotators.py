@@ -1,4 +1,4 @@
-"""Ten people's answers to one question, made up: most agree, some slip or say it otherwise."""
+"""Simulated answers of ten people to one question: most agree, some slip or use other words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the nano datasets of sounds share: clips are made one by one, written in chunks, then listed."""
+"""The common part of the nano datasets of sounds: clips are made one by one, written in chunks, then listed."""
 
 from __future__ import annotations
 

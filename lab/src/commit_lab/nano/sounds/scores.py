@@ -1,8 +1,8 @@
 """Scores of the corpus that the package music21 carries: melodies in ABC, chorales in MusicXML.
 
-Only the files are read; music21 itself is not imported, for what is wanted of a piece is little: its key, metre, kind
-and notes. Taken are O'Neill's *Music of Ireland*, *Ryan's Mammoth Collection* and J. S. Bach's chorales, whose music
-is in the public domain and whose encodings carry no restriction.
+Only the files are read. music21 itself is not imported, because only key, metre, kind and notes of a piece are needed.
+The sources are O'Neill's *Music of Ireland*, *Ryan's Mammoth Collection* and J. S. Bach's chorales. Their music is in
+the public domain, and their encodings carry no restriction.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the nano datasets of sounds are about: instruments, strokes and sounds of the world, by split.
+"""The concepts of the nano datasets of sounds: instruments, strokes and sounds of the world, by split.
 
 An instrument is a family of programs. Train, val and test play the same ones, in melodies and scenes of their own; a
 fourth split, for pre-training alone, has half of them and some of its own. So tuning has to teach an encoder new
