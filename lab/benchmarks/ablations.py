@@ -56,7 +56,7 @@ STUDIES = {
     ),
     "controller": Study(
         question="Which controller turns kappa into rates: Eq. 8 as printed, bounded, compensated, or a trust region? "
-        "With the rates' sum kept, as in Eq. 8, or their product; on the default moving average.",
+        "The arms keep the sum of the rates, as Eq. 8 does, or their product, and use the default moving average.",
         plans=(
             Plan(
                 name="controller-sum-nano-blip2",
@@ -107,12 +107,13 @@ STUDIES = {
         ),
     ),
     "lora-rank": Study(
-        question="LoRA rank of the language model, or (null) full fine-tuning? Alpha stays 16, so the adapter's scale, "
-        "alpha / r, falls as the rank rises.",
+        question="Which LoRA rank for the language model, or (null) full fine-tuning? Alpha stays 16, so the adapter's "
+        "scale, alpha / r, falls as the rank rises.",
         plans=on_blip2("lora-rank", "model.lora.r", 2, 8, 32, None),
     ),
     "projector": Study(
-        question="Whose is the projector: the encoder's, the language model's, or a third module of its own?",
+        question="Which module should own the projector: the encoder, the language model, or a third module of its "
+        "own?",
         plans=on_both("projector", "model.projector", "encoder", "language_model", "own"),
     ),
     "learning-rates": Study(
