@@ -40,8 +40,8 @@ _INTRODUCTION = """\
 > **Nano models:** first generation.
 
 Each study changes one setting. `commit-lab study page` writes this page from the records in
-`lab/results/ablations/`, text included: change the records, the studies or `findings.md` there, not this page. Every arm
-has run with all of its seeds. The columns:
+`lab/results/ablations/`, text included: change the records, the studies or `findings.md` there, not this page. Every
+arm has run with all of its seeds. The columns:
 
 - *Validation* and *Test*: accuracy in percent, mean ± standard deviation over seeds.
 - *Difference*: test accuracy minus that of Constant LR with the same other settings, at the rate that validation chose
@@ -59,7 +59,7 @@ has run with all of its seeds. The columns:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Every condensed comparison in a folder, in the order of the names.
+    """Read every condensed comparison in a folder, in the order of the names.
 
     Raises:
         UserError: There is none, or one cannot be read.
@@ -74,7 +74,7 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def read_findings(path: Path) -> dict[str, str]:
-    """Study to the Markdown below its `## name` heading; nothing if there is no file."""
+    """Map each study to the Markdown below its `## name` heading; nothing if there is no file."""
     if not path.is_file():
         return {}
     _, *sections = re.split(r"^## +", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -111,12 +111,12 @@ def write_page(folder: Path, page: Path, order: Sequence[str]) -> None:
 
 
 def image_name(study: str) -> str:
-    """File name of a study's figure."""
+    """Return the file name of a study's figure."""
     return f"ablation-{study}.png"
 
 
 def section(name: str, records: Sequence[Record], finding: str | None) -> str:
-    """A study on the page: question, commands, a table for each model, figure, finding."""
+    """Write a study on the page: question, commands, a table for each model, figure, finding."""
     title = name.replace("-", " ").capitalize()
     blocks = [f"## {title}", records[0]["question"]]
     blocks.append("```\n" + "\n".join(record["command"] for record in records) + "\n```")
@@ -128,7 +128,7 @@ def section(name: str, records: Sequence[Record], finding: str | None) -> str:
 
 
 def _by_model(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Model to the rows of all its comparisons."""
+    """Map each model to the rows of all its comparisons."""
     rows: dict[str, list[Record]] = {}
     for record in records:
         rows.setdefault(record["model"], []).extend(record["rows"])
@@ -155,7 +155,7 @@ def _with_sign(share: float | None) -> str:
 
 
 def draw(records: Sequence[Record]) -> Figure:
-    """A study's figure: a panel for each model, of accuracy over the base rate where one was swept, else by arm."""
+    """Draw a study: a panel for each model, of accuracy over the base rate where one was swept, else by arm."""
     panels = _by_model(records)
     tallest = max(len(rows) for rows in panels.values())
     swept = any(_swept(rows) for rows in panels.values())
@@ -170,7 +170,7 @@ def draw(records: Sequence[Record]) -> Figure:
 
 
 def _swept(rows: Sequence[Record]) -> bool:
-    """Whether an arm was run at several rates."""
+    """Tell whether an arm was run at several rates."""
     return len({row["label"] for row in rows}) < len(rows)
 
 

@@ -53,7 +53,7 @@ STUDIES: dict[str, Study] = {
     ),
     "controller": Study(
         question="Which controller turns kappa into rates: Eq. 8 as printed, bounded, compensated, or a trust region? "
-        "With the rates' sum kept, as in Eq. 8, or their product; on the default moving average.",
+        "The arms keep the sum of the rates, as Eq. 8 does, or their product, and use the default moving average.",
         plans=(
             Plan(
                 name="controller-sum-nano-blip2",

@@ -2,8 +2,8 @@
 
 Sounds pass Whisper's encoder and BEATs side by side, 50 features a second each; both are normed and concatenated. The
 Q-Former looks at one window after another and makes its queries' outputs of each, which a linear layer brings to the
-width of the language model (Tang et al. 2023, Section 3.1; the official `models/salmonn.py`). LoRA is PEFT's business:
-`convert.LORA` is the official one.
+width of the language model (Tang et al. 2023, Section 3.1; the official `models/salmonn.py`). PEFT adds the LoRA;
+`convert.LORA` is the official configuration.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from commit_tuning.models.salmonn.configuration import SalmonnConfig
 
 
 class SalmonnPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
-    """What both models have in common."""
+    """The common base of both models."""
 
     config_class = SalmonnConfig
     base_model_prefix = "model"
@@ -63,7 +63,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
         fbank_features_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """What the language model hears of sounds.
+        """Return what the language model hears of sounds.
 
         Args:
             input_features: Whisper's log-mel spectrograms, [sounds, mel bins, frames]; two frames for each source
@@ -115,7 +115,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
         )
 
     def _placed(self, heard: Tensor, input_ids: Tensor, embeddings: Tensor) -> Tensor:
-        """The embeddings of the text [samples, length, width] with those of the sounds at their placeholders."""
+        """Put the sounds' embeddings into the text's [samples, length, width] at their placeholders."""
         places = input_ids == self.config.audio_token_id
         count = int(places.sum())
         if count != len(heard):
@@ -140,7 +140,7 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin): 
         self.post_init()
 
     def get_audio_features(self, input_features: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """What the language model hears of sounds: see `SalmonnModel.get_audio_features`."""
+        """Return what the language model hears of sounds: see `SalmonnModel.get_audio_features`."""
         return self.model.get_audio_features(input_features, **kwargs)
 
     def forward(
