@@ -37,7 +37,7 @@ class PlainIntegral(KappaController):
         self._gain, self._ratio = gain, 0.0
 
     def multipliers(self, step: int) -> dict[str, float]:
-        """Ones during the warm-up, then the integral of the error."""
+        """Return ones during the warm-up, then the integral of the error."""
         del step
         window, limit = self._windows[ENCODER], math.log(BOUND)
         if len(window) >= math.ceil(self._config.kappa_window / 2):
