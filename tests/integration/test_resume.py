@@ -39,7 +39,7 @@ def test_every_method_resumes(settings: dict[str, Any], tmp_path: Path) -> None:
     assert differences(plain_loop, Task(tmp_path, config, kind="plain")) == []
 
 
-def test_a_schedule_by_hand_goes_on_from_the_rates_of_the_beginning(tmp_path: Path) -> None:
+def test_manual_schedule_resumes_from_its_first_rates(tmp_path: Path) -> None:
     """No scheduler keeps them in the groups, and a trainer may load the optimizer before the coordinator is made."""
     model, partition = Task(tmp_path, kind="plain").build()
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-2))

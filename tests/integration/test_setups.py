@@ -226,7 +226,7 @@ def test_an_adapter_in_the_trainer_and_its_resume(setup: str, tmp_path: Path) ->
     assert min(whole.coordinator.drift.values()) > 0
 
 
-def test_what_the_checkpoints_of_an_adapter_leave_out_is_told(tmp_path: Path) -> None:
+def test_weights_missing_from_adapter_checkpoints_are_named(tmp_path: Path) -> None:
     """Otherwise the encoder would go on, unnoticed, from the weights it had before the training."""
     setup = "LoRA, encoder by hand"
     with pytest.warns(UserWarning, match=r"trained tensors are outside the adapter, and PEFT saves none of them"):
@@ -253,7 +253,7 @@ def test_fsdp1_is_refused(keeps_names: bool, tmp_path: Path, monkeypatch: pytest
     assert "\n" not in str(refused.value)
 
 
-def test_an_optimizer_that_deepspeed_is_to_make_is_refused(tmp_path: Path) -> None:
+def test_optimizer_made_by_deepspeed_is_refused(tmp_path: Path) -> None:
     """What Accelerate hands out where DeepSpeed's own configuration names the optimizer."""
     each = trainer(tmp_path, build("llava")[0])
     each.optimizer = DummyOptim(each.model.parameters())
@@ -278,7 +278,7 @@ def without_encoder() -> nn.Module:
         (without_encoder, "'vision' has no trainable parameter"),
     ],
 )
-def test_a_model_without_a_trainable_encoder_is_refused_before_a_trainer_begins(
+def test_trainer_refuses_a_model_without_trainable_encoder(
     make: Callable[[], nn.Module], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message) as refused:

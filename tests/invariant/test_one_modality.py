@@ -43,7 +43,7 @@ def test_a_module_is_made_up_for_once() -> None:
 
 @pytest.mark.filterwarnings("ignore:.* is unstable")
 @pytest.mark.parametrize("controller", ["compensated", "bounded"])
-def test_control_begins_with_the_encoders_that_have_their_warm_up(controller: str) -> None:
+def test_control_starts_for_encoders_past_their_warm_up(controller: str) -> None:
     coordinator = start(controller={"name": controller, "warmup": 3}, kappa_window=6, probe=Probe(interval=1))
     train(coordinator, "IIIIIIIAAI")
     found = coordinator.multipliers

@@ -196,7 +196,7 @@ def spread_out(tmp_path_factory) -> Path:
     return folder
 
 
-def test_every_rank_has_the_same_kappa_and_the_same_rates(spread_out: Path) -> None:
+def test_ranks_agree_on_kappa_and_rates(spread_out: Path) -> None:
     first, second = (json.loads((spread_out / f"lopsided-{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert first[-1]["rates"] != first[1]["rates"]
@@ -231,7 +231,7 @@ def test_a_rank_without_answers_measures_with_the_others(way: str, spread_out: P
 
 
 @pytest.mark.parametrize("way", marked(WAYS))
-def test_two_ranks_train_as_one_process_does_on_the_whole_batch(way: str, spread_out: Path) -> None:
+def test_two_ranks_train_as_one_process(way: str, spread_out: Path) -> None:
     first, second = (json.loads((spread_out / f"{way}-{rank}.json").read_text()) for rank in (0, 1))
     alone = WAYS[way](None)
     assert first["seen"] == second["seen"]
@@ -239,7 +239,7 @@ def test_two_ranks_train_as_one_process_does_on_the_whole_batch(way: str, spread
     torch.testing.assert_close(torch.tensor(first["logits"]), torch.tensor(alone["logits"]), rtol=0, atol=1e-9)
 
 
-def test_two_ranks_keep_one_checkpoint_and_go_on_from_it_bit_for_bit(spread_out: Path) -> None:
+def test_two_ranks_resume_exactly_from_one_checkpoint(spread_out: Path) -> None:
     texts = {path.stem: path.read_text() for path in spread_out.glob("*.json")}
     assert json.loads(texts["saved-0"]) == [f"checkpoint-{step}/commit.pt" for step in range(1, 9)]
     assert json.loads(texts["saved-1"]) == []

@@ -63,7 +63,7 @@ def test_sampling_answers_changes_neither_training_nor_kappa(kind, regularizer):
     assert all(torch.equal(state[name], found_state[name]) for name in state)
 
 
-def test_a_constant_run_follows_the_scheduler_and_nothing_compounds():
+def test_constant_multiplier_follows_the_scheduler_without_compounding():
     config = CoMMITConfig(method="encoder-lr-up", probe=Probe(interval=None))
     _, _, rates, _ = train("plain", Coordinator, config=config)
     base = [

@@ -83,7 +83,7 @@ def test_beats_is_what_its_papers_say():
 
 
 @torch.no_grad()
-def test_without_position_bias_it_is_the_attention_of_torch():
+def test_attention_without_position_bias_equals_that_of_torch():
     attention, hidden = tiny_beats().encoder.layers[0].self_attn, torch.randn(2, 5, 12)
     torchs = nn.MultiheadAttention(12, 3, batch_first=True)
     linears = (attention.q_proj, attention.k_proj, attention.v_proj)

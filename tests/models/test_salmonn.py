@@ -30,7 +30,7 @@ def model():
 # Windows
 
 
-def test_the_official_sizes_make_88_embeddings_of_30_seconds():
+def test_official_sizes_make_88_embeddings_of_30_seconds():
     config = SalmonnConfig()
     assert config.window == (17, 17)  # round(1500 * 0.333333 / 30)
     assert config.num_audio_tokens == 88  # 87 strides after the first: 17 + 87 * 17 = 1496 of 1500 frames
@@ -108,7 +108,7 @@ def test_what_is_missing_is_said(model):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_padded_batch_is_its_samples_one_by_one(model, side):
+def test_padded_batch_equals_its_samples_alone(model, side):
     prepare = processor(side)
     texts = [PROMPT_TEMPLATE.format(text) for text in ("what do you hear ?", "a bird .")]
     sounds = [sound(0.9, 1), sound(0.3, 2)]
@@ -163,7 +163,7 @@ def test_tied_embeddings():
     assert tied.lm_head.weight is tied.get_input_embeddings().weight
 
 
-def test_gradient_checkpointing_runs_each_layer_twice_to_the_same_gradients(model):
+def test_gradient_checkpointing_repeats_layers_and_keeps_gradients(model):
     batch = random_batch()
     other = copy.deepcopy(model).train()
     checkpoint_gradients(other)
@@ -200,13 +200,13 @@ def test_partition_has_every_trainable_parameter_once(beats):
     }
 
 
-def test_drifts_are_those_of_the_reference_and_of_whole_runs():
+def test_drifts_equal_the_reference_and_full_forwards():
     model = tiny()
     assert check_drifts(model, partition_model(model), random_batch()), "the features of sounds are not reused"
     assert forward_pass(model).placeholder_tokens == (3,)
 
 
-def test_a_measurement_with_reuse_runs_whisper_once_and_finds_the_same():
+def test_reuse_runs_whisper_once_and_keeps_drifts():
     drifts, runs = {}, {}
     for reuse in (True, False):
         model, batch = tiny(), random_batch()
