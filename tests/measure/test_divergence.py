@@ -112,6 +112,7 @@ CASES = {
     "two words": (torch.tensor([[0.3, -0.2]]), torch.tensor([[0.31, -0.2]])),
     "a word that is almost certain": (torch.tensor([[20.0, 0.0, 1.0]]), torch.tensor([[20.0, 0.1, 0.9]])),
     "a word that almost cannot be said": (torch.tensor([[0.0, -80.0]]), torch.tensor([[0.0, -60.0]])),
+    "a rare word that becomes less rare": (torch.tensor([[0.0, 21.5, 29.0]]), torch.tensor([[9.0, 21.5, 29.0625]])),
     "a word that comes from nowhere": (torch.tensor([[0.0, -80.0]]), torch.tensor([[0.0, 2.0]])),
     "a word that goes": (torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, -300.0]])),
     "large logits": (normal(4, 300, spread=100.0), stepped(normal(4, 300, spread=100.0), 0.01)),

@@ -20,7 +20,8 @@ IGNORE_INDEX = -100
 _CPU_CHUNK, _CHUNK = 1 << 18, 1 << 24
 # Where e^x - 1 - x is taken from its series, and how many terms that has: what is left out is below an ulp of the sum.
 _SERIES_RANGE, _TERMS = 0.5, {torch.float32: 7, torch.float64: 14}
-_RISE, _FALL = 8.0, 1e4  # nats that a word may rise and fall by before `_kl_of_far_rows` is the more exact
+_RISE, _FALL = 40.0, 1e4  # nats that a word may rise and fall by before e^x is of no use under P
+_SMALL_RISE, _SMALL_KL = 8.0, 0.03  # beyond both, P of a word that was rare has fewer digits than Q
 _SMALL_RANGE = 0.02  # of `_kl_of_far_rows`, with five terms: what is left out is below 1e-9 of the sum
 
 
@@ -168,7 +169,7 @@ def _kl_rows(scratch: Tensor, old: Tensor, new: Tensor) -> Tensor:
     p, c, series, spare = scratch[:, : len(old)].unbind()
     fall, rise = _centre(old, new, p, c, series, spare)
     kl = _beyond_linear(c, fall, rise, series, spare).mul_(p).sum(-1).log1p_()
-    near = _are_near(fall, rise)
+    near = _are_near(fall, rise, kl)
     if not near.all():
         kl[~near] = _kl_of_far_rows(old[~near], new[~near])
     return kl
@@ -203,9 +204,9 @@ def _centre(old: Tensor, new: Tensor, p: Tensor, c: Tensor, *spare: Tensor) -> t
     return c.amin(-1), c.amax(-1)
 
 
-def _are_near(fall: Tensor, rise: Tensor) -> Tensor:
+def _are_near(fall: Tensor, rise: Tensor, kl: Tensor) -> Tensor:
     """The rows in which no word moves too far, or from or to where no number is; not those with NaN."""
-    return (fall >= -_FALL) & (rise <= _RISE)
+    return (fall >= -_FALL) & (rise <= torch.where(kl <= _SMALL_KL, _RISE, _SMALL_RISE))
 
 
 def _beyond_linear(x: Tensor, least: Tensor, largest: Tensor, out: Tensor, spare: Tensor) -> Tensor:
@@ -244,7 +245,7 @@ def _log_softmax(logits: Tensor) -> Tensor:
 def _by_new_logits(scratch: Tensor, old: Tensor, new: Tensor, kl: Tensor, gradient: Tensor) -> Tensor:
     """The gradient times q - p; q / p is e^(c - KL)."""
     p, c, *spare = scratch[:, : len(old)].unbind()
-    near = _are_near(*_centre(old, new, p, c, *spare))
+    near = _are_near(*_centre(old, new, p, c, *spare), kl)
     change = c.sub_(kl[:, None]).expm1_().mul_(p)
     if not near.all():
         change[~near] = widened(new[~near]).softmax(-1) - p[~near]
