@@ -43,7 +43,7 @@ def test_input_norms_are_those_of_the_real_inputs(kind):
 def test_chunk_size_does_not_change_the_measurement(scale, monkeypatch):
     found = []
     for elements in (1 << 24, 50):  # of a vocabulary of 24: two rows
-        monkeypatch.setattr(divergence, "_CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr(divergence, "_CPU_CHUNK", elements)
         model, partition = build("llava")
         batch = make_batch("llava", 4, torch.float32)
         probe = DriftProbe(forward_pass(model), partition, [batch], shift=True)

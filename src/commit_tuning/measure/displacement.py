@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -63,6 +63,11 @@ class _State:
     scale: float = 1.0
     measurements: int = 0
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the next reading looks at the floor."""
+        return self.measurements % CALIBRATION_INTERVAL == 0
+
 
 class Displacement:
     """Chooses the displacement of each module from what it measured before.
@@ -94,12 +99,13 @@ class Displacement:
             module: Its name; what was learnt about it helps the next reading.
             drift_at: Drift in nats at a displacement of so many steps.
             rounding: What the rounding of the logits alone adds to a drift, in nats: the least that the floor can be.
+                It is used where `looks_at_floor`.
             limit: d(s) / s^2 as s goes to zero, in nats; None where that cannot be had.
         """
         if self._fixed is not None:
             return Reading(drift_at(self._fixed) / self._fixed**2, math.nan, self._fixed)
         state = self._states.setdefault(module, _State())
-        calibrate = state.measurements % CALIBRATION_INTERVAL == 0
+        calibrate = state.is_due
         if calibrate or state.scale == 1.0:
             whole = drift_at(1.0)
             if not (math.isfinite(whole) and whole > 0):
@@ -116,6 +122,10 @@ class Displacement:
             return _displaced(state, drift_at)
         state.scale = _next_scale(1.0, drift + state.floor, state.floor)
         return Reading(drift, state.floor, 0.0)
+
+    def looks_at_floor(self, modules: Iterable[str]) -> bool:
+        """Whether the next reading of any of these modules asks for `rounding`."""
+        return self._fixed is None and any(self._states.get(name, _State()).is_due for name in modules)
 
     def state_dict(self) -> dict[str, Any]:
         """What was learnt about each module."""

@@ -219,11 +219,12 @@ class DriftProbe:
             modules: The modules to measure, the same on every rank; None for all.
         """
         displacement = displacement or Displacement(1.0)
+        modules = tuple(self._partition if modules is None else modules)
         with torch.no_grad(), evaluation_mode(self._forward.model):
-            rounding = self._rounding()
+            rounding = self._rounding() if displacement.looks_at_floor(modules) else math.nan
             readings = {
                 name: displacement.read(name, partial(self.drift_at, name), rounding, partial(self.limit, name))
-                for name in (self._partition if modules is None else modules)
+                for name in modules
             }
             norms = [self._forward.input_norms(item.batch, item.features) for item in self._seen]
         return Measurement(readings, learning_steps(self._squared_logits, norms), self._loss(), self._target_tokens)
