@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +29,7 @@ IGNORED = -100
 _PER_TOKEN = {"input_ids", "attention_mask", "mm_token_type_ids"}  # made again once the answers are there
 _CUE = "Answer:"
 _NO_LIMIT = 10**9  # from here on a tokenizer's longest text is none
+_DOUBT = 16  # tokens by which a question is no longer than it seems by its words: a picture may name its choices
 _KEPT_ANSWERS = 10_000  # whose ids are remembered: questions have few answers, captions and conversations no end
 
 
@@ -201,6 +203,30 @@ class VisionCollator:
             return self.encode(_each(samples, self._fitting, prompts, sizes), answered)
         told = f"question and answer are {{}} tokens, and the model reads {self._most}"
         raise RefusedError(samples, {place: told.format(size) for place, size in enumerate(sizes) if size > self._most})
+
+    def doubtful(self, words: Sequence[Sample], place: int, tokens: int) -> list[int]:
+        """Find what :meth:`encode` may refuse or cut, by the words alone, where each picture takes as many tokens.
+
+        Args:
+            words: B questions, whose pictures and sounds are not looked at.
+            place: Of one that has been encoded.
+            tokens: Of its prompt.
+
+        Returns:
+            Their places in the batch.
+        """
+        said: dict[int, tuple[str, list[int]]] = {}
+        for at, sample in enumerate(words):
+            with suppress(FaultError):
+                said[at] = self._text(sample), self.target_ids(sample)
+        rows = self.processor.tokenizer([text for text, _ in said.values()])["input_ids"] if said else []
+        prompts = dict(zip(said, map(len, rows), strict=True))
+        beside = tokens - prompts.get(place, 0) + _DOUBT
+        return [
+            at
+            for at in range(len(words))
+            if at not in said or self._size(prompts[at] + beside, said[at][1]) > self._most
+        ]
 
     def _size(self, prompt: int, answer: list[int]) -> int:
         return prompt + max(len(answer), self._room)
