@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -204,29 +203,32 @@ class VisionCollator:
         told = f"question and answer are {{}} tokens, and the model reads {self._most}"
         raise RefusedError(samples, {place: told.format(size) for place, size in enumerate(sizes) if size > self._most})
 
-    def doubtful(self, words: Sequence[Sample], place: int, tokens: int) -> list[int]:
+    def doubtful(self, words: Sequence[Sample], encoded: Sample, tokens: int) -> list[int]:
         """Find what :meth:`encode` may refuse or cut, by the words alone, where each picture takes as many tokens.
 
         Args:
             words: B questions, whose pictures and sounds are not looked at.
-            place: Of one that has been encoded.
+            encoded: One that has been encoded.
             tokens: Of its prompt.
 
         Returns:
             Their places in the batch.
         """
-        said: dict[int, tuple[str, list[int]]] = {}
-        for at, sample in enumerate(words):
-            with suppress(FaultError):
-                said[at] = self._text(sample), self.target_ids(sample)
-        rows = self.processor.tokenizer([text for text, _ in said.values()])["input_ids"] if said else []
-        prompts = dict(zip(said, map(len, rows), strict=True))
-        beside = tokens - prompts.get(place, 0) + _DOUBT
-        return [
-            at
-            for at in range(len(words))
-            if at not in said or self._size(prompts[at] + beside, said[at][1]) > self._most
-        ]
+        tokenizer = self.processor.tokenizer
+        free = self._most - _DOUBT - (tokens - len(tokenizer(self._text(encoded))["input_ids"]))
+        found: list[int] = []
+        long: dict[int, tuple[str, int]] = {}
+        for place, sample in enumerate(words):
+            try:
+                text, room = self._text(sample), free - self._size(0, self.target_ids(sample))
+            except FaultError:
+                found.append(place)
+            else:
+                if len(text.encode()) > room:  # a token is a byte at least
+                    long[place] = text, room
+        rows = tokenizer([text for text, _ in long.values()])["input_ids"] if long else []
+        tokens_of = zip(long.items(), map(len, rows), strict=True)
+        return sorted([*found, *(place for (place, (_, room)), size in tokens_of if size > room)])
 
     def _size(self, prompt: int, answer: list[int]) -> int:
         return prompt + max(len(answer), self._room)

@@ -145,8 +145,8 @@ class StoredQuestions(StreamedQuestions):
                 "pictures are cut into tiles; set data.in_memory=false"
             )
         words = [_words(samples.record(index)) for index in everything]
-        index, first = next(iter(self._rows.items()))
-        self._fill(collator.doubtful(words, index, len(first.prompt)))
+        first = next(iter(self._rows.values()))
+        self._fill(collator.doubtful(words, first.words, len(first.prompt)))
         good = [index for index in everything if index not in self._refused]
         self._samples, self._refused = Part(samples, good), set()
         self._rows = {place: self._rows[index] for place, index in enumerate(good) if index in self._rows}
