@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -136,9 +136,12 @@ class StoredQuestions(StreamedQuestions):
         self._form: dict[str, torch.Size] | None = None
         self._keeps = True
         everything = range(len(samples))
-        parts = chunks(list(everything), self._FIRST)
-        while not self._rows:
-            self._keep(next(parts, None) or self._give_up())
+        for part in chunks(list(everything), self._FIRST):
+            self._keep(part)
+            if self._rows:
+                break
+        else:
+            raise _nothing(self.skipped)
         if not self._keeps:
             raise UserError(
                 f"data.in_memory: {', '.join(self._form or ())} has not one row of one size for each question, as where "
@@ -193,9 +196,6 @@ class StoredQuestions(StreamedQuestions):
         for at in order:
             if at not in self._refused:
                 return at
-        self._give_up()
-
-    def _give_up(self) -> NoReturn:
         raise _nothing(self.skipped)
 
     def _keep(self, indices: list[int]) -> None:
