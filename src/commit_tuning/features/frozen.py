@@ -30,8 +30,8 @@ class FrozenFeatures:
 
     An output is found by what goes into the tower, to the last bit, so whatever loads, orders or batches the data needs
     no change: any trainer, evaluation and the measurement take it. The projector still runs. A kept output is of the
-    same weights, settings, number format and versions. A tower that trains, draws random numbers (dropout), or takes
-    anything else than rows of a batch, runs as ever.
+    same weights, settings, number format, size of batch and versions. A batch of which a row is missing is computed as
+    a whole. A tower that trains, draws random numbers (dropout), or takes anything else than rows, runs as ever.
 
     Args:
         model: A transformers model, wrapped or not.
@@ -55,7 +55,9 @@ class FrozenFeatures:
     def __init__(self, model: nn.Module, folder: str | Path, limit: int = LIMIT) -> None:
         frozen = [tower for tower in _towers(model) if not _trains(tower)]
         if not frozen:
-            raise UserError("no tower of the model is frozen, so its outputs change with each step: nothing can be kept")
+            raise UserError(
+                "no tower of the model is frozen, so its outputs change with each step: nothing can be kept"
+            )
         self._kept = [_KeptTower(tower, Path(folder), limit) for tower in frozen]
 
     @property
@@ -133,7 +135,12 @@ class _KeptTower:
         self._refused: set[str] = set()
         self._varies: bool | None = None  # in training mode, once it has run in it
         self.taken = self.computed = 0
-        tower.forward = functools.wraps(self._forward)(self._run)
+
+        @functools.wraps(self._forward)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return self._run(*args, **kwargs)
+
+        tower.forward = forward
 
     def close(self) -> None:
         """Run as before."""
@@ -153,19 +160,21 @@ class _KeptTower:
         if call not in self._shelves or (training and self._varies is None):
             return self._first(call, keys, args, kwargs)
         form, shelf = self._shelves[call]
-        found = {key: content for key in dict.fromkeys(keys) if (content := shelf.get(key)) is not None}
-        missing = [row for row, key in enumerate(keys) if key not in found]
-        if missing:
-            output = self._compute(*_part(missing, args, kwargs))
-            if _Form.of(output, len(missing)) != form:
-                return self._forward(*args, **kwargs)
-            new = dict(zip([keys[row] for row in missing], form.rows(output), strict=True))
-            shelf.add(new.items())
-            if len(missing) == len(keys):
-                return output
-            found |= new
-        self.taken += len(keys) - len(missing)
-        return form.output([found[key] for key in keys], inputs[0].device)
+        found: list[bytes] = []
+        for key in keys:
+            content = shelf.get(key)
+            if content is None:
+                return self._all(form, shelf, keys, args, kwargs)
+            found.append(content)
+        self.taken += len(keys)
+        return form.output(found, inputs[0].device)
+
+    def _all(self, form: _Form, shelf: Shelf, keys: list[bytes], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute the whole batch, as a smaller one may be rounded in another way, and keep its rows."""
+        output = self._compute(args, kwargs)
+        if _Form.of(output, len(keys)) == form:
+            shelf.add(zip(keys, form.rows(output), strict=True))
+        return output
 
     def _first(self, call: str, keys: list[bytes], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute the first batch of its kind, whatever is kept: it shows the form, and whether what is kept fits."""
@@ -261,7 +270,10 @@ def _identity(tower: nn.Module) -> bytes:
 
 
 def _call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """What two calls have in common that differ in the values of their rows alone; None for one without rows."""
+    """What two calls have in common that differ in the values of their rows alone; None for one without rows.
+
+    The number of rows and the kernels belong to it: they decide how matrix products are rounded.
+    """
     tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
     batch = max(tensors, key=lambda value: value.ndim, default=None)
     if batch is None or batch.ndim < 3 or not len(batch):
@@ -278,22 +290,15 @@ def _call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
             return None
     device = batch.device.type
     cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    return f"{device} {cast} {torch.get_float32_matmul_precision()} {' '.join(kinds)}"
+    sdp = torch.backends.cuda  # of the processor, too; the forward mode of a measurement takes other kernels
+    kernels = (sdp.flash_sdp_enabled(), sdp.math_sdp_enabled(), sdp.mem_efficient_sdp_enabled())
+    return f"{len(batch)} {device} {cast} {torch.get_float32_matmul_precision()} {kernels} {' '.join(kinds)}"
 
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
-
-
-def _part(rows: list[int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The call with some of its rows."""
-
-    def chosen(value: Any) -> Any:
-        return value[rows] if isinstance(value, Tensor) and len(rows) < len(value) else value
-
-    return tuple(map(chosen, args)), {name: chosen(value) for name, value in kwargs.items()}
 
 
 def _keys(inputs: Sequence[Tensor]) -> list[bytes]:

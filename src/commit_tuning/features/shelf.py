@@ -126,7 +126,11 @@ class Shelf:
         return True
 
     def _make_room(self) -> bool:
-        shelves = [(stat.st_mtime, path, stat.st_size) for path in self._path.parent.glob(f"*{ENDING}") if (stat := _stat(path))]
+        shelves = [
+            (stat.st_mtime, path, stat.st_size)
+            for path in self._path.parent.glob(f"*{ENDING}")
+            if (stat := _stat(path))
+        ]
         taken = sum(size for *_, size in shelves) + self._record
         for _, path, size in sorted(shelves) if taken > self._limit else ():
             if path != self._path and _remove(path):

@@ -144,8 +144,8 @@ class StoredQuestions(StreamedQuestions):
             raise _nothing(self.skipped)
         if not self._keeps:
             raise UserError(
-                f"data.in_memory: {', '.join(self._form or ())} has not one row of one size for each question, as where "
-                "pictures are cut into tiles; set data.in_memory=false"
+                f"data.in_memory: {', '.join(self._form or ())} has not one row of one size for each question, as "
+                "where pictures are cut into tiles; set data.in_memory=false"
             )
         words = [_words(samples.record(index)) for index in everything]
         first = next(iter(self._rows.values()))
