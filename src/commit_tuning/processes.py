@@ -19,12 +19,15 @@ STARTS_AGAIN = "the same command starts again with what is missing"
 @contextmanager
 def uncollected() -> Iterator[None]:
     """Import without garbage collection, which takes a fifth of the time and finds nothing; then never look there."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
-        gc.enable()
+        if not gc.get_freeze_count():
+            gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 class StoppedError(BaseException):

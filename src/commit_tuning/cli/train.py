@@ -28,18 +28,19 @@ def train(
 
       commit-tuning train my.yaml commit.controller=literal train.learning_rate=1e-4 -o runs/paper
     """
-    with uncollected():
-        from transformers import AutoModelForMultimodalLM, AutoProcessor  # noqa: F401
-        from transformers.utils import logging
-
-        from commit_tuning.train.recipe.load import load_recipe
-        from commit_tuning.train.runner import train as run
-
     changes = [
         *(settings or []),
         *([] if save_weights is None else [f"train.save_weights={str(save_weights).lower()}"]),
     ]
-    loaded = load_recipe(recipe, changes)
+    with uncollected():
+        from commit_tuning.train.recipe.load import load_recipe
+
+        loaded = load_recipe(recipe, changes)
+        from transformers import AutoModelForMultimodalLM, AutoProcessor  # noqa: F401
+        from transformers.utils import logging
+
+        from commit_tuning.train.runner import train as run
+
     logging.disable_progress_bar()
     with Display(every=10) as display:
         record = run(loaded, output, progress=display, force=force)
