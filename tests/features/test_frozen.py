@@ -168,6 +168,14 @@ def test_a_trained_tower_is_not_kept(features: Path) -> None:
         FrozenFeatures(model, features)
 
 
+def test_a_tower_with_adapters_is_not_kept(features: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(frozen(), LoraConfig(r=2, target_modules=r".*vision_tower.*q_proj"))
+    with pytest.raises(UserError, match="no tower of the model is frozen"):
+        FrozenFeatures(model.requires_grad_(False), features)  # disable_adapter() would change its outputs
+
+
 def test_dropout_in_the_tower_goes_on(features: Path) -> None:
     model = frozen()
     for part in tower_of(model).modules():

@@ -140,7 +140,8 @@ def plain_png_pixels(source: Source) -> int | None:
         if not source.startswith(_PNG_BEGINS):
             return None
         width, height, *kind = struct.unpack_from(">IIBBBBB", source, len(_PNG_BEGINS))
-        at, parts = len(_PNG_SIGNATURE), []
+        at = len(_PNG_SIGNATURE)
+        parts: list[bytes] = []
         while parts[-1:] != [b"IEND"]:
             length, part = struct.unpack_from(">I4s", source, at)
             (checksum,) = struct.unpack_from(">I", source, at + 8 + length)

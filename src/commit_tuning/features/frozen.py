@@ -118,7 +118,7 @@ class _Form:
         """An output of some rows."""
         raw = torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8).view(len(rows), -1)
         leaves: list[Tensor | None] = [None] * self.spec.num_leaves
-        for (place, dtype, shape), part in zip(self.tensors, raw.split(self.sizes, dim=1), strict=True):
+        for (place, dtype, shape), part in zip(self.tensors, torch.split(raw, self.sizes, dim=1), strict=True):
             leaves[place] = part.contiguous().view(dtype).view(len(rows), *shape).to(device)
         return tree_unflatten(leaves, self.spec)
 
@@ -250,8 +250,9 @@ def _in_training(tower: nn.Module) -> bool:
 
 
 def _trains(tower: nn.Module) -> bool:
-    """Whether outputs may change: a weight trains, or lies in parts on several processes."""
-    return any(p.requires_grad or hasattr(p, "_local_tensor") for p in tower.parameters())
+    """Whether outputs may change: a weight trains or lies in parts on several processes, or adapters can be off."""
+    adapted = any(hasattr(module, "merged_adapters") for module in tower.modules())
+    return adapted or any(p.requires_grad or hasattr(p, "_local_tensor") for p in tower.parameters())
 
 
 def _identity(tower: nn.Module) -> bytes:
@@ -265,7 +266,7 @@ def _identity(tower: nn.Module) -> bytes:
     digest = hashlib.sha256(code.encode())
     for name, value in (*tower.named_parameters(), *tower.named_buffers()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.digest()
 
 
@@ -290,7 +291,7 @@ def _call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
             return None
     device = batch.device.type
     cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    sdp = torch.backends.cuda  # of the processor, too; the forward mode of a measurement takes other kernels
+    sdp: Any = torch.backends.cuda  # of the processor, too; the forward mode of a measurement takes other kernels
     kernels = (sdp.flash_sdp_enabled(), sdp.math_sdp_enabled(), sdp.mem_efficient_sdp_enabled())
     return f"{len(batch)} {device} {cast} {torch.get_float32_matmul_precision()} {kernels} {' '.join(kinds)}"
 
@@ -313,4 +314,4 @@ def _bytes(values: Tensor) -> Iterator[bytes]:
 
 
 def _random_states() -> list[Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
