@@ -1,7 +1,8 @@
-"""How a process of ours ends: with the process that started it, and in good order when a signal asks it to."""
+"""How a process of ours begins and ends: with the process that started it, in good order when a signal asks it to."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -13,6 +14,20 @@ from types import FrameType
 from typing import Any, Self
 
 STARTS_AGAIN = "the same command starts again with what is missing"
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Import without garbage collection, which takes a fifth of the time and finds nothing; then never look there."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if not gc.get_freeze_count():
+            gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 class StoppedError(BaseException):

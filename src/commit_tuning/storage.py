@@ -116,14 +116,15 @@ def sha256(path: Path) -> str:
     changed = max(seen.st_mtime_ns, seen.st_ctime_ns)
     settled = time.time_ns() - changed > _TICK  # a file that is written in the same tick of its clock looks the same
     read = _known_sha256 if settled else _known_sha256.__wrapped__
-    return read(path, seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+    return read(path, seen.st_size, seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_ctime_ns)
 
 
 @lru_cache(maxsize=1 << 20)
-def _known_sha256(path: Path, *seen: int) -> str:
-    """Read a file in parts; `seen` tells one state of it from the next."""
-    digest = hashlib.sha256()
+def _known_sha256(path: Path, size: int, *seen: int) -> str:
+    """Read a file in parts; `size` and `seen` tell one state of it from the next."""
+    del seen
+    digest, at_once = hashlib.sha256(), min(size + 1, _PART)  # room for more takes longer than to read a small file
     with path.open("rb") as file:
-        while part := file.read(_PART):
+        while part := file.read(at_once):
             digest.update(part)
     return digest.hexdigest()

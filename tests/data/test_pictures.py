@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import media_zoo as zoo
 import numpy as np
 import pytest
 from PIL import Image
 
 from commit_tuning.data.files import FaultError
-from commit_tuning.data.pictures import check_picture, load_picture, to_rgb
+from commit_tuning.data.pictures import check_picture, load_picture, plain_png_pixels, to_rgb
 
 
 @pytest.mark.parametrize("kind", zoo.PICTURES)
@@ -78,3 +81,40 @@ def test_damaged_metadata_says_nothing(recwarn: pytest.WarningsRecorder) -> None
 def test_formats_that_are_read_are_named(content: bytes) -> None:
     with pytest.raises(FaultError, match="is not a whole picture of JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM"):
         check_picture(content)
+
+
+def pillow_pixels(content: bytes) -> int | None:
+    """How many pixels Pillow finds in a whole PNG; None where it refuses the file."""
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            image.verify()
+            return image.width * image.height
+    except Exception:
+        return None
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_plain_pngs_are_checked_as_by_pillow(mode: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(
+        content := zoo.saved(Image.linear_gradient("L").resize((9, 7)).convert(mode), "PNG")
+    )
+    assert plain_png_pixels(tmp_path / "a.png") == plain_png_pixels(content) == pillow_pixels(content) == 63
+    assert plain_png_pixels(content + b"more") == 63  # as Pillow, which reads to the end chunk
+    for place in range(len(content)):
+        for damaged in (content[:place], content[:place] + bytes([content[place] ^ 8]) + content[place + 1 :]):
+            assert plain_png_pixels(damaged) in {None, pillow_pixels(damaged)}
+    damages = (content[:place] + bytes([content[place] ^ 8]) + content[place + 1 :] for place in range(len(content)))
+    assert set(map(plain_png_pixels, damages)) == {None}
+
+
+def test_uncommon_pngs_are_left_to_pillow(tmp_path: Path) -> None:
+    plain = Image.new("RGB", (9, 7), "red")
+    others = [plain.convert("P"), plain.convert("1"), Image.new("I;16", (9, 7))]
+    dense = zoo.saved(plain, "PNG", dpi=(9, 9))
+    wide, large = Image.new("L", (3000, 2)), np.random.default_rng(0).integers(0, 256, (1100, 1100), np.uint8)
+    contents = [*(zoo.saved(one, "PNG") for one in (*others, wide)), dense, b""]
+    assert list(map(plain_png_pixels, contents)) == [None] * 6
+    Image.fromarray(large).save(tmp_path / "large.png")
+    assert check_picture(tmp_path / "large.png") == 1_210_000
+    for path in (tmp_path, tmp_path / "none.png", tmp_path / "large.png", Path("a\0b")):
+        assert plain_png_pixels(path) is None

@@ -358,3 +358,18 @@ def test_a_run_without_weights_cannot_be_evaluated(
     capsys.readouterr()
     assert run(["evaluate", tmp_path]) == 2
     assert "train.save_weights=true" in error_line(capsys)
+
+
+def test_kept_features_change_no_run(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frozen = ["model.freeze=[model.vision_tower.*]", "train.steps=8", "eval.images=0"]
+    assert run(["train", recipe, "-o", tmp_path / "plain", *frozen]) == 0
+    kept = [f"data.cache_features={tmp_path / 'features'}", "data.cache_gigabytes=0.01"]
+    for name in ("first", "second"):
+        assert run(["train", recipe, "-o", tmp_path / name, *frozen, *kept]) == 0
+        for file in ("history.jsonl", "predictions.jsonl", "tuned.safetensors"):
+            assert (tmp_path / name / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
+    assert list((tmp_path / "features").glob("*.rows"))
+    assert RunRecord.read(tmp_path / "second").recipe == RunRecord.read(tmp_path / "plain").recipe
+    capsys.readouterr()
+    assert run(["train", recipe, "-o", tmp_path / "trained", *kept]) == 2
+    assert "data.cache_features: no tower of the model is frozen" in error_line(capsys)

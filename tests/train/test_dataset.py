@@ -25,6 +25,9 @@ from small_experiment import EXAMPLE, llava_processor, write_iconqa, write_llava
 from commit_tuning import storage
 from commit_tuning.data.collate import VisionCollator
 from commit_tuning.data.readers.base import SkipList, Skipped
+from commit_tuning.data.readers.iconqa import IconQA
+from commit_tuning.data.sample import Sample
+from commit_tuning.data.tasks import Part
 from commit_tuning.errors import UserError
 from commit_tuning.models.load import load_model
 from commit_tuning.train import dataset
@@ -59,6 +62,52 @@ def test_what_cannot_be_kept_in_memory(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(collator, "encode", lambda read: (prompts, answers, tiles))
     with pytest.raises(UserError, match=r"pixel_values has not one row .* set data\.in_memory=false"):
         StoredQuestions(samples, collator)
+
+
+def test_later_tiles_are_read_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = train_split(tmp_path / "data", 9)
+    collator = VisionCollator(llava_processor())
+    expected = [collator([samples[index] for index in range(at, at + 3)])["input_ids"] for at in (0, 6, 3)]
+    questions = StoredQuestions(samples, collator)
+    encode = collator.encode
+
+    def tiled(read: list[Sample]) -> Any:
+        prompts, answers, media = encode(read)
+        return prompts, answers, {name: torch.cat([values, values[:1]]) for name, values in media.items()}
+
+    first = questions.training([0, 1, 2])
+    monkeypatch.setattr(collator, "encode", tiled)
+    batches = [first, *(questions.training(list(range(at, at + 3))) for at in (6, 3))]
+    assert all(torch.equal(batch["input_ids"], ids) for batch, ids in zip(batches, expected, strict=True))
+    assert [len(batch["pixel_values"]) for batch in batches] == [3, 4, 4]
+    assert len(questions.prompts([0, 1])[1]["input_ids"]) == 2
+
+
+def test_each_question_in_memory_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = train_split(tmp_path / "data", 9)
+    collator = VisionCollator(llava_processor())
+    encode, encoded = collator.encode, []
+    monkeypatch.setattr(collator, "encode", lambda read: encoded.extend(one.id for one in read) or encode(read))
+    questions = StoredQuestions(samples, collator)
+    ids = [samples.record(index).id for index in range(9)]
+    assert encoded == ids[:4]  # the form of the media is known when a split is opened
+    for _ in range(2):
+        questions.training([8, 3, 8])
+        questions.prompts([2, 5])
+    assert encoded == [*ids[:4], ids[8], ids[5]]
+    questions.fill()
+    assert sorted(encoded) == sorted(ids)
+
+
+def test_long_questions_in_memory_are_listed_first(model: Path, tmp_path: Path) -> None:
+    samples = IconQA(odd(tmp_path / "data", "heart " * 500), "train")
+    questions = StoredQuestions(Part(samples, [0, 1, 3, 4, 2]), VisionCollator(llava_processor(), max_tokens=90))
+    assert (len(questions), len(questions.skipped)) == (4, 1)
+    assert questions[3].id == samples.record(4).id
+    assert (
+        questions.checksum
+        == StoredQuestions(Part(samples, [0, 1, 3, 4, 2]), VisionCollator(llava_processor())).checksum
+    )
 
 
 @pytest.mark.parametrize("kept", KEPT)
@@ -165,3 +214,14 @@ def test_worker_hashes_no_file_again(model: Path, tmp_path: Path, monkeypatch: p
     read = storage._known_sha256.cache_info().misses
     assert len(Origin.of(recipe).data) == 3
     assert storage._known_sha256.cache_info().misses == read
+
+
+def test_a_worker_encodes_nothing_again(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_iconqa(tmp_path / "data", train=6, val=5, test=5)
+    recipe = load_recipe(EXAMPLE, [f"model.name={model}", f"data.root={root}", "data.in_memory=true"])
+    monkeypatch.setenv(PRELOAD_RECIPE, recipe.model_dump_json())
+    monkeypatch.delitem(sys.modules, "commit_tuning.train.compare.preload", raising=False)
+    importlib.import_module("commit_tuning.train.compare.preload")  # as the server does that workers are forked from
+    monkeypatch.setattr(VisionCollator, "encode", None)
+    for split, asked in open_splits(root, recipe.data, str(model), "cpu").items():
+        assert len(asked.prompts(list(range(len(asked))))[0]) == {"train": 6, "val": 5, "test": 5}[split]

@@ -8,6 +8,7 @@ import typer
 
 from commit_tuning.cli.display import Display, say
 from commit_tuning.cli.options import ForceOption, OutputOption, RecipeArgument, SettingsArgument
+from commit_tuning.processes import uncollected
 
 
 def train(
@@ -27,16 +28,18 @@ def train(
 
       commit-tuning train my.yaml commit.controller=literal train.learning_rate=1e-4 -o runs/paper
     """
-    from commit_tuning.train.recipe.load import load_recipe
-
     changes = [
         *(settings or []),
         *([] if save_weights is None else [f"train.save_weights={str(save_weights).lower()}"]),
     ]
-    loaded = load_recipe(recipe, changes)
-    from transformers.utils import logging
+    with uncollected():
+        from commit_tuning.train.recipe.load import load_recipe
 
-    from commit_tuning.train.runner import train as run
+        loaded = load_recipe(recipe, changes)
+        from transformers import AutoModelForMultimodalLM, AutoProcessor  # noqa: F401
+        from transformers.utils import logging
+
+        from commit_tuning.train.runner import train as run
 
     logging.disable_progress_bar()
     with Display(every=10) as display:

@@ -28,6 +28,7 @@ IGNORED = -100
 _PER_TOKEN = {"input_ids", "attention_mask", "mm_token_type_ids"}  # made again once the answers are there
 _CUE = "Answer:"
 _NO_LIMIT = 10**9  # from here on a tokenizer's longest text is none
+_DOUBT = 16  # tokens by which a question is no longer than it seems by its words: a picture may name its choices
 _KEPT_ANSWERS = 10_000  # whose ids are remembered: questions have few answers, captions and conversations no end
 
 
@@ -202,6 +203,33 @@ class VisionCollator:
             return self.encode(_each(samples, self._fitting, prompts, sizes), answered)
         told = f"question and answer are {{}} tokens, and the model reads {self._most}"
         raise RefusedError(samples, {place: told.format(size) for place, size in enumerate(sizes) if size > self._most})
+
+    def doubtful(self, words: Sequence[Sample], encoded: Sample, tokens: int) -> list[int]:
+        """Find what :meth:`encode` may refuse or cut, by the words alone, where each picture takes as many tokens.
+
+        Args:
+            words: B questions, whose pictures and sounds are not looked at.
+            encoded: One that has been encoded.
+            tokens: Of its prompt.
+
+        Returns:
+            Their places in the batch.
+        """
+        tokenizer = self.processor.tokenizer
+        free = self._most - _DOUBT - (tokens - len(tokenizer(self._text(encoded))["input_ids"]))
+        found: list[int] = []
+        long: dict[int, tuple[str, int]] = {}
+        for place, sample in enumerate(words):
+            try:
+                text, room = self._text(sample), free - self._size(0, self.target_ids(sample))
+            except FaultError:
+                found.append(place)
+            else:
+                if len(text.encode()) > room:  # a token is a byte at least
+                    long[place] = text, room
+        rows = tokenizer([text for text, _ in long.values()])["input_ids"] if long else []
+        tokens_of = zip(long.items(), map(len, rows), strict=True)
+        return sorted([*found, *(place for (place, (_, room)), size in tokens_of if size > room)])
 
     def _size(self, prompt: int, answer: list[int]) -> int:
         return prompt + max(len(answer), self._room)

@@ -121,10 +121,12 @@ def located(base: Path, folder: Path, *names: str) -> Path:
     raise FaultError(f"{shown(names[0])} is missing in {folder}{there[0] if there else ''}")
 
 
-def _spellings(name: str) -> dict[str, None]:
+def _spellings(name: str) -> Iterator[str]:
+    yield name
     bare = (name, name.strip())
     local = (*bare, *(it.replace("\\", "/") for it in bare))
-    return dict.fromkeys((*local, *(unicodedata.normalize(form, it) for form in ("NFC", "NFD") for it in local)))
+    others = dict.fromkeys((*local, *(unicodedata.normalize(form, it) for form in ("NFC", "NFD") for it in local)))
+    yield from (it for it in others if it != name)
 
 
 def user_path(path: str | Path) -> Path:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import string
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -28,6 +30,11 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG", ".WEBP")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What is opened as a picture: the common formats, none that Pillow hands to another program."""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_BEGINS = _PNG_SIGNATURE + b"\0\0\0\rIHDR"
+_COMMON_PNGS = [[8, colour, 0, 0, 0] for colour in (0, 2, 4, 6)]  # 8 bits of grey or RGB, not interlaced
+_SMALL = 1 << 20  # bytes of a picture that may be read at once
 
 _TURNS: dict[object, str] = {
     2: "FLIP_LEFT_RIGHT",
@@ -109,12 +116,44 @@ def check_picture(source: Source) -> int:
         FaultError: The file is missing, too large, too narrow, or no whole picture; or what is white in it
             is not known (floating-point and 32-bit values).
     """
+    pixels = plain_png_pixels(source)
+    if pixels is not None:
+        return pixels
     with _opened(source) as image:
         if image.format == "PNG":
             image.verify()
         elif image.format != "JPEG" or not _ends_as_jpeg(source):
             image.load()
         return image.width * image.height
+
+
+def plain_png_pixels(source: Source) -> int | None:
+    """How many pixels a small PNG has that is whole and of a common kind; None for all else, of which Pillow decides.
+
+    Pillow accepts each such PNG, in three times the time.
+    """
+    try:
+        if not isinstance(source, bytes):
+            if not 0 < source.stat().st_size <= _SMALL:
+                return None
+            source = source.read_bytes()
+        if not source.startswith(_PNG_BEGINS):
+            return None
+        width, height, *kind = struct.unpack_from(">IIBBBBB", source, len(_PNG_BEGINS))
+        at = len(_PNG_SIGNATURE)
+        parts: list[bytes] = []
+        while parts[-1:] != [b"IEND"]:
+            length, part = struct.unpack_from(">I4s", source, at)
+            (checksum,) = struct.unpack_from(">I", source, at + 8 + length)
+            if zlib.crc32(source[at + 4 : at + 8 + length]) != checksum:
+                return None
+            parts.append(part)
+            at += 12 + length
+    except (OSError, ValueError, struct.error):  # ValueError: a zero byte in the name
+        return None
+    common = kind in _COMMON_PNGS and set(parts) == {b"IHDR", b"IDAT", b"IEND"} and parts.count(b"IHDR") == 1
+    bearable = 0 < width * height <= MAX_PIXELS and max(width, height) <= MAX_ASPECT * min(width, height)
+    return width * height if common and bearable else None
 
 
 def load_picture(source: Source) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from commit_tuning.data.collate import RefusedError, VisionCollator
-from commit_tuning.data.readers.base import SPLITS, DamagedError, SkipList, Skipped, check_option
+from commit_tuning.data.readers.base import SPLITS, DamagedError, Record, SkipList, Skipped, check_option
 from commit_tuning.data.sample import Sample
-from commit_tuning.data.tasks import Samples, tasks
+from commit_tuning.data.tasks import Part, Samples, tasks
 from commit_tuning.errors import UserError
 from commit_tuning.storage import sha256
 from commit_tuning.train.recipe.schema import Data
@@ -109,62 +109,115 @@ class StreamedQuestions:
         raise _nothing(self.skipped)
 
 
-class StoredQuestions:
-    """Read and encoded once, then kept in memory: for small media and many runs. The batches are the same."""
+@dataclass(frozen=True)
+class _Row:
+    """One question as it is kept: without picture and sound, its token ids, and its row of each tensor of media."""
+
+    words: Sample
+    prompt: list[int]
+    answer: list[int]
+    media: dict[str, Tensor]
+
+
+class StoredQuestions(StreamedQuestions):
+    """Read and encoded when first asked for, then kept in memory: for small media and many runs.
+
+    The batches are the same. What cannot be encoded is listed and left out when the split is opened, as the words tell
+    it. A picture that turns out to be damaged is listed when it is asked for; the next good one takes its place.
+    """
 
     _AT_ONCE = 100
+    _FIRST = 4
 
     def __init__(self, samples: Samples, collator: VisionCollator, strict: bool = False) -> None:
-        self._samples, self.collator, self.skipped = samples, collator, samples.skipped
-        self._positions: list[int] = []
-        self._words: list[Sample] = []
-        self._prompts: list[list[int]] = []
-        self._answers: list[list[int]] = []
-        parts: list[dict[str, Tensor]] = []
-        for indices in chunks(list(range(len(samples))), self._AT_ONCE):
-            found, encoded = encoded_of(samples, indices, collator, strict)
-            if not found:
-                continue
-            prompts, answers, media = encoded
-            self._positions += [index for index, _ in found]
-            self._words += [replace(sample, image=None, audio=None) for _, sample in found]
-            self._prompts += prompts
-            self._answers += answers
-            parts.append(media)
-            first = {name: values.shape[1:] for name, values in parts[0].items()}
-            for name, values in media.items():
-                if len(values) != len(found) or values.shape[1:] != first[name]:
-                    raise UserError(
-                        f"data.in_memory: {name} has not one row of one size for each question, as where pictures are "
-                        "cut into tiles; set data.in_memory=false"
-                    )
-        if not parts:
+        super().__init__(samples, collator, strict)
+        self._all = samples
+        self._rows: dict[int, _Row] = {}
+        self._form: dict[str, torch.Size] | None = None
+        self._keeps = True
+        everything = range(len(samples))
+        for part in chunks(list(everything), self._FIRST):
+            self._keep(part)
+            if self._rows:
+                break
+        else:
             raise _nothing(self.skipped)
-        self._media = {name: torch.cat([media[name] for media in parts]) for name in parts[0]}
+        if not self._keeps:
+            raise UserError(
+                f"data.in_memory: {', '.join(self._form or ())} has not one row of one size for each question, as "
+                "where pictures are cut into tiles; set data.in_memory=false"
+            )
+        words = [_words(samples.record(index)) for index in everything]
+        first = next(iter(self._rows.values()))
+        self._fill(collator.doubtful(words, first.words, len(first.prompt)))
+        good = [index for index in everything if index not in self._refused]
+        self._samples, self._refused = Part(samples, good), set()
+        self._rows = {place: self._rows[index] for place, index in enumerate(good) if index in self._rows}
 
     @cached_property
     def checksum(self) -> str:
         """As `samples_checksum` computes it."""
-        return samples_checksum(self._samples)
-
-    def __len__(self) -> int:
-        return len(self._words)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._samples[self._positions[index]]
+        return samples_checksum(self._all)
 
     def training(self, indices: list[int]) -> dict[str, Tensor]:
         """A batch with answers and labels."""
-        prompts, answers = [self._prompts[i] for i in indices], [self._answers[i] for i in indices]
-        return self.collator.training_batch(prompts, answers, self._chosen(indices))
+        while missing := self._missing(map(self._place, indices)):
+            self._keep(missing)
+        if not self._keeps:
+            return super().training(indices)
+        rows = [self._rows[self._place(index)] for index in indices]
+        return self.collator.training_batch([row.prompt for row in rows], [row.answer for row in rows], _media(rows))
 
     def prompts(self, indices: list[int]) -> tuple[list[Sample], dict[str, Tensor]]:
-        """The questions without pictures and sounds, and their batch for generation."""
-        batch = self.collator.prompt_batch([self._prompts[i] for i in indices], self._chosen(indices))
-        return [self._words[index] for index in indices], batch
+        """Those that can be asked, without pictures and sounds, and their batch for generation."""
+        self._keep(self._missing(indices))
+        if not self._keeps:
+            return super().prompts(indices)
+        rows = [self._rows[index] for index in indices if index not in self._refused]
+        batch = self.collator.prompt_batch([row.prompt for row in rows], _media(rows)) if rows else {}
+        return [row.words for row in rows], batch
 
-    def _chosen(self, indices: list[int]) -> dict[str, Tensor]:
-        return {name: values[indices] for name, values in self._media.items()}
+    def fill(self) -> None:
+        """Encode all questions, so that what is forked from this process encodes none."""
+        self._fill(range(len(self)))
+
+    def _fill(self, indices: Iterable[int]) -> None:
+        for part in chunks(self._missing(indices), self._AT_ONCE):
+            self._keep(part)
+
+    def _missing(self, indices: Iterable[int]) -> list[int]:
+        """Those that are not kept and might be."""
+        left_out = self._rows.keys() | self._refused
+        return [index for index in dict.fromkeys(indices) if self._keeps and index not in left_out]
+
+    def _place(self, index: int) -> int:
+        """The question itself, or the one that takes its place."""
+        order = chain(range(index, len(self)), range(index))
+        for at in order:
+            if at not in self._refused:
+                return at
+        raise _nothing(self.skipped)
+
+    def _keep(self, indices: list[int]) -> None:
+        """Encode some questions and keep them, unless their media are not a row of one size each."""
+        found, (prompts, answers, media) = encoded_of(self._samples, indices, self.collator, self._strict)
+        self._refused.update(set(indices) - {index for index, _ in found})
+        if not found:
+            return
+        form = {name: values.shape[1:] for name, values in media.items()}
+        self._form = self._form or form
+        self._keeps = form == self._form and all(len(values) == len(found) for values in media.values())
+        for row, (index, sample) in enumerate(found):
+            of_it = {name: values[row] for name, values in media.items()}
+            self._rows[index] = _Row(replace(sample, image=None, audio=None), prompts[row], answers[row], of_it)
+
+
+def _media(rows: list[_Row]) -> dict[str, Tensor]:
+    return {name: torch.stack([row.media[name] for row in rows]) for name in rows[0].media}
+
+
+def _words(record: Record) -> Sample:
+    return Sample(record.id, record.kind, record.question, record.choices, record.answers)
 
 
 def open_splits(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from commit_tuning.data.files import user_path
 from commit_tuning.data.tasks import tasks
 from commit_tuning.errors import UserError
 from commit_tuning.models.load import model_checksum, refuse_output
@@ -28,7 +29,7 @@ from commit_tuning.train.optimizers import check_optimizer, show_evaluated
 from commit_tuning.train.origin import Origin, refuse_changed
 from commit_tuning.train.ownership import foreign_files, refuse_foreign, start_over
 from commit_tuning.train.progress import Progress, counting, silent
-from commit_tuning.train.recipe.schema import Recipe
+from commit_tuning.train.recipe.schema import Data, Recipe
 from commit_tuning.train.record import (
     HISTORY,
     PREDICTIONS,
@@ -157,24 +158,41 @@ def _run(recipe: Recipe, record: RunRecord, before: RunRecord | None, progress: 
     checkpoints = Checkpoints(record.folder, _identity(record), settings.checkpoint_interval)
     saved = None if force else usable_checkpoint(checkpoints, progress)
 
-    start_over(record, before, _planned(recipe, len(questions["test"])), resumes=saved is not None)
-    if saved is not None:
-        resume(training, questions, saved, progress)
-    _note_skipped(record, questions, progress)
-    train_steps(training, questions, checkpoints, progress)
-    record.seal(HISTORY)
-    record.seconds["training"] = round(training.earlier_seconds + time.perf_counter() - started, 2)
-    record.metrics |= training.metrics()
+    with _kept_features(model, recipe.data):
+        start_over(record, before, _planned(recipe, len(questions["test"])), resumes=saved is not None)
+        if saved is not None:
+            resume(training, questions, saved, progress)
+        _note_skipped(record, questions, progress)
+        train_steps(training, questions, checkpoints, progress)
+        record.seal(HISTORY)
+        record.seconds["training"] = round(training.earlier_seconds + time.perf_counter() - started, 2)
+        record.metrics |= training.metrics()
 
-    show_evaluated(training.optimizer)
-    if settings.save_weights:  # before the evaluation, whose failure would lose them
-        _store_weights(model, recipe, record)
-    with precision(recipe.model, device):
-        answers = _evaluate(model, processor, questions, recipe, record=record, progress=progress)
-    _store_answers(answers, questions["test"], recipe, record)
-    _note_skipped(record, questions, progress)
-    record.finish()
-    remove_checkpoints(record.folder)  # not before the record is complete
+        show_evaluated(training.optimizer)
+        if settings.save_weights:  # before the evaluation, whose failure would lose them
+            _store_weights(model, recipe, record)
+        with precision(recipe.model, device):
+            answers = _evaluate(model, processor, questions, recipe, record=record, progress=progress)
+        _store_answers(answers, questions["test"], recipe, record)
+        _note_skipped(record, questions, progress)
+        record.finish()
+        remove_checkpoints(record.folder)  # not before the record is complete
+
+
+def _kept_features(model: Any, settings: Data) -> AbstractContextManager[Any]:
+    """The context in which frozen towers' outputs are kept in the folder that the recipe names, if it names one.
+
+    Raises:
+        UserError: No tower is frozen.
+    """
+    if settings.cache_features is None:
+        return nullcontext()
+    from commit_tuning.features.frozen import FrozenFeatures
+
+    try:
+        return FrozenFeatures(model, user_path(settings.cache_features), int(settings.cache_gigabytes * 10**9))
+    except UserError as error:
+        raise UserError(f"data.cache_features: {error}") from None
 
 
 def _identity(record: RunRecord) -> dict[str, Any]:

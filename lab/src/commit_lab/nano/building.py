@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -276,8 +276,20 @@ def dataset_checksum(root: str | Path) -> str:
 
 def _files(root: Path) -> list[tuple[str, Path]]:
     """Return a dataset's files by name, without its manifest and hidden files, which systems add."""
-    files = ((path.relative_to(root).as_posix(), path) for path in root.rglob("[!.]*") if path.is_file())
-    return sorted((name, path) for name, path in files if name != MANIFEST and "/." not in f"/{name}")
+    return [(name, root / name) for name in sorted(_names(root)) if name != MANIFEST]
+
+
+def _names(folder: str | Path, prefix: str = "") -> Iterator[str]:
+    """Yield the files below a folder; in one that may not be read there are none."""
+    with suppress(PermissionError), os.scandir(folder) as entries:
+        for entry in entries:
+            name = f"{prefix}{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _names(entry.path, f"{name}/")
+            elif entry.is_file():
+                yield name
 
 
 def cache_dir() -> Path:

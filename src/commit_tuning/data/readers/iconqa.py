@@ -28,6 +28,9 @@ from commit_tuning.errors import UserError
 KINDS = ("choose_txt", "choose_img", "fill_in_blank")
 
 
+_IMAGE = ("image.png", *picture_names("image"))
+
+
 class IconQA(Reader[str]):
     """The questions of one split, in the order of their ids; see :class:`Reader`.
 
@@ -67,12 +70,14 @@ class IconQA(Reader[str]):
         if absent:
             raise UserError(f"no {', '.join(absent)} in {folder}: expected {self.layout}")
         present = [kind for kind in kinds or KINDS if (folder / kind).is_dir()]
+        self._straight = {folder / kind for kind in present if (folder / kind).resolve() == folder / kind}
         found = [(Place(path), kind) for kind in present for path in (folder / kind).iterdir() if path.is_dir()]
         return sorted(found, key=lambda it: (not it[0].path.name.isdigit(), it[0].path.name.zfill(12), it[1]))
 
     def _read(self, place: Place, entry: str) -> Iterator[Record]:
         folder, kind = place.path, entry
-        check_inside(self._base, folder)
+        if folder.parent not in self._straight or folder.is_symlink():
+            check_inside(self._base, folder)
         data = read_json(member(self._base, folder, "data.json"))
         if not isinstance(data, dict):
             raise FaultError("data.json is not an object")
@@ -85,7 +90,7 @@ class IconQA(Reader[str]):
             names = _check_choices(data.get("choices"))
             texts = names if kind == "choose_txt" else LETTERS[: len(names)]
             answer = texts[_answer_index(answer, len(texts))]
-        own = [("image.png", *picture_names("image"))]
+        own = [_IMAGE]
         own += [(str(name),) for name in data["choices"]] if kind == "choose_img" else []
         pictures = tuple(located(self._base, folder, *spellings) for spellings in own)
         pixels = sum(check_picture(picture) for picture in pictures)

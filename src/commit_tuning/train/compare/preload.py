@@ -9,7 +9,7 @@ import torch
 import commit_tuning.train.runner  # noqa: F401
 from commit_tuning.models.load import model_checksum
 from commit_tuning.train.compare.pool import PRELOAD_RECIPE
-from commit_tuning.train.dataset import ensure_data, open_splits
+from commit_tuning.train.dataset import StoredQuestions, ensure_data, open_splits
 from commit_tuning.train.recipe.schema import Recipe
 
 torch.set_num_threads(1)  # before anything is computed: a thread pool does not survive a fork
@@ -19,4 +19,6 @@ if PRELOAD_RECIPE in os.environ:
     with contextlib.suppress(Exception):  # every run says it again, in its own log
         for asked in open_splits(ensure_data(recipe.data), recipe.data, name, recipe.train.device, trusted).values():
             asked.checksum  # noqa: B018 - so that no worker reads all files again
+            if isinstance(asked, StoredQuestions):
+                asked.fill()
         model_checksum(name)

@@ -103,6 +103,8 @@ class Data(Section):
     `in_memory` keeps the encoded questions of all splits in memory, for small media and many runs. `prompt` is how
     questions are asked: a name of `data.prompts.PROMPTS`. `max_tokens` bounds question and answer together; `null` is
     the positions of the model. `too_long` says what becomes of a longer question: `skip`, or `cut` it.
+    `cache_features` is a folder where the outputs of frozen towers are kept, so that each picture or sound goes through
+    its tower once; runs may share it. `cache_gigabytes` is the most that it may hold. Neither changes a number.
     """
 
     dataset: str
@@ -115,6 +117,8 @@ class Data(Section):
     prompt: str = "plain"
     max_tokens: int | None = Field(default=None, ge=1)
     too_long: Literal["skip", "cut"] = "skip"
+    cache_features: str | None = None
+    cache_gigabytes: float = Field(default=20.0, gt=0)
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -258,7 +262,8 @@ class Recipe(Section):
 
     def for_record(self) -> dict[str, Any]:
         """What decides a single run, as plain JSON values, with what the method and the dataset decide resolved."""
-        plain = self.model_dump(mode="json", exclude={"compare": True, "train": {"checkpoint_interval"}})
+        no_number = {"data": {"cache_features", "cache_gigabytes"}, "train": {"checkpoint_interval"}}
+        plain = self.model_dump(mode="json", exclude={"compare": True, **no_number})
         return plain | {"commit": self.commit_config().to_dict(), "eval": self.generation().model_dump(mode="json")}
 
     def differences(self, stored: dict[str, Any]) -> list[str]:
