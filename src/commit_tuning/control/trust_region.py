@@ -65,7 +65,7 @@ class TrustRegionController(Controller):
         """Keep how many times over its budget each drift would be at the base rate."""
         target = drift_target(self._settings, measurement.target_tokens) * measurement.loss
         for name, drift in measurement.at_base_rate(in_force).items():
-            self._windows[name].push(drift, self._portions[name] * target)
+            self._windows[name].push(drift, self._portions[name] * target, measurement.samples)
 
     def multipliers(self, step: int) -> dict[str, float]:
         """The first step's before the first measurement, then what is on budget."""
