@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+import operator
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -34,6 +35,7 @@ def balance_coefficient(language_drift: float, encoder_drift: float) -> float:
     return language_drift / encoder_drift
 
 
+START = 4  # measurements that a `FadingWindow` forgets before anything fades
 ENOUGH = 16  # samples over which "grouped" takes a mean before it takes a logarithm
 
 
@@ -78,9 +80,14 @@ class RatioWindow:
         if self.estimator == "ratio":
             return _ratio_of_sums([*self._pairs])
         ratios = [*map(_ratio_of_sums, self._groups())]
-        if self.estimator == "arithmetic":
-            return math.fsum(ratios) / len(ratios)
-        return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
+        weights = self._weights(len(ratios))
+        values = ratios if self.estimator == "arithmetic" else [*map(math.log, ratios)]
+        mean = math.fsum(map(operator.mul, weights, values)) / math.fsum(weights)
+        return mean if self.estimator == "arithmetic" else math.exp(mean)
+
+    def _weights(self, count: int) -> list[float]:
+        """Of the oldest ratios, or groups, in the window."""
+        return [1.0] * count
 
     def _groups(self) -> list[list[tuple[float, float, float]]]:
         """Each measurement with those after it that it needs to be of enough samples; all where all are of fewer."""
@@ -140,6 +147,10 @@ class SuffixWindow(RatioWindow):
             return
         super().push(above, below, samples)
         self.seen += 1
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what is too old."""
         while len(self) > math.ceil(self.seen / 2):
             self._pairs.popleft()
 
@@ -151,6 +162,33 @@ class SuffixWindow(RatioWindow):
         """Take over a `state_dict()`."""
         super().load_state_dict(state)
         self.seen = int(state["seen"])
+
+
+class FadingWindow(SuffixWindow):
+    """A moving average of measurements that are rarer and rarer, by need.
+
+    It is of the last 2 `size` measurements, and the weight of each grows with the square of its number, so that old ones
+    fade out (polynomial-decay averaging, Shamir and Zhang 2013, arXiv 1212.1824). The first four are of a model as it
+    never is again, and are dropped as by `SuffixWindow`.
+
+    Example:
+        >>> window = FadingWindow(size=20, estimator="arithmetic")
+        >>> for drift in (900.0, 13.0, 26.0):
+        ...     window.push(drift, 1.0)
+        >>> window.value, window.seen, window.full  # (4 x 13 + 9 x 26) / 13
+        (22.0, 3, False)
+    """
+
+    def __init__(self, size: int, estimator: str) -> None:
+        super().__init__(2 * size, estimator)
+
+    def _forget(self) -> None:
+        if self.seen - len(self) < START:
+            super()._forget()
+
+    def _weights(self, count: int) -> list[float]:
+        first = self.seen - len(self) + 1
+        return [float(number) ** 2 for number in range(first, first + count)]
 
 
 def push_kappas(windows: Mapping[str, RatioWindow], drift: Mapping[str, float], samples: float) -> None:
@@ -177,7 +215,7 @@ class Balance:
         encoders: Names of the feature encoders.
         size: Measurements in the moving average.
         estimator: Of the moving average, as for `RatioWindow`.
-        by_need: Whether measurements are rarer and rarer, so that the average is of the last half of them.
+        by_need: Whether measurements are taken by need, so that the average is a `FadingWindow`.
 
     Attributes:
         measurement: The last one; None before the first.
@@ -186,7 +224,7 @@ class Balance:
 
     def __init__(self, encoders: Sequence[str], size: int, estimator: str, by_need: bool = False) -> None:
         self.measurement: Measurement | None = None
-        window = SuffixWindow if by_need else RatioWindow
+        window = FadingWindow if by_need else RatioWindow
         self.windows = {name: window(size, estimator) for name in encoders}
 
     def add(self, measurement: Measurement) -> None:

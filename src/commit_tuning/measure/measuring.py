@@ -21,7 +21,7 @@ from commit_tuning.measure.forward import Batch, forward_pass
 from commit_tuning.measure.probe import DriftProbe, Measurement
 from commit_tuning.partition.modules import ModulePartition
 
-GROWTH, LONGEST_INTERVAL = 8, 40
+GROWTH, LONGEST_INTERVAL = 16, 40
 TURN = 0.25  # of the full rate
 RECENT, FEWEST = 10, 5  # measurements that a new one is held against
 JUMP, LEAST_SPREAD = 4.0, 0.25  # standard deviations of a logarithm, and the least that one is
@@ -31,7 +31,7 @@ _TEXTS = ("out of memory", "can't allocate memory", "not enough memory")  # of d
 class ByNeed:
     """Decides how long the next measurement can wait.
 
-    Measurements are 5 steps apart at first and after a change. From then on they are an eighth of the steps since the
+    Measurements are 5 steps apart at first and after a change. From then on they are a sixteenth of the steps since the
     change apart, and 40 in the end. A change is a module that was never measured before, or a loss or a drift at the
     base rate that is far above the last ones; single readings far below them are common. A schedule that has moved a base rate by a quarter of the full rate
     has the next step measured, which then says whether anything changed.
