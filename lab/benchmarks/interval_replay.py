@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-
 from interval_record import FOLDER
 
 from commit_tuning.config import TIERS, CoMMITConfig, Probe
@@ -179,7 +178,8 @@ def bias_table(runs: list[Run]) -> list[str]:
 def cost_table(runs: list[Run], ways: Iterable[Way], extra: float) -> list[str]:
     """Error and cost of each way."""
     lines = [
-        f"| way | measured steps | from step {LATE} on | overhead | from step {LATE} on | log rate: RMS | mean | log kappa: RMS |",
+        f"| way | measured steps | from step {LATE} on | overhead | from step {LATE} on | log rate: RMS | mean | "
+        "log kappa: RMS |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for way in ways:

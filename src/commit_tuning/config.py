@@ -85,7 +85,7 @@ class Probe(Settings):
     Args:
         interval: Optimizer steps between two measurements; `None` never measures. `"auto"` measures by need: every 5
             steps at first and after a change, more and more rarely while nothing changes, every 40 steps in the end
-            (`docs/explanation/measurement.md`). Under a controller of kappa it is 5, as their windows are tuned to it.
+            (`docs/explanation/measurement.md`). Under a controller of kappa it is 5, which its window is tuned to.
         samples: Samples that a measurement looks at, the first of the step's batch with an answer; `None`: all.
         drift_scale: How far along its update a module is moved when its drift is measured, in optimizer steps (the
             drift is divided by the square). 1 is Eq. 2-3 to the letter; `"auto"` is 1 while that stands clear of the
@@ -115,11 +115,11 @@ class Probe(Settings):
 
 
 TIERS: dict[str, dict[str, Any]] = {
-    "thorough": {"interval": SHORTEST_INTERVAL},
+    "thorough": {"interval": SHORTEST_INTERVAL, "samples": 16},
     "default": {},
     "light": {"samples": 4},
 }
-"""What the names of a `Probe` stand for."""
+"""What the names of a `Probe` stand for; their cost and error are in `docs/explanation/measurement.md`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,17 +336,23 @@ class CoMMITConfig(Settings):
         controller: What turns the measured drifts, or smoothed kappa, into learning rates under a coordinated method
             (`docs/explanation/stability.md`): `TrustRegion`, `Compensated`, `Bounded` or `LiteralEq8`. A name stands
             for one with its defaults: `"trust-region"`, `"compensated"`, `"bounded"`, `"literal"`.
-        probe: How the drift of each module is measured: a `Probe`, or the name of a tier. TIERTEXT
+        probe: How the drift of each module is measured: a `Probe`, or a name. In 400 steps of nano models, against
+            every step on the whole batch:
+
+            - `"thorough"`: 16 samples every 5 steps, 80 measurements; a rate errs by 11 %, smoothed kappa by 25 %.
+            - `"default"`: 8 samples by need, 47 measurements, 0.29 of the cost; 17 % and 34 %.
+            - `"light"`: 4 samples by need, 47 measurements, 0.15 of the cost; 25 % and 57 %.
         regularizer: The reading of Eq. 9-10: `Lookahead`, `PreviousStep` or `DriftPenalty`, or a name:
             `"lookahead"`, `"previous-step"`, `"drift-penalty"`. `None` for none. `"auto"` is `Lookahead()` for method
             `"commit"` and `None` for the others.
         switch: When coordinate descent goes on to the second side.
         kappa_estimator: The moving average of Eq. 7: `"arithmetic"` as printed, `"geometric"` mean, `"ratio"` of the
             summed drifts, or `"grouped"`, the geometric mean of the ratios of neighbouring measurements' sums over 16
-            samples or more: it does not depend on how few a measurement looks at. `TrustRegion` averages every module's drift over its budget in the same way, and kappa
-            only to report it.
+            samples or more: it does not depend on how few a measurement looks at. `TrustRegion` averages every module's
+            drift over its budget in the same way, and kappa only to report it.
         kappa_window: Measurements in the moving average (the paper's N_kappa), of kappa or of drift over budget. While
-            it fills, the mean of kappa is of what there is; that of `TrustRegion` is of the last half of it.
+            it fills, the mean of kappa is of what there is; that of `TrustRegion` is of the last half of it. Where
+            measurements are taken by need, it is of up to twice as many, and old ones weigh less.
         lr_update_interval: Optimizer steps between two updates of the learning rates (the paper's N_lr). Under
             `TrustRegion` every measurement sets them until its window is full.
         starvation_patience: Measurements in a row in which a module has to be held back, by its learning rate or in its

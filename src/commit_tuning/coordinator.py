@@ -181,7 +181,7 @@ class Coordinator:
 
     @property
     def probe_reason(self) -> str:
-        """Why the next measurement waits as long as it does: what changed at the last one, or since when nothing did."""
+        """Why the next measurement waits as long as it does: what changed at the last one, or since when nothing."""
         need = self._schedule.need
         return need.reason if need else f"probe.interval={self.config.interval}"
 

@@ -29,9 +29,9 @@ class TrustRegionController(Controller):
     The first step is taken at a hundredth of the base rate and measured, for what the base rate does is not known yet;
     at the base rate itself where weights in half precision would round a hundredth away, and its drift with it. What
     the first steps say holds for none but the next, so until a window is full the average is of the last half of what
-    there is, and every measurement sets the rates at once. Measurements by need are averaged with weights instead. A module whose drift was never measured keeps its first
-    rate. One with little effect on the outputs would be driven up for
-    ever, so no multiplier exceeds `bound` times the smallest that was measured, nor times its own first.
+    there is, and every measurement sets the rates at once. Measurements by need fade out instead. A module whose drift
+    was never measured keeps its first rate. One with little effect on the outputs would be driven up for ever, so no
+    multiplier exceeds `bound` times the smallest that was measured, nor times its own first.
 
     A measurement counts once for every module in it. Where batches are of one modality each, the language model is in
     the measurements of all encoders, so its average is over all modalities and not over the one that is always due.

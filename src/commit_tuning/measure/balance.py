@@ -167,7 +167,7 @@ class SuffixWindow(RatioWindow):
 class FadingWindow(SuffixWindow):
     """A moving average of measurements that are rarer and rarer, by need.
 
-    It is of the last 2 `size` measurements, and the weight of each grows with the square of its number, so that old ones
+    It is of the last 2 `size` measurements. The weight of each grows with the square of its number, so that old ones
     fade out (polynomial-decay averaging, Shamir and Zhang 2013, arXiv 1212.1824). The first four are of a model as it
     never is again, and are dropped as by `SuffixWindow`.
 

@@ -33,8 +33,8 @@ class ByNeed:
 
     Measurements are 5 steps apart at first and after a change. From then on they are a sixteenth of the steps since the
     change apart, and 40 in the end. A change is a module that was never measured before, or a loss or a drift at the
-    base rate that is far above the last ones; single readings far below them are common. A schedule that has moved a base rate by a quarter of the full rate
-    has the next step measured, which then says whether anything changed.
+    base rate that is far above the last ones; single readings far below them are common. A schedule that has moved a
+    base rate by a quarter of the full rate has the next step measured, which then says whether anything changed.
 
     Attributes:
         interval: Steps that the next measurement waits, as of the last one.
@@ -75,7 +75,8 @@ class ByNeed:
 
     def _change(self, found: Measurement, in_force: Mapping[str, float]) -> str:
         """What is new or far above the last ones in a measurement, in words."""
-        values = {"loss": found.loss, **{f"drift of {n}": d / found.loss for n, d in found.at_base_rate(in_force).items()}}
+        shares = {name: drift / found.loss for name, drift in found.at_base_rate(in_force).items()}
+        values = {"loss": found.loss, **{f"drift of {name} over the loss": share for name, share in shares.items()}}
         changes, first = [], not self._recent
         for name, value in values.items():
             if not (math.isfinite(value) and value > 0):

@@ -228,7 +228,9 @@ class DriftProbe:
                 for name in (self._partition if modules is None else modules)
             }
             norms = [self._forward.input_norms(item.batch, item.features) for item in self._seen]
-        return Measurement(readings, learning_steps(self._squared_logits, norms), self._loss(), self._target_tokens, self.samples)
+        return Measurement(
+            readings, learning_steps(self._squared_logits, norms), self._loss(), self._target_tokens, self.samples
+        )
 
     def step_norms(self) -> dict[str, float]:
         """Module to the L2 norm of what the step did to its parameters, all of it: optimizer, decay, regulariser."""
