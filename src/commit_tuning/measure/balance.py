@@ -66,7 +66,7 @@ class RatioWindow:
     def push(self, above: float, below: float, samples: float = 0) -> None:
         """Add a measurement on so many samples, 0 if not known; one that has no ratio is left out."""
         if not math.isnan(balance_coefficient(above, below)):
-            self._pairs.append((above, below, samples))
+            self._pairs.append((above, below, float(samples)))
 
     def __len__(self) -> int:
         """How many measurements are in the window."""
