@@ -77,6 +77,9 @@ def test_names_and_mappings_stand_for_nested_settings():
     assert CoMMITConfig(controller={"name": "compensated", "warmup": 3}).controller == Compensated(warmup=3)
     assert CoMMITConfig(method="commit", regularizer={"weight": 2}).regularizer == Lookahead(weight=2)
     assert CoMMITConfig(probe={"interval": 9}).probe == Probe(interval=9)
+    assert CoMMITConfig(probe="default").probe == Probe()
+    assert CoMMITConfig(probe="thorough").probe == Probe(interval=5, samples=16)
+    assert CoMMITConfig(probe={"name": "light", "drift_scale": 1}).probe == Probe(samples=4, drift_scale=1)
 
 
 @pytest.mark.parametrize(

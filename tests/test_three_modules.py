@@ -45,7 +45,13 @@ def start(**settings):
     rest = [(n, p) for n, p in model.named_parameters() if not n.startswith(ENCODERS)]
     partition = ModulePartition({"language_model": rest, **named})
     optimizer = torch.optim.Adam(partition.param_groups(lr=1e-3))
-    base = {"probe": {"interval": 1}, "kappa_window": 8, "lr_update_interval": 2, "starvation_patience": 1000}
+    base = {
+        "probe": {"interval": 1},
+        "kappa_estimator": "geometric",
+        "kappa_window": 8,
+        "lr_update_interval": 2,
+        "starvation_patience": 1000,
+    }
     return model, optimizer, Coordinator(model, optimizer, CoMMITConfig(**{**base, **settings}), partition)
 
 

@@ -100,8 +100,9 @@ class Coordinator:
         if self._sets_rates:
             check_control(optimizer, self.partition, scales=self.config.scales_rates)
         self._meter = Meter(model, self.partition, self.config.probe)
-        self._schedule = Schedule(self.partition, self.config.probe.interval)
-        self._balance = Balance(self.partition.encoders, self.config.kappa_window, self.config.kappa_estimator)
+        self._schedule = Schedule(self.partition, self.config.interval)
+        by_need = self._schedule.need is not None
+        self._balance = Balance(self.partition.encoders, self.config.kappa_window, self.config.kappa_estimator, by_need)
         self._alarms = Alarms(self.config)
         self._effects = make_effects(self.config.regularizer, self._meter, self.partition, self._groups)
         self._controller = make_controller(self.config, self.partition)
@@ -178,6 +179,12 @@ class Coordinator:
         """
         return self._alarms.starvation.starving
 
+    @property
+    def probe_reason(self) -> str:
+        """Why the next measurement waits as long as it does: what changed at the last one, or since when nothing."""
+        need = self._schedule.need
+        return need.reason if need else f"probe.interval={self.config.interval}"
+
     def before_step(self, micro_batches: Batch | Sequence[Batch], target_tokens: int | Tensor | None = None) -> None:
         """Prepare for an optimizer step; call it after the last backward pass, after unscaling and after clipping.
 
@@ -200,7 +207,7 @@ class Coordinator:
         step = Step(self._steps + 1, rates=self._last.rates, unscaled=unscale(self._optimizer))
         self._step = self._last = step
         try:
-            step.measured = self._schedule.is_due(self._steps, out_of_turn=self._controller.starting)
+            step.measured = self._schedule.is_due(self._steps, self._controller.starting, self._groups.schedule)
             if step.measured:
                 step.target_tokens = sum(map(count_target_tokens, batches)) if target_tokens is None else target_tokens
                 self._look(step)
@@ -254,7 +261,7 @@ class Coordinator:
             measurement = self._meter.finish(step)
             self._notice_memory(step)
             if measurement is not None:
-                self._schedule.paid(step.idle)
+                self._schedule.paid(step.idle, measurement, step.in_force)
                 self._balance.add(measurement)
                 self._look_for_faults(step, measurement)
                 self._controller.observe(measurement, step.in_force)
@@ -340,9 +347,10 @@ class Coordinator:
         Returns:
             `kappa` and `smoothed_kappa` (with several encoders also those of each, as `kappa/<encoder>`), and for every
             module `drift` in nats, `lr`, and, while it starves, the step `starving` since which it does. A module that
-            had no gradient at the last measurement has no `drift` and no `kappa`.
+            had no gradient at the last measurement has no `drift` and no `kappa`. Where measurements are taken by need,
+            `probe_interval` is how many steps the next one waits; `probe_reason` says why.
         """
-        return self._balance.summary(self._last.rates, self.starving)
+        return {**self._balance.summary(self._last.rates, self.starving), **self._interval()}
 
     def metrics(self) -> dict[str, float | None]:
         """One flat record of the last step, for a log; None where nothing was measured at this step.
@@ -352,9 +360,12 @@ class Coordinator:
             `noise_floor` in nats, `drift_scale` (steps that the drift was taken over), `starving` (since which step),
             `lr`, `h` (Eq. 6), and the L2 norms over all its parameters `grad_norm` (of the loss gradient that
             `before_step` found, so clipped where the loop clips), `step_norm` (of theta_{t+1} - theta_t, regulariser
-            included) and `theta_norm` (before the step).
+            included) and `theta_norm` (before the step). `probe_interval` is as for `summary`.
         """
-        return self._balance.metrics(self.partition, self._last, self.starving)
+        return {**self._balance.metrics(self.partition, self._last, self.starving), **self._interval()}
+
+    def _interval(self) -> dict[str, float]:
+        return {"probe_interval": float(self._schedule.need.interval)} if self._schedule.need else {}
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs."""

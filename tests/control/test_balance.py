@@ -26,6 +26,49 @@ def test_moving_averages(estimator, expected):
     assert window.value == pytest.approx(expected, rel=1e-12)
 
 
+def test_groups_hold_enough_samples():
+    """Sums of neighbours until they hold 16 samples: (8+1)/(1+2), (1+2)/(2+1), and 2/1 alone where it is of 16."""
+    window = RatioWindow(3, "grouped")
+    for drifts, samples in zip(DRIFTS, (8, 8, 16), strict=True):
+        window.push(*drifts, samples)
+    assert window.value == pytest.approx((3 * 1 * 2) ** (1 / 3), rel=1e-12)
+    resumed = RatioWindow(3, "grouped")
+    resumed.load_state_dict(window.state_dict())
+    assert resumed.value == window.value
+
+
+def test_too_few_samples_make_one_group():
+    window = RatioWindow(3, "grouped")
+    for drifts in DRIFTS[:2]:
+        window.push(*drifts, 4)
+    assert window.value == pytest.approx(9 / 3, rel=1e-12)
+
+
+@pytest.mark.parametrize("samples", [0, 16, 64])
+def test_large_measurements_give_the_geometric_mean(samples):
+    windows = [RatioWindow(3, estimator) for estimator in ("grouped", "geometric")]
+    for window in windows:
+        for drifts in DRIFTS:
+            window.push(*drifts, samples)
+    assert windows[0].value == windows[1].value
+
+
+@pytest.mark.parametrize("samples", [2, 4, 8])
+def test_few_samples_do_not_bias_groups(samples):
+    """Drifts whose logarithm has a standard deviation of 2: the geometric mean of means of few is too low."""
+    generator = torch.Generator().manual_seed(0)
+    drifts = (2 * torch.randn(4000, 16, generator=generator, dtype=torch.float64)).exp()
+    logs = {}
+    for estimator, count in (("grouped", samples), ("geometric", samples), ("geometric", 16)):
+        window = RatioWindow(4000, estimator)
+        for row in drifts[:, :count]:
+            window.push(float(row.mean()), 1.0, count)
+        logs[estimator, count] = math.log(window.value)
+    truth = logs["geometric", 16]
+    assert abs(logs["grouped", samples] - truth) < 0.06
+    assert logs["geometric", samples] - truth < -0.2
+
+
 def test_unfilled_window_averages_its_measurements():
     window = RatioWindow(2, "arithmetic")
     assert math.isnan(window.value)

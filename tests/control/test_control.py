@@ -77,7 +77,7 @@ def test_the_trust_region_by_hand():
 def test_the_trust_region_forgets_how_training_began():
     """The first step moves the outputs ten thousand times as far as the others: the second wipes it out."""
     controller = TrustRegionController(
-        CoMMITConfig(controller=TrustRegion(drift_target=1e-4), kappa_window=3), ("vision",)
+        CoMMITConfig(controller=TrustRegion(drift_target=1e-4), probe=Probe(interval=5), kappa_window=3), ("vision",)
     )
     for drift, wanted in [(1.0, 0.01), (1e-4, 1.0), (1e-4, 1.0), (1e-4, 1.0), (64e-4, 0.5)]:
         assert controller.settling
@@ -86,8 +86,18 @@ def test_the_trust_region_forgets_how_training_began():
     assert not controller.settling  # of five, three are kept, which is all that the window holds
 
 
+def test_measurements_by_need_fade_out():
+    """The first is wiped out by the second; later ones weigh as the square of their number."""
+    config = CoMMITConfig(controller=TrustRegion(drift_target=1e-4), kappa_window=3)
+    controller = TrustRegionController(config, ("vision",))
+    seconds = 64 ** (-0.5 * 25 / (9 + 16 + 25))
+    for drift, wanted in [(1.0, 0.01), (1e-4, 1.0), (1e-4, 1.0), (1e-4, 1.0), (64e-4, seconds)]:
+        observe(controller, dict.fromkeys(ONES, drift), ONES, 1.0)
+        assert controller.multipliers(0) == pytest.approx(dict.fromkeys(ONES, wanted))
+
+
 def test_unmeasured_module_does_not_keep_trust_region_settling():
-    controller = TrustRegionController(CoMMITConfig(kappa_window=3), ("vision", "audio"))
+    controller = TrustRegionController(CoMMITConfig(kappa_window=3, probe=Probe(interval=5)), ("vision", "audio"))
     for _ in range(5):
         assert controller.settling
         observe(controller, {"language_model": 1e-4, "vision": 1e-4, "audio": 0.0}, {**ONES, "audio": 1.0}, 1.0)

@@ -24,7 +24,7 @@ def kinds(pattern: str, steps: int) -> list[str]:
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("controller", ["trust-region", "compensated", "bounded", "literal"])
 def test_each_encoder_is_measured_and_controlled(pattern: str, controller: str) -> None:
-    coordinator = start(controller=controller, kappa_window=4)
+    coordinator = start(controller=controller, kappa_window=4, probe=Probe(interval=5))
     seen = train(coordinator, kinds(pattern, 60))
     assert all(len(window) == 4 for window in coordinator._balance.windows.values())
     assert not {1.0, 0.01} & set(coordinator.multipliers.values())
@@ -37,7 +37,7 @@ def test_each_encoder_is_measured_and_controlled(pattern: str, controller: str) 
 
 def test_a_module_is_made_up_for_once() -> None:
     """Due are the steps 0 and 5; what is idle then is measured at its next batch, and at no other."""
-    seen = train(start(method="constant"), ["I", "I", "I", "A", "A", "T", "A", "A", "I", "I"])
+    seen = train(start(method="constant", probe=Probe(interval=5)), ["I", "I", "I", "A", "A", "T", "A", "A", "I", "I"])
     assert [row["step"] for row in seen if row["modules"]] == [0, 3, 5, 6, 8]
 
 

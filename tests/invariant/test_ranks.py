@@ -31,16 +31,16 @@ from commit_tuning.integrations.transformers import _save_state
 from commit_tuning.partition.discover import unwrap
 
 SAMPLES = (2, 4)  # on the two ranks, where they differ
+EVERY_STEP = CoMMITConfig(probe=Probe(interval=1, samples=None), lr_update_interval=1)
 
 
-def lopsided(rank: int) -> list[dict[str, Any]]:
-    """Six steps of data-parallel training by hand, with more samples on one rank than on the other."""
+def lopsided(rank: int, steps: int = 6, config: CoMMITConfig = EVERY_STEP) -> list[dict[str, Any]]:
+    """Some steps of data-parallel training by hand, with more samples on one rank than on the other."""
     model, partition = build("plain", torch.float64)
     optimizer = torch.optim.Adam(partition.param_groups(lr=1e-3))
-    config = CoMMITConfig(probe=Probe(interval=1, samples=None), lr_update_interval=1)
     coordinator = Coordinator(model, optimizer, config, partition)
     seen = []
-    for step in range(6):
+    for step in range(steps):
         batch = make_batch("plain", SAMPLES[rank], torch.float64, seed=2 * step + rank)
         optimizer.zero_grad()
         model(**batch).loss.backward()
@@ -49,7 +49,13 @@ def lopsided(rank: int) -> list[dict[str, Any]]:
                 dist.all_reduce(parameter.grad)
         coordinator.step(batch)
         seen.append({"drift": coordinator.drift, "rates": coordinator.learning_rates})
+        seen[-1] |= {"measured": coordinator._last.measured, "why": coordinator.probe_reason}
     return seen
+
+
+def by_need(rank: int) -> list[dict[str, Any]]:
+    """The default, which measures by need."""
+    return lopsided(rank, 130, CoMMITConfig(lr_update_interval=1))
 
 
 def without_answers(rank: int, wrap) -> list[dict[str, Any]]:
@@ -176,7 +182,13 @@ def spread(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     os.chdir(folder)
     with mock.patch("commit_tuning.integrations.transformers._save_state", wraps=_save_state) as save:
-        for name, way in {**WAYS, **UNANSWERED, "lopsided": lopsided, "one-modality": one_modality}.items():
+        for name, way in {
+            **WAYS,
+            **UNANSWERED,
+            "lopsided": lopsided,
+            "one-modality": one_modality,
+            "by-need": by_need,
+        }.items():
             if can_run(name):
                 Path(f"{name}-{rank}.json").write_text(json.dumps(way(rank)))
     saved = [str(call.args[1]) for call in save.call_args_list]
@@ -204,6 +216,14 @@ def test_ranks_agree_on_kappa_and_rates(spread_out: Path) -> None:
     for module, drift in first[0]["drift"].items():
         weighted = sum(count * own[module] for count, own in zip(SAMPLES, alone, strict=True)) / sum(SAMPLES)
         assert drift == pytest.approx(weighted, rel=1e-6)
+
+
+def test_ranks_measure_by_need_at_equal_steps(spread_out: Path) -> None:
+    first, second = (json.loads((spread_out / f"by-need-{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    measured = [step for step, row in enumerate(first) if row["measured"]]
+    assert measured[:5] == [0, 5, 10, 15, 20]
+    assert len(measured) <= 26
 
 
 def test_every_rank_knows_which_modules_are_idle(spread_out: Path) -> None:

@@ -46,7 +46,7 @@ def train_on(kinds: str, **settings: Any) -> tuple[Coordinator, list[float]]:
 def test_text_batches_change_no_average_hide_no_encoder(text: str, controller: Any) -> None:
     """Text comes at every fifth step, when a measurement is due: each is made up for at the next image."""
     kinds = f"{text}IIII" * 5
-    coordinator, measured = train_on(kinds, controller=controller)
+    coordinator, measured = train_on(kinds, controller=controller, probe=Probe(interval=5))
     assert all(kappa is None or (kappa > 0) == (kind == "I") for kind, kappa in zip(kinds, measured, strict=True))
     assert [step for step, kappa in enumerate(measured) if kappa is not None] == [
         step for due in range(0, 25, 5) for step in (due, due + 1)

@@ -39,9 +39,10 @@ def train(kind, wrap, steps=STEPS, config=None):
     return losses, state, rates, (torch.rand(1).item(), random.random())
 
 
+@pytest.mark.parametrize("probe", [Probe(interval=2, samples=3), Probe()])
 @pytest.mark.parametrize("wrap", [BalanceMonitor, Coordinator])
-def test_measuring_changes_not_one_bit(kind, wrap):
-    config = CoMMITConfig(method="constant", probe=Probe(interval=2, samples=3), starvation_patience=STEPS)
+def test_measuring_changes_not_one_bit(kind, wrap, probe):
+    config = CoMMITConfig(method="constant", probe=probe, starvation_patience=STEPS)
     losses, state, _, randomness = train(kind, None)
     measured_losses, measured_state, _, measured_randomness = train(kind, wrap, config=config)
     assert losses == measured_losses

@@ -87,7 +87,7 @@ class KappaController(Controller):
 
     def observe(self, measurement: Measurement, in_force: Mapping[str, float]) -> None:
         """Keep kappa of every encoder that was measured."""
-        push_kappas(self._windows, self._counted(measurement, in_force))
+        push_kappas(self._windows, self._counted(measurement, in_force), measurement.samples)
 
     def _counted(self, measurement: Measurement, in_force: Mapping[str, float]) -> Mapping[str, float]:
         """The drifts that go into the windows."""

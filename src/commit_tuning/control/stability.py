@@ -27,7 +27,7 @@ def window_span(config: CoMMITConfig) -> float:
 
 
 def _updates_per_measurement(config: CoMMITConfig) -> float:
-    interval = config.probe.interval or 1
+    interval = config.probe.shortest_interval or 1
     return interval / max(interval, config.lr_update_interval)
 
 
@@ -80,7 +80,7 @@ def instability(config: CoMMITConfig) -> str | None:
     outliers = f", {effective:.3g} in effect as outliers of kappa rule an arithmetic mean" if effective < span else ""
     return (
         f"controller={config.controller.name!r} is unstable: kappa_window={config.kappa_window} at "
-        f"probe.interval={config.probe.interval} and lr_update_interval={config.lr_update_interval} spans W={span:.3g} "
+        f"probe.interval={config.interval} and lr_update_interval={config.lr_update_interval} spans W={span:.3g} "
         f"updates{outliers}; the loop's largest root is {root:.3g}, so it {verdict}. Set "
         f"kappa_window>={_settling_window(config)}, or controller='compensated' (docs/explanation/stability.md)"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from commit_tuning.config import CoMMITConfig, TrustRegion
 from commit_tuning.control.base import Controller
-from commit_tuning.measure.balance import SuffixWindow, load_states, state_of
+from commit_tuning.measure.balance import FadingWindow, SuffixWindow, load_states, state_of
 from commit_tuning.measure.probe import Measurement
 from commit_tuning.partition.modules import LANGUAGE_MODEL
 
@@ -29,9 +29,9 @@ class TrustRegionController(Controller):
     The first step is taken at a hundredth of the base rate and measured, for what the base rate does is not known yet;
     at the base rate itself where weights in half precision would round a hundredth away, and its drift with it. What
     the first steps say holds for none but the next, so until a window is full the average is of the last half of what
-    there is, and every measurement sets the rates at once. A module whose drift was never measured keeps its first
-    rate. One with little effect on the outputs would be driven up for
-    ever, so no multiplier exceeds `bound` times the smallest that was measured, nor times its own first.
+    there is, and every measurement sets the rates at once. Measurements by need fade out instead. A module whose drift
+    was never measured keeps its first rate. One with little effect on the outputs would be driven up for ever, so no
+    multiplier exceeds `bound` times the smallest that was measured, nor times its own first.
 
     A measurement counts once for every module in it. Where batches are of one modality each, the language model is in
     the measurements of all encoders, so its average is over all modalities and not over the one that is always due.
@@ -47,7 +47,8 @@ class TrustRegionController(Controller):
         assert isinstance(config.controller, TrustRegion)
         self._settings, share = config.controller, math.sqrt(config.controller.kappa_target)
         self._portions = {LANGUAGE_MODEL: share, **dict.fromkeys(encoders, 1 / share)}  # of the drift target
-        self._windows = {name: SuffixWindow(config.kappa_window, config.kappa_estimator) for name in self._portions}
+        window = FadingWindow if config.interval == "auto" else SuffixWindow
+        self._windows = {name: window(config.kappa_window, config.kappa_estimator) for name in self._portions}
         self._unmeasured = {name: 1.0 if name in low_precision else FIRST_STEP for name in self._portions}
         self._first: dict[str, float] = {}
 
@@ -65,7 +66,7 @@ class TrustRegionController(Controller):
         """Keep how many times over its budget each drift would be at the base rate."""
         target = drift_target(self._settings, measurement.target_tokens) * measurement.loss
         for name, drift in measurement.at_base_rate(in_force).items():
-            self._windows[name].push(drift, self._portions[name] * target)
+            self._windows[name].push(drift, self._portions[name] * target, measurement.samples)
 
     def multipliers(self, step: int) -> dict[str, float]:
         """The first step's before the first measurement, then what is on budget."""

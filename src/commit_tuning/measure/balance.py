@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
+import operator
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -32,6 +35,10 @@ def balance_coefficient(language_drift: float, encoder_drift: float) -> float:
     return language_drift / encoder_drift
 
 
+START = 4  # measurements that a `FadingWindow` forgets before anything fades
+ENOUGH = 16  # samples over which "grouped" takes a mean before it takes a logarithm
+
+
 class RatioWindow:
     """The moving average of a ratio over the last measurements. In Eq. 7 the ratio is kappa.
 
@@ -40,7 +47,9 @@ class RatioWindow:
     Args:
         size: Measurements in the window, N_kappa.
         estimator: `"arithmetic"` mean of the ratios, as printed; `"geometric"` mean, which one outlier cannot rule;
-            `"ratio"` of the sums, sum of what is above over sum of what is below.
+            `"ratio"` of the sums, sum of what is above over sum of what is below; `"grouped"`, the geometric mean of
+            the ratios of sums over as many neighbouring measurements as it takes to hold 16 samples. A drift is one of
+            few samples for the most part, so the logarithm of a mean over few is too low in the mean.
 
     Example:
         >>> window = RatioWindow(size=2, estimator="arithmetic")
@@ -52,12 +61,12 @@ class RatioWindow:
 
     def __init__(self, size: int, estimator: str) -> None:
         self.estimator = estimator
-        self._pairs: deque[tuple[float, float]] = deque(maxlen=size)
+        self._pairs: deque[tuple[float, float, float]] = deque(maxlen=size)
 
-    def push(self, above: float, below: float) -> None:
-        """Add a measurement; one that has no ratio is left out."""
+    def push(self, above: float, below: float, samples: float = 0) -> None:
+        """Add a measurement on so many samples, 0 if not known; one that has no ratio is left out."""
         if not math.isnan(balance_coefficient(above, below)):
-            self._pairs.append((above, below))
+            self._pairs.append((above, below, float(samples)))
 
     def __len__(self) -> int:
         """How many measurements are in the window."""
@@ -69,11 +78,30 @@ class RatioWindow:
         if not self._pairs:
             return math.nan
         if self.estimator == "ratio":
-            return math.fsum(above for above, _ in self._pairs) / math.fsum(below for _, below in self._pairs)
-        ratios = [balance_coefficient(*pair) for pair in self._pairs]
-        if self.estimator == "geometric":
-            return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
-        return math.fsum(ratios) / len(ratios)
+            return _ratio_of_sums([*self._pairs])
+        ratios = [*map(_ratio_of_sums, self._groups())]
+        weights = self._weights(len(ratios))
+        values = ratios if self.estimator == "arithmetic" else [*map(math.log, ratios)]
+        mean = math.fsum(map(operator.mul, weights, values)) / math.fsum(weights)
+        return mean if self.estimator == "arithmetic" else math.exp(mean)
+
+    def _weights(self, count: int) -> list[float]:
+        """Of the oldest ratios, or groups, in the window."""
+        return [1.0] * count
+
+    def _groups(self) -> list[list[tuple[float, float, float]]]:
+        """Each measurement with those after it that it needs to be of enough samples; all where all are of fewer."""
+        pairs = [*self._pairs]
+        if self.estimator != "grouped":
+            return [[pair] for pair in pairs]
+        ends = itertools.accumulate(samples or ENOUGH for *_, samples in pairs)
+        totals = [0.0, *ends]
+        groups = []
+        for start, before in enumerate(totals[:-1]):
+            end = bisect.bisect_left(totals, before + ENOUGH)
+            if end < len(totals):
+                groups.append(pairs[start:end])
+        return groups or [pairs]
 
     def state_dict(self) -> dict[str, Any]:
         """The measurements in the window."""
@@ -82,7 +110,11 @@ class RatioWindow:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the measurements of `state_dict()`."""
         self._pairs.clear()
-        self._pairs.extend((float(above), float(below)) for above, below in state["pairs"])
+        self._pairs.extend((float(above), float(below), float(sum(rest))) for above, below, *rest in state["pairs"])
+
+
+def _ratio_of_sums(pairs: Sequence[tuple[float, float, float]]) -> float:
+    return math.fsum(above for above, *_ in pairs) / math.fsum(below for _, below, _ in pairs)
 
 
 class SuffixWindow(RatioWindow):
@@ -109,12 +141,16 @@ class SuffixWindow(RatioWindow):
         """Whether it has grown to its size."""
         return len(self) == self._pairs.maxlen
 
-    def push(self, above: float, below: float) -> None:
+    def push(self, above: float, below: float, samples: float = 0) -> None:
         """Add a measurement; one that has no ratio is left out, and does not count."""
         if math.isnan(balance_coefficient(above, below)):
             return
-        super().push(above, below)
+        super().push(above, below, samples)
         self.seen += 1
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what is too old."""
         while len(self) > math.ceil(self.seen / 2):
             self._pairs.popleft()
 
@@ -128,10 +164,37 @@ class SuffixWindow(RatioWindow):
         self.seen = int(state["seen"])
 
 
-def push_kappas(windows: Mapping[str, RatioWindow], drift: Mapping[str, float]) -> None:
-    """Add kappa of a measurement to the window of every encoder that was in it."""
+class FadingWindow(SuffixWindow):
+    """A moving average of measurements that are rarer and rarer, by need.
+
+    It is of the last 2 `size` measurements. The weight of each grows with the square of its number, so that old ones
+    fade out (polynomial-decay averaging, Shamir and Zhang 2013, arXiv 1212.1824). The first four are of a model as it
+    never is again, and are dropped as by `SuffixWindow`.
+
+    Example:
+        >>> window = FadingWindow(size=20, estimator="arithmetic")
+        >>> for drift in (900.0, 13.0, 26.0):
+        ...     window.push(drift, 1.0)
+        >>> window.value, window.seen, window.full  # (4 x 13 + 9 x 26) / 13
+        (22.0, 3, False)
+    """
+
+    def __init__(self, size: int, estimator: str) -> None:
+        super().__init__(2 * size, estimator)
+
+    def _forget(self) -> None:
+        if self.seen - len(self) < START:
+            super()._forget()
+
+    def _weights(self, count: int) -> list[float]:
+        first = self.seen - len(self) + 1
+        return [float(number) ** 2 for number in range(first, first + count)]
+
+
+def push_kappas(windows: Mapping[str, RatioWindow], drift: Mapping[str, float], samples: float) -> None:
+    """Add kappa of a measurement, on so many samples, to the window of every encoder that was in it."""
     for name, window in windows.items():
-        window.push(drift.get(LANGUAGE_MODEL, math.nan), drift.get(name, math.nan))
+        window.push(drift.get(LANGUAGE_MODEL, math.nan), drift.get(name, math.nan), samples)
 
 
 def state_of(windows: Mapping[str, RatioWindow]) -> dict[str, Any]:
@@ -152,20 +215,22 @@ class Balance:
         encoders: Names of the feature encoders.
         size: Measurements in the moving average.
         estimator: Of the moving average, as for `RatioWindow`.
+        by_need: Whether measurements are taken by need, so that the average is a `FadingWindow`.
 
     Attributes:
         measurement: The last one; None before the first.
         windows: Encoder to the moving average of its kappa.
     """
 
-    def __init__(self, encoders: Sequence[str], size: int, estimator: str) -> None:
+    def __init__(self, encoders: Sequence[str], size: int, estimator: str, by_need: bool = False) -> None:
         self.measurement: Measurement | None = None
-        self.windows = {name: RatioWindow(size, estimator) for name in encoders}
+        window = FadingWindow if by_need else RatioWindow
+        self.windows = {name: window(size, estimator) for name in encoders}
 
     def add(self, measurement: Measurement) -> None:
         """Take note of a measurement."""
         self.measurement = measurement
-        push_kappas(self.windows, measurement.drift)
+        push_kappas(self.windows, measurement.drift, measurement.samples)
 
     @property
     def drift(self) -> dict[str, float]:

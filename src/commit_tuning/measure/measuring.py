@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from commit_tuning.config import Probe
+from commit_tuning.config import SHORTEST_INTERVAL, Probe
 from commit_tuning.distributed import full_tensor, local_shard, several_ranks, sum_over_ranks
 from commit_tuning.measure.batches import take_samples
 from commit_tuning.measure.displacement import Displacement
@@ -19,7 +21,86 @@ from commit_tuning.measure.forward import Batch, forward_pass
 from commit_tuning.measure.probe import DriftProbe, Measurement
 from commit_tuning.partition.modules import ModulePartition
 
+GROWTH, LONGEST_INTERVAL = 16, 40
+TURN = 0.25  # of the full rate
+RECENT, FEWEST = 10, 5  # measurements that a new one is held against
+JUMP, LEAST_SPREAD = 4.0, 0.25  # standard deviations of a logarithm, and the least that one is
 _TEXTS = ("out of memory", "can't allocate memory", "not enough memory")  # of devices without an error of their own
+
+
+class ByNeed:
+    """Decides how long the next measurement can wait.
+
+    Measurements are 5 steps apart at first and after a change. From then on they are a sixteenth of the steps since the
+    change apart, and 40 in the end. A change is a module that was never measured before, or a loss or a drift at the
+    base rate that is far above the last ones; single readings far below them are common. A schedule that has moved a
+    base rate by a quarter of the full rate has the next step measured, which then says whether anything changed.
+
+    Attributes:
+        interval: Steps that the next measurement waits, as of the last one.
+        reason: Why it waits so long.
+    """
+
+    def __init__(self) -> None:
+        self.interval, self.reason = SHORTEST_INTERVAL, "start"
+        self._asked, self._last, self._next, self._since = 0, 0, 0, 0
+        self._shares: dict[str, float] = {}  # at the last measurement
+        self._recent: dict[str, list[float]] = {}
+
+    def is_due(self, steps: int, shares: Mapping[str, float]) -> bool:
+        """Whether the step after so many steps is measured.
+
+        Args:
+            steps: Finished optimizer steps.
+            shares: Module to its base rate now over its full rate.
+        """
+        self._asked = steps
+        turned = any(abs(share - self._shares.get(name, share)) >= TURN for name, share in shares.items())
+        return steps >= self._next or (turned and steps >= self._last + SHORTEST_INTERVAL)
+
+    def postpone(self) -> None:
+        """The step that was asked for cannot be measured."""
+        self._next = self._asked + SHORTEST_INTERVAL
+
+    def measured(self, found: Measurement, in_force: Mapping[str, float], shares: Mapping[str, float]) -> None:
+        """Take note of the measurement of the step that was last asked for."""
+        change, steps = self._change(found, in_force), self._asked
+        if not (change or self.is_due(steps, shares)):
+            return  # a debt, paid between two turns
+        self._last, self._shares = steps, dict(shares)
+        self._since = steps if change else self._since
+        self.interval = min(max((steps - self._since) // GROWTH, SHORTEST_INTERVAL), LONGEST_INTERVAL)
+        self._next = steps + self.interval
+        self.reason = change or f"no change since step {self._since + 1}"
+
+    def _change(self, found: Measurement, in_force: Mapping[str, float]) -> str:
+        """What is new or far above the last ones in a measurement, in words."""
+        shares = {name: drift / found.loss for name, drift in found.at_base_rate(in_force).items()}
+        values = {"loss": found.loss, **{f"drift of {name} over the loss": share for name, share in shares.items()}}
+        changes, first = [], not self._recent
+        for name, value in values.items():
+            if not (math.isfinite(value) and value > 0):
+                continue
+            recent, log = self._recent.setdefault(name, []), math.log(value)
+            far = JUMP * max(statistics.stdev(recent), LEAST_SPREAD) if len(recent) >= FEWEST else math.inf
+            if not recent and not first:
+                changes.append(f"first {name}")
+            elif recent and log - statistics.fmean(recent) > far:
+                changes.append(f"{name} {math.exp(log - statistics.fmean(recent)):.2g} times what it was")
+            self._recent[name] = [*recent, log][-RECENT:]
+        return ", ".join(changes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume needs."""
+        return {name: getattr(self, name) for name in _STATE}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state_dict()`."""
+        for name in _STATE:
+            setattr(self, name, state[name])
+
+
+_STATE = ("interval", "reason", "_asked", "_last", "_next", "_since", "_shares", "_recent")
 
 
 class Schedule:
@@ -30,28 +111,49 @@ class Schedule:
 
     Args:
         partition: The modules.
-        interval: Optimizer steps between two measurements; None never measures.
+        interval: Optimizer steps between two measurements, `"auto"` by need; None never measures.
+
+    Attributes:
+        need: What decides by need; None where the interval is fixed.
     """
 
-    def __init__(self, partition: ModulePartition, interval: int | None) -> None:
+    def __init__(self, partition: ModulePartition, interval: int | Literal["auto"] | None) -> None:
         self._partition, self._interval = partition, interval
+        self.need = ByNeed() if interval == "auto" else None
+        self._shares: dict[str, float] = {}
         self._owed: set[str] = set()
         self._owed_before: set[str] = set()  # what a step that is not made leaves
 
-    def is_due(self, steps: int, out_of_turn: bool) -> bool:
+    def is_due(self, steps: int, out_of_turn: bool, shares: Callable[[], dict[str, float]]) -> bool:
         """Whether the next step is measured; asked once a step, with its gradients there.
 
         Args:
             steps: Finished optimizer steps.
             out_of_turn: Whether a measurement is wanted as soon as can be.
+            shares: Gives each module's base rate over its full rate.
         """
-        turn = self._interval is not None and (steps % self._interval == 0 or out_of_turn)
+        turn = self._interval is not None and (self._is_turn(steps, shares) or out_of_turn)
         self._owed_before, self._owed = self._owed, self._owed | set(self._partition if turn else ())
         return turn or bool(with_gradient(self._partition, self._owed))
 
-    def paid(self, idle: set[str]) -> None:
-        """The step was measured; `idle` modules had no gradient and still owe."""
+    def _is_turn(self, steps: int, shares: Callable[[], dict[str, float]]) -> bool:
+        if not isinstance(self._interval, int):
+            assert self.need
+            self._shares = shares()
+            return self.need.is_due(steps, self._shares)
+        return steps % self._interval == 0
+
+    def paid(self, idle: set[str], found: Measurement, in_force: Mapping[str, float]) -> None:
+        """The step was measured; `idle` modules had no gradient and still owe.
+
+        Args:
+            idle: Modules.
+            found: The measurement.
+            in_force: Module to what its rate was over its full base rate; empty where nothing controls rates.
+        """
         self._owed &= idle
+        if self.need:
+            self.need.measured(found, in_force or self._shares, self._shares)
 
     def missed(self) -> None:
         """The step was not made."""
@@ -60,14 +162,18 @@ class Schedule:
     def give_up(self) -> None:
         """Nothing is owed until the next step that is due."""
         self._owed = set()
+        if self.need:
+            self.need.postpone()
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs."""
-        return {"owed": sorted(self._owed)}
+        return {"owed": sorted(self._owed), "need": self.need and self.need.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a `state_dict()`."""
         self._owed = set(state["owed"])
+        if self.need and state.get("need"):
+            self.need.load_state_dict(state["need"])
 
 
 def with_gradient(partition: ModulePartition, names: Iterable[str]) -> set[str]:

@@ -104,12 +104,14 @@ class Measurement:
             samples measured. A module measured at a displacement has the logits of that.
         loss: Of the samples measured, before the step, in nats: the mean over samples of the mean over their tokens.
         target_tokens: Of the step's whole batch, on all processes; 0 where that is not known.
+        samples: How many the drifts are means over; 0 where that is not known.
     """
 
     readings: dict[str, Reading]
     h: dict[str, float]
     loss: float
     target_tokens: float = 0.0
+    samples: float = 0.0
 
     @classmethod
     def of(cls, readings: Mapping[str, Mapping[str, float]], **others: Any) -> Measurement:
@@ -227,7 +229,9 @@ class DriftProbe:
                 for name in modules
             }
             norms = [self._forward.input_norms(item.batch, item.features) for item in self._seen]
-        return Measurement(readings, learning_steps(self._squared_logits, norms), self._loss(), self._target_tokens)
+        return Measurement(
+            readings, learning_steps(self._squared_logits, norms), self._loss(), self._target_tokens, self.samples
+        )
 
     def step_norms(self) -> dict[str, float]:
         """Module to the L2 norm of what the step did to its parameters, all of it: optimizer, decay, regulariser."""

@@ -178,7 +178,7 @@ def trajectory(config: CoMMITConfig, setting: Setting) -> Trajectory:
         drift = dict(zip((LANGUAGE_MODEL, ENCODER), map(float, batch.drifts(x, s, new_x, new_s)), strict=True))
         run.kappas.append(balance_coefficient(drift[LANGUAGE_MODEL], drift[ENCODER]))
         run.multipliers.append((multipliers[LANGUAGE_MODEL], multipliers[ENCODER]))
-        if (step - 1) % (config.probe.interval or setting.steps) == 0:
+        if (step - 1) % (config.probe.shortest_interval or setting.steps) == 0:
             controller.observe(Measurement.of_drift(drift, float(batch.loss(x, s)), len(batch)), multipliers)
         if controller.settling or step % config.lr_update_interval == 0:
             multipliers = controller.multipliers(step)

@@ -106,7 +106,7 @@ def simulate(
     multipliers = controller.multipliers(0)
     for step in range(1, steps + 1):
         log_rho = math.log(plant.rho) + plant.change * step / steps
-        if (step - 1) % (config.probe.interval or 1) == 0:
+        if (step - 1) % (config.probe.shortest_interval or 1) == 0:
             drift = {name: plant.drift * _drift(multipliers[name], plant, noise) for name in multipliers}
             drift[LANGUAGE_MODEL] *= math.exp(log_rho)
             window.push(drift[LANGUAGE_MODEL], drift[ENCODER])
