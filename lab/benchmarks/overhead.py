@@ -15,6 +15,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,13 @@ from overhead_subjects import SHAPES, random_llava
 from tqdm import tqdm
 
 import commit_tuning
+from commit_lab.studies.overhead import time_to_result
 from commit_lab.studies.overhead_page import page_of, read_records
 from commit_tuning import CoMMITConfig
+from commit_tuning.config import DriftPenalty, Lookahead, PreviousStep, Probe
 from commit_tuning.errors import UserError, one_line
 from commit_tuning.storage import write_text
+from commit_tuning.train.compare.comparison import TABLE
 from commit_tuning.train.record import hardware, package_versions
 
 ROOT = Path(__file__).parents[2]
@@ -44,11 +48,17 @@ GROWTH: dict[str, list[dict[str, Any]]] = {
     "batch": [{"batch": 2}, {"batch": 8}, {"batch": 32}],
     "tokens of text": [{"text": 16}, {"text": 64}, {"text": 256}],
     "answer tokens of 64": [{"text": 64, "answers": 2}, {"text": 64, "answers": 16}, {"text": 64, "answers": 48}],
-    "vocabulary": [
-        {"vocabulary": size * 1024, "text": 16, "answers": 6, "batch": 4} for size in (8, 32, 64, 128, 256)
-    ],
+    "vocabulary": [{"vocabulary": size * 1024, "text": 16, "answers": 6, "batch": 4} for size in (8, 32, 64, 128, 256)],
     "rank of LoRA (none: in full)": [{"rank": 2}, {"rank": 32}, {"rank": None}],
     "modules": [{"projector": "encoder"}, {"projector": "own"}],
+}
+METHODS = {
+    "measuring every sample at every step": CoMMITConfig(method="constant", probe=Probe(interval=1, samples=None)),
+    "commit (lookahead)": CoMMITConfig(method="commit"),
+    "commit, on sampled answers": CoMMITConfig(method="commit", regularizer=Lookahead(labels="sampled")),
+    "commit-clr, drift penalty": CoMMITConfig(regularizer=DriftPenalty()),
+    "the paper to the letter (lookahead)": CoMMITConfig.paper(),
+    "the paper to the letter, previous step": CoMMITConfig.paper(regularizer=PreviousStep()),
 }
 ON_A_GPU = ("llava-7b", "gpu-checks")
 Result = dict[str, Any]
@@ -63,7 +73,8 @@ def parts(quick: bool) -> dict[str, tuple[Callable[..., Result], dict[str, Any]]
             found[name] = trained_through, {"name": name, "steps": 40 if quick else WHOLE[name]}
         else:
             found[name] = each_kind_of_step, {"name": name, "rounds": few or FEWER.get(name, ROUNDS)}
-    found["memory"] = memory, {"steps": 2 if quick else 6}
+    found["methods"] = methods, {"rounds": 10 if quick else 20}
+    found["memory"] = memory, {"steps": 2}
     found["growth"] = growth, {"rounds": few or ROUNDS}
     found["trainers"] = trainers, {"pairs": 2 if quick else 10, "steps": 17}
     found["gpu-checks"] = gpu_checks, {}
@@ -88,6 +99,11 @@ def each_kind_of_step(device: str, name: str, rounds: int) -> Result:
         "rounds": alternate(subject, {"plain": None, "every": EVERY, "seldom": SELDOM}, rounds),
     }  # fmt: skip
     return result | {"counted": counts(subject), "profile": profile(subject, PROFILED)}
+
+
+def methods(device: str, rounds: int) -> Result:
+    """What else a configuration may ask for, on nano BLIP-2."""
+    return {"rounds": alternate(SHAPES["nano-blip2-v2"](device), {"plain": None, **METHODS}, rounds)}
 
 
 def memory(device: str, steps: int) -> Result:
@@ -126,7 +142,7 @@ def _value(change: dict[str, Any]) -> str:
 
 
 def trainers(device: str, pairs: int, steps: int) -> Result:
-    """transformers' `Trainer` and TRL's `SFTTrainer` beside ours; on the CPU."""
+    """Set `Trainer` of transformers and `SFTTrainer` of TRL beside ours; on the CPU."""
     from overhead_trainers import pairs_of, sft_trainer, trainer_of
 
     del device
@@ -165,6 +181,19 @@ def source() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
+def table_of(comparison: Path) -> list[Result]:
+    """The rows of a comparison's table.
+
+    Raises:
+        UserError: It has none.
+    """
+    try:
+        rows: list[Result] = json.loads((comparison / TABLE).read_text("utf-8"))["rows"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{comparison} is no finished comparison ({one_line(error)})") from None
+    return rows
+
+
 def measure(name: str, arguments: argparse.Namespace, path: Path) -> None:
     """Measure one part, unless its record is there and of the same source and settings."""
     function, given = parts(arguments.quick)[name]
@@ -192,6 +221,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--quick", action="store_true", help="a check: few steps, records below runs/")
     parser.add_argument("--records", type=Path, help="folder of the records")
+    parser.add_argument("--runs", type=Path, nargs="+", metavar="COMPARISON", help="read the time to a result instead")
     parser.add_argument("--page", action="store_true", help="write the page from the records, and measure nothing")
     parser.add_argument("--output", type=Path, default=PAGE, help="the page")
     arguments = parser.parse_args()
@@ -200,8 +230,14 @@ def main() -> None:
         if arguments.page:
             write_text(arguments.output, page_of(read_records(folder), ROOT / "lab/results"))
             return
-        wanted = arguments.shape or [n for n in names if (n in ON_A_GPU) == (arguments.device == "cuda")]
         folder.mkdir(parents=True, exist_ok=True)
+        if arguments.runs:
+            arrivals = [asdict(line) for runs in arguments.runs for line in time_to_result(runs, table_of(runs))]
+            write_text(
+                folder / "time-to-result.json", json.dumps({"name": "time-to-result", "arrivals": arrivals}) + "\n"
+            )
+            return
+        wanted = arguments.shape or [n for n in names if (n in ON_A_GPU) == (arguments.device == "cuda")]
         for name in tqdm(wanted, desc="cost", unit="part"):
             measure(name, arguments, folder / f"{name}.json")
     except UserError as error:

@@ -51,7 +51,9 @@ def qlora(device: str) -> None:
             llm_int8_skip_modules=["vision_tower", "multi_modal_projector", "lm_head"],
         )  # fmt: skip
         model = LlavaForConditionalGeneration.from_pretrained(folder, quantization_config=four_bits, device_map=device)
-    adapters = LoraConfig(target_modules=r".*language_model.*\.(q_proj|v_proj)", modules_to_save=["multi_modal_projector"])
+    adapters = LoraConfig(
+        target_modules=r".*language_model.*\.(q_proj|v_proj)", modules_to_save=["multi_modal_projector"]
+    )
     model = get_peft_model(model, adapters)
     with torch.autocast(device, torch.bfloat16):
         _train(model, torch.optim.AdamW(partition_model(model).param_groups(lr=RATE)), subject.batches)

@@ -184,7 +184,9 @@ def profile(subject: Subject, steps: int) -> dict[str, float]:
                 stack.enter_context(mock.patch.object(owner, name, _timed(getattr(owner, name), part, watch)))
         for name in ("before_step", "after_step"):
             function = getattr(loop.coordinator, name)
-            stack.enter_context(mock.patch.object(loop.coordinator, name, _timed(function, "copies and the rest", watch)))
+            stack.enter_context(
+                mock.patch.object(loop.coordinator, name, _timed(function, "copies and the rest", watch))
+            )
         for _ in range(steps):
             loop.step()
     return {part: seconds / steps for part, seconds in watch.seconds.items() if part != "rest"}

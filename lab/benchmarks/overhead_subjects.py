@@ -201,9 +201,8 @@ def _tuned(model: Any, rank: int | None, targets: Any) -> Any:
     model = prepare(model, Model(name="random", lora=lora))
     layers = model.config.vision_config.num_hidden_layers
     for name, parameter in model.named_parameters():
-        if f"vision_tower.vision_model.encoder.layers.{layers - 1}." in name or "post_layernorm" in name:
-            parameter.requires_grad_(False)
-        elif f"vision_tower.encoder.layers.{layers - 1}." in name:
+        last = f".encoder.layers.{layers - 1}." in name or "post_layernorm" in name
+        if "vision_tower" in name and last:
             parameter.requires_grad_(False)
     return model
 
@@ -249,9 +248,12 @@ def llava_7b(device: str, narrow: bool = False, batch: int = 4) -> Subject:
         batch: Samples.
     """
     paper = find_paper_model("llava-hf/llava-1.5-7b-hf")
-    model = paper.build(narrow).to(torch.bfloat16)
+    model = paper.build(narrow)
+    for parameter in model.parameters():  # and not the buffers, such as angles
+        parameter.data = parameter.data.to(torch.bfloat16)
     if not narrow:
-        model = _filled(model, device)
+        model = model.to_empty(device=device)
+        model.init_weights()
     model = _tuned(model, 16, ("q_proj", "v_proj"))
     for name, parameter in model.named_parameters():
         if "vision_tower" in name:
@@ -270,19 +272,6 @@ def llava_7b(device: str, narrow: bool = False, batch: int = 4) -> Subject:
     made = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "pixel_values": pixels}
     taken = [{name: value.to(device) for name, value in made.items()}]
     return Subject("LLaVA-1.5-7B, LoRA, bfloat16", model, taken, 1e-4, torch.bfloat16)
-
-
-def _filled(model: Any, device: str) -> Any:
-    """Give a model of the meta device memory and random weights; buffers as the model makes them."""
-    model = model.to_empty(device=device)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.02)
-            else:
-                parameter.fill_(1.0)
-    model.init_weights() if hasattr(model, "init_weights") else None
-    return model
 
 
 def in_bfloat16(subject: Subject) -> Subject:
@@ -311,6 +300,6 @@ SHAPES: dict[str, Callable[[str], Subject]] = {
     "nano-llava-v2-bfloat16": lambda device: in_bfloat16(nano("nano-llava", device)),
     "llava-49k-bfloat16": lambda device: in_bfloat16(random_llava(49_152, device)),
     "nano-llava-v2-checkpointed": lambda device: checkpointed(nano("nano-llava", device)),
-    "nano-llava-v2-compiled": lambda device: compiled(nano("nano-llava", device)),
+    "llava-8k-compiled": lambda device: compiled(random_llava(8192, device, layers=2)),
     "llava-7b": llava_7b,
 }

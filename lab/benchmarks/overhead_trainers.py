@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets import Dataset
 from overhead_subjects import Subject, was_measured
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from commit_lab.nano.models.load import load_nano
@@ -65,6 +65,7 @@ def _run(make: Callable[[bool, str], Any], ours: bool) -> Steps:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         times.trainer = trainer = make(ours, folder)
+        trainer.remove_callback(PrinterCallback)
         trainer.add_callback(times)
         gc.collect()
         trainer.train()

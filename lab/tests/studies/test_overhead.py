@@ -13,7 +13,9 @@ from commit_lab.studies.overhead import (
     Costs,
     Record,
     Spread,
+    by_block,
     counted,
+    courses_to_result,
     extrapolated,
     share_of,
     time_to_result,
@@ -111,6 +113,11 @@ def test_a_shape_that_was_not_trained_through_leaves_its_warm_up_out() -> None:
     assert found.median == pytest.approx(0.1 * 3 + 0.9 * 1.02)
 
 
+def test_blocks_of_rounds_are_compared() -> None:
+    rounds = [{"plain": [1.0, False], "paper": [own, True]} for own in (2.0, 4.0, 5.0, 5.0, 9.0)]
+    assert numbers(by_block(rounds, "paper", 2)) == pytest.approx((4.0, 3.0, 5.0, 2))
+
+
 def test_counted_work_has_no_noise() -> None:
     assert counted(record(REFERENCE), "flop", 0.2) == pytest.approx(1.1)
     assert counted(record(REFERENCE), "vocabulary", 0.2) == pytest.approx(2.2)
@@ -141,6 +148,10 @@ def comparison(folder: Path, losses: dict[str, list[float]], history: bool) -> l
     return rows
 
 
+KEPT = {
+    "comparison": "mine", "method": "CoMMIT-CLR", "rates": "1e-3", "seeds": 3, "arrived": 3, "steps": 250.4,
+    "seconds": 30.0, "exact": True,
+}  # fmt: skip
 LOSSES = {
     "constant": [2.0] * 20 + [1.0] * 20,
     "commit-clr": [2.0] * 10 + [1.0] * 30,
@@ -162,6 +173,24 @@ def test_time_to_result_is_at_most_the_run_where_they_are_not(tmp_path: Path) ->
     assert found["feature-cd"].arrived == 0
 
 
+def test_courses_arrive_at_a_stop(tmp_path: Path) -> None:
+    stops = {
+        "constant:1e-3": [(100, 3.0), (400, 2.0)],
+        "constant:3e-3": [(100, 4.0), (400, 4.0)],
+        "default:1e-3": [(100, 2.5), (400, 1.0)],
+        "literal:1e-3": [(100, 2.5), (400, 2.5)],
+    }
+    for arm, seen in stops.items():
+        folder = tmp_path / "long" / arm.replace(":", "_")
+        folder.mkdir(parents=True)
+        told = [{"step": step, "train_loss": loss, "seconds": step / 10} for step, loss in seen]
+        (folder / "course.json").write_text(json.dumps({"arm": arm, "stops": told}), "utf-8")
+    found = {line.method: line for line in courses_to_result(tmp_path)}
+    assert (found["constant"].rates, found["constant"].steps) == ("1e-3", 400)
+    assert (found["default"].comparison, found["default"].steps, found["default"].seconds) == ("long", 400, 40)
+    assert found["literal"].arrived == 0
+
+
 def test_the_page_says_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
     growth = {"axis": "batch", "value": "8", "facts": FACTS, "rounds": sampled_record("growth")["rounds"]}
     pair = {"plain": [[1.0, False]], "ours": [[2.0, True], [1.0, False]]}
@@ -170,8 +199,10 @@ def test_the_page_says_what_was_measured_and_what_was_not(tmp_path: Path) -> Non
         REFERENCE: record(REFERENCE, rounds=run()),
         "llava-49k": sampled_record("llava-49k", about=other),
         "small-llava": record("small-llava", skipped="models/small-llava is not there"),
+        "methods": record("methods", rounds=[{"plain": [1.0, False], "paper": [4.0, True]}] * 10),
         "memory": record("memory", peaks={"llava-49k": {"plain": 1000.0, "measured": 1010.0}}),
         "growth": record("growth", points=[growth], warm_up=2),
+        "time-to-result": {"name": "time-to-result", "arrivals": [KEPT]},
         "trainers": record("trainers", trainers={"Trainer": {"pairs": [pair]}}),
     }
     (tmp_path / "iconqa-nano-llava").mkdir()
@@ -186,6 +217,8 @@ def test_the_page_says_what_was_measured_and_what_was_not(tmp_path: Path) -> Non
     assert "| batch | 8 | 0.00 | 1000.0 | 2000.0 | 2.00" in page
     assert "`CoMMITTrainer` over `Trainer` | 1 | 1.200" in page
     assert "| iconqa-nano-llava | commit-clr | 1e-3 | 1 of 1 | 30 | 6 |" in page
+    assert "| paper | 4.00 (4.00 to 4.00) |" in page
+    assert "| mine | CoMMIT-CLR | 1e-3 | 3 of 3 | 250 | 30 |" in page
     assert "Not run: there was no GPU" in page
     assert "no result" not in page
 

@@ -6,6 +6,7 @@ Steps of one round are a pair. Everything is in plain steps: a ratio of 1.02 is 
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,6 +124,14 @@ def counted(record: Record, quantity: str, share: float) -> float:
     return float((share * counts["measured"][quantity] + (1 - share) * counts["unmeasured"][quantity]) / plain)
 
 
+def by_block(rounds: Sequence[Mapping[str, Any]], arm: str, block: int) -> Spread | None:
+    """Time of an arm over the plain one's, in blocks of so many rounds."""
+    starts = range(0, len(rounds) - block + 1, block)
+    return Spread.of(
+        [_ratio([(one[arm][0], one[PLAIN][0]) for one in rounds[start : start + block]]) for start in starts]
+    )
+
+
 def trainer_pairs(record: Record, share: float) -> Spread | None:
     """The cost of a trainer of ours beside its peer, pair by pair of short runs."""
     totals = []
@@ -146,7 +155,7 @@ class Arrival:
         rates: Its base rates.
         seeds: Seeds that Constant LR's chosen rate has as well.
         arrived: Of those, how many were there by their end.
-        steps: Mean number of steps, of those that were; of a run without a history, all of its steps.
+        steps: Mean number of steps, of those that were; of a run without a history, up to its end or its next stop.
         seconds: Of training until then, the mean; on whatever machine the run was on.
         exact: Whether every run has a history, so that steps is when and not at the latest.
     """
@@ -161,6 +170,7 @@ class Arrival:
     exact: bool
 
 
+COURSE = "course.json"
 RECENT = 20
 """Steps whose mean is a run's final loss."""
 
@@ -213,3 +223,31 @@ def _finished(comparison: Path, row: Record) -> list[RunRecord]:
     folders = [comparison / run for run in row["runs"] if (comparison / run / RECORD).is_file()]
     records = [RunRecord.read(folder) for folder in folders]
     return [record for record in records if record.status == "complete"]
+
+
+def courses_to_result(results: Path) -> list[Arrival]:
+    """The same of runs that were looked at at a few stops, one seed each, to the first stop that is low enough.
+
+    Constant LR's rate is the one that ended lowest.
+
+    Args:
+        results: A folder with folders of courses somewhere below.
+    """
+    found = []
+    for group in sorted({path.parent.parent for path in results.rglob(COURSE)}):
+        courses = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(group.glob(f"*/{COURSE}"))]
+        constant = [course for course in courses if course["arm"].startswith("constant:") and course["stops"]]
+        if not constant:
+            continue
+        reference = min(constant, key=lambda course: course["stops"][-1]["train_loss"])
+        others = [course for course in courses if not course["arm"].startswith("constant:")]
+        loss = reference["stops"][-1]["train_loss"]
+        found += [_of_course(group.relative_to(results).as_posix(), course, loss) for course in (reference, *others)]
+    return found
+
+
+def _of_course(comparison: str, course: Record, loss: float) -> Arrival:
+    stop = next((stop for stop in course["stops"] if stop["train_loss"] <= loss), None)
+    method, _, rates = course["arm"].partition(":")
+    steps, seconds = (stop["step"], stop["seconds"]) if stop else (None, None)
+    return Arrival(comparison, method, rates, 1, int(stop is not None), steps, seconds, exact=False)

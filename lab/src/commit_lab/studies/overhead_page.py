@@ -6,7 +6,6 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from commit_lab.studies.overhead import (
     PLAIN,
@@ -14,7 +13,9 @@ from commit_lab.studies.overhead import (
     Costs,
     Record,
     Spread,
+    by_block,
     counted,
+    courses_to_result,
     extrapolated,
     sampled,
     share_of,
@@ -30,13 +31,14 @@ REFERENCE = "nano-llava-v2"
 """The shape whose run says how many steps the others measure."""
 
 LATE = 200
-SAMPLES = 8
+SAMPLES, BLOCK = 8, 5
 ORDER = (
     *("nano-llava-v2", "nano-blip2-v2", "llava-49k", "llava-128k", "llava-256k", "small-llava"),
-    *("nano-llava-v2-bfloat16", "llava-49k-bfloat16", "nano-llava-v2-checkpointed", "nano-llava-v2-compiled"),
+    *("nano-llava-v2-bfloat16", "llava-49k-bfloat16", "nano-llava-v2-checkpointed", "llava-8k-compiled"),
     "llava-7b",
 )
-OTHERS = ("memory", "growth", "trainers", "gpu-checks")
+SETTINGS = {"llava-8k-compiled": "`torch.compile`", "nano-llava-v2-checkpointed": "Gradient checkpointing"}
+OTHERS = ("methods", "memory", "growth", "trainers", "gpu-checks")
 COMPARISONS = ("iconqa-nano-llava", "iconqa-nano-blip2", "base-rates-nano-llava", "base-rates-nano-blip2")
 
 
@@ -77,7 +79,8 @@ class Page:
         """The page as Markdown."""
         parts = [
             self._answer(), self._by_shape(), self._counted(), self._tiers(), self._trainers(), self._taken_apart(),
-            self._memory(), self._growth(), self._other_settings(), self._gpu(), self._time_to_result(), self._how(),
+            self._methods(), self._memory(), self._growth(), self._other_settings(), self._gpu(),
+            self._time_to_result(), self._how(),
         ]  # fmt: skip
         return "\n".join(part for part in parts if part)
 
@@ -144,7 +147,8 @@ class Page:
         ]
         head = [
             "shape", "plain step, ms", "extra of a measured step, in plain steps", "measured, %: all / late",
-            f"default, {self._steps} steps", f"default from step {self._late} on", f"monitor alone, {self._steps} steps",
+            f"default, {self._steps} steps", f"default from step {self._late} on",
+            f"monitor alone, {self._steps} steps",
         ]  # fmt: skip
         return (
             "## By shape\n\nRun time over that of plain training: median (lowest to highest) of up to ten runs that are"
@@ -198,7 +202,8 @@ class Page:
             return ""
         rows = [
             [
-                Markdown(f"`{name}`"), f"{100 * share_of(rounds, name):.1f}", f"{100 * share_of(rounds, name, self._late):.1f}",
+                Markdown(f"`{name}`"), f"{100 * share_of(rounds, name):.1f}",
+                f"{100 * share_of(rounds, name, self._late):.1f}",
                 _spread(whole_run(self._reference, name), 3), _spread(whole_run(self._reference, name, self._late), 3),
             ]
             for name in names
@@ -213,7 +218,9 @@ class Page:
         rows = []
         for name, runs in record["trainers"].items():
             spreads = [trainer_pairs(runs, share) for share in (self._share, self._late_share)]
-            rows.append([Markdown(f"`CoMMIT{name}` over `{name}`"), str(len(runs["pairs"])), *(_spread(s, 3) for s in spreads)])
+            rows.append(
+                [Markdown(f"`CoMMIT{name}` over `{name}`"), str(len(runs["pairs"])), *(_spread(s, 3) for s in spreads)]
+            )
         head = ["trainers", "pairs of runs", f"{self._steps} steps", f"from step {self._late} on"]
         return (
             "## Beside Trainer and SFTTrainer\n\nThe same training of nano LLaVA in short runs, in turn, loading and"
@@ -234,6 +241,17 @@ class Page:
         return (
             "## Where a measured step spends its time\n\nPercent of what measuring adds to a step.\n\n"
             + markdown_table(["part", *(record["title"] for record in shapes)], rows)
+        )
+
+    def _methods(self) -> str:
+        rounds = self._records.get("methods", {}).get("rounds", [])
+        if not rounds:
+            return ""
+        rows = [[name, _spread(by_block(rounds, name, BLOCK))] for name in rounds[0] if name != PLAIN]
+        return (
+            "## Other settings\n\nThe regulariser looks at every step, whatever the schedule of the measurement is."
+            f" Nano BLIP-2, {len(rounds)} steps in blocks of {BLOCK}.\n\n"
+            + markdown_table(["setting", "time over plain training"], rows)
         )
 
     def _memory(self) -> str:
@@ -277,14 +295,11 @@ class Page:
 
     def _other_settings(self) -> str:
         lines = []
-        for name, title in (("compiled", "`torch.compile`"), ("checkpointed", "Gradient checkpointing")):
-            record = self._records.get(f"{REFERENCE}-{name}", {})
+        for name, title in SETTINGS.items():
+            record = self._records.get(name, {})
             if "rounds" in record:
-                own, base = _extra_ms(self._costs(record)), _extra_ms(self._costs(self._reference))
-                lines.append(
-                    f"- {title}: a measured step takes {own:.0f} ms extra, where it is {base:.0f} ms without. The plain"
-                    f" step takes {1e3 * _plain(record):.0f} ms instead of {1e3 * _plain(self._reference):.0f}."
-                )
+                extra, plain = _spread(self._costs(record).extra()), 1e3 * _plain(record)
+                lines.append(f"- {title}: a measured step costs {extra} plain steps of {plain:.0f} ms more.")
             elif "skipped" in record:
                 lines.append(f"- {title}: did not run here ({record['skipped']}).")
         lines.append("- Quantised weights: not run. bitsandbytes is made for GPUs.")
@@ -309,21 +324,25 @@ class Page:
         rows = [_arrival_cells(line) for line in arrivals]
         head = ["comparison", "method", "base rate", "there, of seeds", "steps", "seconds of training"]
         note = (
-            "" if exact else " These runs kept no losses of single steps. So `≤` is the length of the run: it ended at"
-            " that loss or below it, and when it came there is not known."
-        )  # fmt: skip
+            ""
+            if exact
+            else " Most runs kept no losses of single steps. So `≤` is the run's end, or its first stop, at which it"
+            " was there. When it came there is not known."
+        )
         return (
             "## Time to a result\n\nWhen was each method, at its chosen rate, where Constant LR's training loss ended"
             " (the mean of the last 20 steps, at its own chosen rate, seed by seed)? Means over the seeds that came"
-            f" there, from the comparisons in `lab/results/`.{note} Seconds are of the machine that a run was on, beside"
-            " other work.\n\n" + markdown_table(head, rows)
+            f" there, from the comparisons in `lab/results/`.{note} Seconds are of the machine that a run was on,"
+            " beside other work.\n\n" + markdown_table(head, rows)
         )
 
     def _arrivals(self) -> Iterable[Arrival]:
+        yield from (Arrival(**line) for line in self._records.get("time-to-result", {}).get("arrivals", []))
         for name in COMPARISONS:
             table = self._comparisons / name / "table.json"
             if table.is_file():
                 yield from time_to_result(table.parent, json.loads(table.read_text(encoding="utf-8"))["rows"])
+        yield from courses_to_result(self._comparisons)
 
     def _how(self) -> str:
         hardware, versions = self._reference["hardware"], self._reference["versions"]
@@ -337,7 +356,8 @@ class Page:
             "- Where fewer than ten steps are measured late, the last ten that were say what one costs.\n"
             "- The plain loop is forward pass, backward pass, clipping, AdamW.\n"
             f"- One core of {hardware.get('cpu', 'a processor')}, {packages}.\n"
-            "- `make bench` takes about 15 minutes. `python lab/benchmarks/overhead.py --quick` is a check of one or two.\n"
+            "- `make bench` takes about 15 minutes. `python lab/benchmarks/overhead.py --quick` is a check of a"
+            " few.\n"
         )
 
 
@@ -353,10 +373,6 @@ def page_of(records: Mapping[str, Record], comparisons: Path) -> str:
 
 def _plain(record: Record) -> float:
     return statistics.median(one[PLAIN][0] for one in record["rounds"][record.get("warm_up", 0) :])
-
-
-def _extra_ms(costs: Costs) -> float:
-    return 1e3 * statistics.median(own - plain for own, plain in costs.measured)
 
 
 def _spread(spread: Spread | None, digits: int = 2) -> str:
