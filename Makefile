@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-all test-hard test-processors test-versions lint docs release clean
+.PHONY: setup demo test test-all test-hard test-processors test-versions bench lint docs release clean
 
 setup: $(READY)
 
@@ -32,6 +32,10 @@ test-versions: setup  ## the product's tests with the oldest supported versions 
 
 test-hard: setup  ## the campaigns of docs/explanation/reliability.md in full: kills, fuzzed inputs, a soak; about an hour
 	OMP_NUM_THREADS=1 COMMIT_TUNING_CAMPAIGN=full $(BIN)/python -m pytest -n 2 -q tests/campaigns lab/tests/campaigns
+
+bench: setup  ## what it costs, into docs/explanation/cost.md: a quarter of an hour on an idle machine; QUICK=1 for a check
+	OMP_NUM_THREADS=1 $(BIN)/python lab/benchmarks/overhead.py $(if $(QUICK),--quick)
+	$(BIN)/python lab/benchmarks/overhead.py --page $(if $(QUICK),--quick --output runs/overhead-quick/cost.md)
 
 lint: setup
 	$(BIN)/ruff format --check .
