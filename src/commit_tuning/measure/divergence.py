@@ -102,7 +102,7 @@ def token_kl(old_logits: Tensor, new_logits: Tensor) -> Tensor:
     p (log p - log q). The mean need not be exact: an error r of it adds r^2 / 2 to the result, 1e-15 nats at most.
 
     Nothing of the size of the logits is kept between two calls, and P is taken anew from the old logits: that is a
-    seventh of the time, and a kept P would double what a measurement holds of its micro-batches.
+    fifth of the time, and a kept P would double what a measurement holds of its micro-batches.
 
     Args:
         old_logits: [answers, vocabulary], any floating dtype; p.
