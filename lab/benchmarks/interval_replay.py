@@ -21,6 +21,7 @@ from interval_record import FOLDER
 
 from commit_tuning.config import TIERS, CoMMITConfig, Probe
 from commit_tuning.control.trust_region import TrustRegionController
+from commit_tuning.measure import measuring
 from commit_tuning.measure.balance import Balance
 from commit_tuning.measure.displacement import Reading
 from commit_tuning.measure.measuring import ByNeed
@@ -211,7 +212,9 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=FOLDER)
     parser.add_argument("--extra", type=float, default=1.2, help="plain steps that a measured step on 8 samples adds")
     parser.add_argument("--changes", action="store_true", help="say where measurements by need became dense again")
+    parser.add_argument("--growth", type=int, default=measuring.GROWTH, help="steps since a change over the interval")
     arguments = parser.parse_args()
+    measuring.GROWTH = arguments.growth
     runs = [Run(path) for path in sorted(arguments.records.glob("*.json"))]
     print(f"{len(runs)} runs of {len(runs[0].steps)} steps\n")
     print(*bias_table(runs), "", *cost_table(runs, all_ways(), arguments.extra), sep="\n")

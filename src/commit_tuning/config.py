@@ -340,8 +340,8 @@ class CoMMITConfig(Settings):
             every step on the whole batch:
 
             - `"thorough"`: 16 samples every 5 steps, 80 measurements; a rate errs by 11 %, smoothed kappa by 25 %.
-            - `"default"`: 8 samples by need, 47 measurements, 0.29 of the cost; 17 % and 34 %.
-            - `"light"`: 4 samples by need, 47 measurements, 0.15 of the cost; 25 % and 57 %.
+            - `"default"`: 8 samples by need, 44 measurements, 0.28 of the cost; 17 % and 36 %.
+            - `"light"`: 4 samples by need, 44 measurements, 0.14 of the cost; 25 % and 57 %.
         regularizer: The reading of Eq. 9-10: `Lookahead`, `PreviousStep` or `DriftPenalty`, or a name:
             `"lookahead"`, `"previous-step"`, `"drift-penalty"`. `None` for none. `"auto"` is `Lookahead()` for method
             `"commit"` and `None` for the others.

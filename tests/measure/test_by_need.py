@@ -46,18 +46,33 @@ def test_intervals_grow_with_the_steps() -> None:
     [
         (found(loss=3.0), "loss 3 times what it was"),
         (found(vision=1e-3), "drift of vision over the loss 10 times what it was"),
-        (found(audio=1e-4), "first drift of audio over the loss"),
     ],
 )
-def test_a_change_makes_measurements_dense_again(jump: Measurement, reason: str) -> None:
+def test_a_lasting_change_makes_measurements_dense_again(jump: Measurement, reason: str) -> None:
+    """Seen at step 224, confirmed five steps later; in between nothing is dropped."""
     need = ByNeed()
-    in_force = {**ONES, "audio": 1.0}
     turns(need, range(224))
-    assert need.is_due(224, ONES)
-    need.measured(jump, in_force, ONES)
-    assert (need.interval, need.reason) == (5, reason)
+    for step, seen in ((224, "once"), (229, "again")):
+        assert need.is_due(step, ONES)
+        need.measured(jump, ONES, ONES)
+        assert (need.interval, need.reason) == (5, f"{reason}, {seen}")
+    assert turns(need, range(230, 345), dict.fromkeys(range(345), jump)) == [*range(234, 330, 5), 335, 341]
+    assert need.reason == "no change since step 230"
+
+
+def test_a_single_outlier_has_one_more_look() -> None:
+    need = ByNeed()
+    assert turns(need, range(300), {224: found(vision=1.0)}) == [*STEADY[:-3], 229, 243, 258, 274, 291]
+    assert need.reason == "no change since step 1"
+
+
+def test_a_new_module_makes_measurements_dense_again() -> None:
+    need = ByNeed()
+    turns(need, range(224))
+    need.is_due(224, ONES)
+    need.measured(found(audio=1e-4), {**ONES, "audio": 1.0}, ONES)
+    assert (need.interval, need.reason) == (5, "first drift of audio over the loss")
     assert turns(need, range(225, 340)) == [*range(229, 325, 5), 330, 336]
-    assert need.reason == "no change since step 225"
 
 
 @pytest.mark.parametrize("odd", [found(loss=2.0), found(vision=2e-4), found(loss=0.5), found(vision=1e-9)])
@@ -85,9 +100,9 @@ def test_a_turn_of_the_schedule_is_measured_at_once() -> None:
     assert need.is_due(235, {"language_model": 0.0, "vision": 0.75})
 
 
-@pytest.mark.parametrize("stop", [7, 130, 225])
+@pytest.mark.parametrize("stop", [7, 130, 225, 231])
 def test_a_resumed_schedule_goes_on_as_if_never_stopped(stop: int) -> None:
-    special = {224: found(loss=4.0)}
+    special = {224: found(loss=4.0), 229: found(loss=4.0)}
     whole, first, second = ByNeed(), ByNeed(), ByNeed()
     turns(whole, range(400), special)
     seen = turns(first, range(stop), special)

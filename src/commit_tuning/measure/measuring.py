@@ -24,7 +24,8 @@ from commit_tuning.partition.modules import ModulePartition
 GROWTH, LONGEST_INTERVAL = 16, 40
 TURN = 0.25  # of the full rate
 RECENT, FEWEST = 10, 5  # measurements that a new one is held against
-JUMP, LEAST_SPREAD = 4.0, 0.25  # standard deviations of a logarithm, and the least that one is
+JUMP, AGAIN = 4.0, 2.0  # standard deviations of a logarithm that are far above the mean, and that confirm it
+LEAST_SPREAD = 0.25  # the least that such a standard deviation is taken for
 _TEXTS = ("out of memory", "can't allocate memory", "not enough memory")  # of devices without an error of their own
 
 
@@ -33,8 +34,9 @@ class ByNeed:
 
     Measurements are 5 steps apart at first and after a change. From then on they are a sixteenth of the steps since the
     change apart, and 40 in the end. A change is a module that was never measured before, or a loss or a drift at the
-    base rate that is far above the last ones; single readings far below them are common. A schedule that has moved a
-    base rate by a quarter of the full rate has the next step measured, which then says whether anything changed.
+    base rate that is far above the last ones twice in a row; the second look comes after 5 steps. Readings far below
+    are common. A schedule that has moved a base rate by a quarter of the full rate has the next step measured, which
+    then says whether anything changed.
 
     Attributes:
         interval: Steps that the next measurement waits, as of the last one.
@@ -46,6 +48,7 @@ class ByNeed:
         self._asked, self._last, self._next, self._since = 0, 0, 0, 0
         self._shares: dict[str, float] = {}  # at the last measurement
         self._recent: dict[str, list[float]] = {}
+        self._suspected: list[str] = []
 
     def is_due(self, steps: int, shares: Mapping[str, float]) -> bool:
         """Whether the step after so many steps is measured.
@@ -64,31 +67,42 @@ class ByNeed:
 
     def measured(self, found: Measurement, in_force: Mapping[str, float], shares: Mapping[str, float]) -> None:
         """Take note of the measurement of the step that was last asked for."""
-        change, steps = self._change(found, in_force), self._asked
-        if not (change or self.is_due(steps, shares)):
+        steps = self._asked
+        words, changed = self._change(found, in_force)
+        if not (words or self.is_due(steps, shares)):
             return  # a debt, paid between two turns
         self._last, self._shares = steps, dict(shares)
-        self._since = steps if change else self._since
-        self.interval = min(max((steps - self._since) // GROWTH, SHORTEST_INTERVAL), LONGEST_INTERVAL)
+        self._since = steps if changed else self._since
+        rarer = 0 if self._suspected else (steps - self._since) // GROWTH
+        self.interval = min(max(rarer, SHORTEST_INTERVAL), LONGEST_INTERVAL)
         self._next = steps + self.interval
-        self.reason = change or f"no change since step {self._since + 1}"
+        self.reason = words or f"no change since step {self._since + 1}"
 
-    def _change(self, found: Measurement, in_force: Mapping[str, float]) -> str:
-        """What is new or far above the last ones in a measurement, in words."""
-        shares = {name: drift / found.loss for name, drift in found.at_base_rate(in_force).items()}
-        values = {"loss": found.loss, **{f"drift of {name} over the loss": share for name, share in shares.items()}}
-        changes, first = [], not self._recent
+    def _change(self, found: Measurement, in_force: Mapping[str, float]) -> tuple[str, bool]:
+        """What is new or far above the last ones in a measurement, in words, and whether that is a change."""
+        drifts = {name: drift / found.loss for name, drift in found.at_base_rate(in_force).items()}
+        values = {"loss": found.loss, **{f"drift of {name} over the loss": drift for name, drift in drifts.items()}}
+        words, changed, first = [], False, not self._recent
+        suspected = [name for name in self._suspected if name not in values]
         for name, value in values.items():
             if not (math.isfinite(value) and value > 0):
                 continue
             recent, log = self._recent.setdefault(name, []), math.log(value)
-            far = JUMP * max(statistics.stdev(recent), LEAST_SPREAD) if len(recent) >= FEWEST else math.inf
-            if not recent and not first:
-                changes.append(f"first {name}")
-            elif recent and log - statistics.fmean(recent) > far:
-                changes.append(f"{name} {math.exp(log - statistics.fmean(recent)):.2g} times what it was")
+            rise = log - statistics.fmean(recent or [log])
+            spread = max(statistics.stdev(recent), LEAST_SPREAD) if len(recent) >= FEWEST else math.inf
+            again = name in self._suspected
+            if rise > spread * (AGAIN if again else JUMP):
+                words.append(f"{name} {math.exp(rise):.2g} times what it was, {'again' if again else 'once'}")
+                changed, recent = changed or again, [] if again else recent
+                if not again:
+                    suspected.append(name)
+                    continue
+            elif not recent and not first:
+                words.append(f"first {name}")
+                changed = True
             self._recent[name] = [*recent, log][-RECENT:]
-        return ", ".join(changes)
+        self._suspected = suspected
+        return ", ".join(words), changed
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs."""
@@ -100,7 +114,7 @@ class ByNeed:
             setattr(self, name, state[name])
 
 
-_STATE = ("interval", "reason", "_asked", "_last", "_next", "_since", "_shares", "_recent")
+_STATE = ("interval", "reason", "_asked", "_last", "_next", "_since", "_shares", "_recent", "_suspected")
 
 
 class Schedule:
