@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ from commit_tuning.errors import UserError
 from commit_tuning.models.load import load_model
 from commit_tuning.train import dataset
 from commit_tuning.train.compare.pool import PRELOAD_RECIPE
-from commit_tuning.train.dataset import StoredQuestions, open_splits
+from commit_tuning.train.dataset import StoredQuestions, data_order, open_splits
 from commit_tuning.train.origin import Origin
 from commit_tuning.train.recipe.load import load_recipe
-from commit_tuning.train.recipe.schema import Data
+from commit_tuning.train.recipe.schema import Data, Train
+from commit_tuning.train.training import step_batches
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +97,22 @@ def test_each_question_in_memory_is_encoded_once(tmp_path: Path, monkeypatch: py
         questions.training([8, 3, 8])
         questions.prompts([2, 5])
     assert encoded == [*ids[:4], ids[8], ids[5]]
+    questions.expect([7, 1, 7])
+    assert encoded[6:] == [ids[7]]
     questions.fill()
     assert sorted(encoded) == sorted(ids)
+
+
+def test_only_the_questions_of_a_run_are_encoded(tmp_path: Path) -> None:
+    questions = StoredQuestions(train_split(tmp_path / "data", 9), VisionCollator(llava_processor()))
+    told: list[list[int]] = []
+    questions.expect, expect = lambda indices: told.append(indices) or expect(indices), questions.expect
+    settings = Train(steps=9, batch_size=2)
+    order = list(islice(data_order(9, 2, settings.seed), 13))
+    batches = list(islice(step_batches(questions, settings, start=1), 10))  # one more than the run has
+    for indices, (batch,) in zip(order[1:], batches, strict=False):
+        assert torch.equal(batch["labels"], questions.training(indices)["labels"])
+    assert [len(indices) for indices in told] == [12, 4, 2, 2]
 
 
 def test_long_questions_in_memory_are_listed_first(model: Path, tmp_path: Path) -> None:

@@ -55,6 +55,10 @@ class Questions(Protocol):
         """One question as it was read."""
         ...
 
+    def expect(self, indices: list[int]) -> None:
+        """Say which questions come next, so that those that are kept can be encoded together."""
+        ...
+
     def training(self, indices: list[int]) -> dict[str, Tensor]:
         """A batch with answers and labels."""
         ...
@@ -86,6 +90,9 @@ class StreamedQuestions:
 
     def __getitem__(self, index: int) -> Sample:
         return self._first_from(index)[1]
+
+    def expect(self, indices: list[int]) -> None:
+        """Do nothing: a question is read when it is asked for."""
 
     def training(self, indices: list[int]) -> dict[str, Tensor]:
         """A batch with answers and labels."""
@@ -176,6 +183,10 @@ class StoredQuestions(StreamedQuestions):
         rows = [self._rows[index] for index in indices if index not in self._refused]
         batch = self.collator.prompt_batch([row.prompt for row in rows], _media(rows)) if rows else {}
         return [row.words for row in rows], batch
+
+    def expect(self, indices: list[int]) -> None:
+        """Encode questions, as many together as come next."""
+        self._fill(map(self._place, indices))
 
     def fill(self) -> None:
         """Encode all questions, so that what is forked from this process encodes none."""

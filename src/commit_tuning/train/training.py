@@ -34,6 +34,7 @@ from commit_tuning.train.recipe.schema import Recipe, Train
 from commit_tuning.train.record import HISTORY, RunFailedError, json_line
 
 _FINAL_STEPS = 20
+_AHEAD = 6  # steps whose questions are encoded together, which takes less time than one by one
 
 
 class Training:
@@ -198,8 +199,16 @@ def starvation_note(starving: dict[str, int]) -> str:
 def step_batches(questions: Questions, settings: Train, start: int = 0) -> Iterator[list[dict[str, Tensor]]]:
     """Endless optimizer steps, each a list of collated micro-batches; those before `start` are not even decoded."""
     size = settings.micro_batch_size or settings.batch_size
-    for indices in islice(data_order(len(questions), settings.batch_size, settings.seed), start, None):
-        yield [questions.training(part) for part in chunks(indices, size)]
+    order, left = (
+        islice(data_order(len(questions), settings.batch_size, settings.seed), start, None),
+        settings.steps - start,
+    )
+    while True:
+        soon = list(islice(order, max(1, min(_AHEAD, left))))
+        left -= len(soon)
+        questions.expect([index for indices in soon for index in indices])
+        for indices in soon:
+            yield [questions.training(part) for part in chunks(indices, size)]
 
 
 def refuse_large_batch(questions: Questions, settings: Train) -> None:
