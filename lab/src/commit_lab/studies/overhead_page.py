@@ -161,12 +161,13 @@ class Page:
         )
 
     def _mark(self, record: Record) -> str:
-        return "" if record["about"]["source"] == self._reference["about"]["source"] else " †"
+        same = all(record["about"][key] == self._reference["about"][key] for key in ("source", "quick"))
+        return "" if same else " †"
 
     def _stale(self) -> str:
         if not any(map(self._mark, self._shapes)):
             return ""
-        return "A shape with † was measured with another version of the source.\n"
+        return "A shape with † was measured with another version of the source, or in another number of steps.\n"
 
     def _counted(self) -> str:
         rows = []
