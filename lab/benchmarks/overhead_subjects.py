@@ -192,7 +192,7 @@ def random_llava(
 
 
 def _title(vocabulary: int) -> str:
-    return f"LLaVA, vocabulary of {vocabulary // 1024}k"
+    return f"LLaVA, vocabulary of {vocabulary:,}"
 
 
 def _tuned(model: Any, rank: int | None, targets: Any) -> Any:

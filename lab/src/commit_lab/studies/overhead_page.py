@@ -109,6 +109,13 @@ class Page:
             f" {self._steps} steps, and {_times(self._run(record, late=True))} times from step {self._late} on."
             for record in nano
         ]
+        others = [
+            run.median
+            for record in self._shapes
+            if record not in nano and record["name"] not in SETTINGS and (run := self._run(record))
+        ]
+        if others:
+            lines.append(f"On the other shapes below it takes {min(others):.2f} to {max(others):.2f} times as long.")
         return (
             "# What it costs\n\n"
             + "\n".join(lines)
@@ -161,12 +168,13 @@ class Page:
         )
 
     def _mark(self, record: Record) -> str:
-        return "" if record["about"]["source"] == self._reference["about"]["source"] else " †"
+        same = all(record["about"][key] == self._reference["about"][key] for key in ("source", "quick"))
+        return "" if same else " †"
 
     def _stale(self) -> str:
         if not any(map(self._mark, self._shapes)):
             return ""
-        return "A shape with † was measured with another version of the source.\n"
+        return "A shape with † was measured with another version of the source, or in another number of steps.\n"
 
     def _counted(self) -> str:
         rows = []
@@ -230,17 +238,14 @@ class Page:
 
     def _taken_apart(self) -> str:
         shapes = [record for record in self._shapes if "profile" in record]
-        names = dict.fromkeys(part for record in shapes for part in record["profile"])
+        names = list(dict.fromkeys(part for record in shapes for part in record["profile"]))
         rows = []
-        for name in names:
-            cells = []
-            for record in shapes:
-                total = sum(record["profile"].values())
-                cells.append(f"{100 * record['profile'][name] / total:.0f}" if name in record["profile"] else NOTHING)
-            rows.append([name, *cells])
+        for record in shapes:
+            parts, total = record["profile"], sum(record["profile"].values())
+            rows.append([record["title"], *(f"{100 * parts[n] / total:.0f}" if n in parts else NOTHING for n in names)])
         return (
             "## Where a measured step spends its time\n\nPercent of what measuring adds to a step.\n\n"
-            + markdown_table(["part", *(record["title"] for record in shapes)], rows)
+            + markdown_table(["shape", *names], rows)
         )
 
     def _methods(self) -> str:
@@ -372,7 +377,7 @@ def page_of(records: Mapping[str, Record], comparisons: Path) -> str:
 
 
 def _plain(record: Record) -> float:
-    return statistics.median(one[PLAIN][0] for one in record["rounds"][record.get("warm_up", 0) :])
+    return statistics.median(float(one[PLAIN][0]) for one in record["rounds"][record.get("warm_up", 0) :])
 
 
 def _spread(spread: Spread | None, digits: int = 2) -> str:
