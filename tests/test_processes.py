@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 
 import pytest
 
-from commit_tuning.processes import HeldBack, StoppedError, terminable
+from commit_tuning.processes import HeldBack, StoppedError, terminable, uncollected
 
 
 def test_sigterm_raises_and_names_itself() -> None:
@@ -42,3 +43,14 @@ def test_signals_that_others_handle_are_theirs(handler: object) -> None:
         assert held.number is None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_garbage_collection_is_put_back() -> None:
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            with uncollected():
+                assert not gc.isenabled()
+            assert gc.isenabled() == enabled
+        finally:
+            gc.enable()
