@@ -2,7 +2,7 @@
 
     python scripts/release.py [--into dist]
 
-Builds the wheel and the source distribution of each, checks their metadata, holds the product's wheel to its size,
+Builds the wheel and the source distribution of each, checks their metadata, holds the product to its size,
 installs the wheels in a fresh environment, and runs both commands there, outside of the repository. It uploads nothing.
 It needs build and twine (`pip install build twine`).
 """
@@ -17,7 +17,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LARGEST = 400_000  # bytes of the product's wheel
+LARGEST = 400_000  # bytes of the product, as a wheel and as source
 COMMANDS = (["commit-tuning", "--version"], ["commit-lab", "--version"], ["commit-tuning", "inspect", "nano-salmonn"])
 
 
@@ -31,11 +31,11 @@ def build(into: Path) -> list[Path]:
 
 
 def check(files: list[Path]) -> None:
-    """Check the metadata of all files, and the size of the product's wheel."""
+    """Check the metadata of all files, and the size of the product."""
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], check=True)
     for file in files:
         print(f"{file.name}: {file.stat().st_size:,} bytes")
-        if file.name.startswith("commit_tuning") and file.suffix == ".whl" and file.stat().st_size > LARGEST:
+        if file.name.startswith("commit_tuning") and file.stat().st_size > LARGEST:
             sys.exit(f"{file.name} is larger than {LARGEST:,} bytes: what does not belong into the product?")
 
 

@@ -73,7 +73,7 @@ def train(coordinator: Coordinator, kinds: Iterable[str], first: int = 0) -> lis
     seen = []
     for step, kind in enumerate(kinds, start=first):
         data = batch(kind, step)
-        coordinator._probe.forward.model(**data).loss.backward()
+        coordinator._meter.forward.model(**data).loss.backward()
         coordinator.step(data)
         coordinator._optimizer.zero_grad()
         measured = sorted(coordinator.drift) if coordinator._last.measured else None

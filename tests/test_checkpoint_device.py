@@ -32,7 +32,7 @@ def tensors_in(state):
 
 
 @pytest.mark.parametrize("method", [ADDED, "feature-cd", "language-cd"])
-def test_a_state_goes_to_the_device_of_the_parameters(method):
+def test_state_moves_to_the_device_of_parameters(method):
     state = controller_on("cpu", method).state_dict()
     assert {tensor.device.type for tensor in tensors_in(state)} == {"cpu"}
     controller = controller_on("meta", method)
@@ -41,7 +41,7 @@ def test_a_state_goes_to_the_device_of_the_parameters(method):
 
 
 @pytest.mark.parametrize("method", [ADDED, "feature-cd"])
-def test_a_state_on_the_same_device_keeps_its_values(method):
+def test_state_on_the_same_device_keeps_values(method):
     state = controller_on("cpu", method).state_dict()
     marked = [tensor.fill_(index + 2) for index, tensor in enumerate(tensors_in(state))]
     controller = controller_on("cpu", method)
@@ -51,7 +51,7 @@ def test_a_state_on_the_same_device_keeps_its_values(method):
     assert all(torch.equal(new, old) for new, old in zip(loaded, marked, strict=True))
 
 
-def test_a_state_before_the_first_look_at_the_weights_is_empty():
+def test_state_before_the_first_step_has_no_weights():
     controller = controller_on("cpu", "feature-cd")
     state = {**controller.state_dict(), "weights": None}
     controller.load_state_dict(state)

@@ -108,3 +108,5 @@ def test_the_paper_to_the_letter():
     assert (config.method, config.controller.name, config.kappa_estimator) == ("commit", "literal", "arithmetic")
     assert (config.probe.interval, config.probe.samples, config.regularizer) == (1, None, Lookahead())
     assert CoMMITConfig.paper(method="commit-clr").regularizer is None
+    assert CoMMITConfig.paper(probe={"samples": 8}).probe == Probe(interval=1, samples=8, drift_scale=1.0)
+    assert CoMMITConfig.paper(probe=Probe(samples=4)).probe == Probe(samples=4)

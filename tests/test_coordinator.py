@@ -103,7 +103,7 @@ def test_a_trust_region_leaves_a_schedule_its_shape(name):
     assert rates[-1] > 0.02  # not the hundredth of the first step: measured at the first chance
 
 
-def test_a_warm_up_by_hand_is_measured_against_its_highest_rate_so_far():
+def test_manual_warm_up_is_relative_to_highest_rate():
     _, partition = build("plain")
     optimizer = torch.optim.SGD(partition.param_groups(lr=0.0))
     groups = GroupRates(optimizer, partition)
@@ -125,7 +125,7 @@ def test_any_optimizer(make):
 
 
 @pytest.mark.parametrize(("dtype", "first"), [(torch.float32, 0.01), (torch.bfloat16, 1.0)])
-def test_the_first_step_of_a_trust_region_is_one_that_weights_can_hold(dtype, first):
+def test_first_trust_region_step_survives_rounding(dtype, first):
     """A hundredth of a rate rounds away in half precision, and what is left looks like a module that hardly moves."""
     model, partition = build("plain")
     model.to(dtype)
@@ -164,7 +164,7 @@ def test_names_go_with_parameters_of_a_split_group():
 
 
 @pytest.mark.parametrize("rate", [1e-7, 1e-5, 1e-3, 1e-2])
-def test_trust_region_finds_one_rate_from_any_base_rate(rate):
+def test_trust_region_finds_one_rate_from_any_base(rate):
     """The higher orders of the first step's drift are all that differs, and they shrink with the base rate."""
     batch = make_batch("plain", 8, torch.float64)
 
@@ -179,7 +179,7 @@ def test_trust_region_finds_one_rate_from_any_base_rate(rate):
     assert rates_found(rate) == pytest.approx(rates_found(1e-6), rel=max(1e-6, 0.1 * rate))
 
 
-def test_answer_tokens_are_counted_in_all_micro_batches_of_a_step():
+def test_target_tokens_are_counted_in_all_micro_batches():
     """In a loop's own list, in micro-batches handed over one by one, and where a caller has counted them."""
     batches = [make_batch("plain", 24, torch.float32, seed=seed) for seed in (1, 2)]
     total = sum(int((batch["labels"] != -100).sum()) for batch in batches)
@@ -279,13 +279,13 @@ def test_schedulers_serve_a_mixed_group(name, before):
         assert raised["language_model"] == pytest.approx(10 * constant["language_model"], rel=1e-12)
 
 
-def test_a_module_that_is_not_in_the_optimizer_is_named():
+def test_module_outside_the_optimizer_is_named():
     model, partition = build("plain")
     with pytest.raises(PartitionError, match="'vision'"):
         BalanceMonitor(model, torch.optim.SGD(partition["language_model"], lr=0.1), QUIET, partition)
 
 
-def test_one_of_two_optimizers_that_split_a_module_by_shape_is_refused():
+def test_optimizer_with_part_of_a_module_is_refused():
     model, partition = build("plain")
     vectors = [p for p in model.parameters() if p.ndim == 1]
     with pytest.raises(
@@ -298,7 +298,7 @@ def test_one_of_two_optimizers_that_split_a_module_by_shape_is_refused():
 
 
 @pytest.mark.parametrize("added", [False, True])
-def test_what_is_unfrozen_later_is_named_when_the_next_step_is_measured(added):
+def test_later_unfrozen_parameter_is_named_at_next_measurement(added):
     model, _ = build("plain")
     late = model.embed.weight.requires_grad_(False)
     partition = plain_partition(model)
@@ -321,7 +321,7 @@ def test_what_is_unfrozen_later_is_named_when_the_next_step_is_measured(added):
 
 
 @pytest.mark.parametrize(("regularizer", "sign"), [("lookahead", 1), ("previous-step", 1), ("drift-penalty", -1)])
-def test_the_regularised_step_is_the_plain_step_and_the_ascent(kind, regularizer, sign):
+def test_regularised_step_adds_the_drift_gradient(kind, regularizer, sign):
     """Theta = plain step + lr x weight x gradient of the drift (Eq. 9-10), module by module, in float64."""
     batches = [make_batch(kind, 4, torch.float64, seed=s) for s in range(2)]
     config = CoMMITConfig(
@@ -370,7 +370,7 @@ def test_the_regulariser_through_the_optimizer_enters_the_gradient():
 
 
 @pytest.mark.parametrize(("method", "first"), [("feature-cd", "vision"), ("language-cd", "language_model")])
-def test_coordinate_descent_moves_one_side_and_then_the_other(method, first):
+def test_coordinate_descent_moves_the_sides_in_turn(method, first):
     model, partition = build("plain")
     config = CoMMITConfig(method=method, lr_update_interval=2, switch=Switch(latest=6, tolerance=1e-9))
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-2, weight_decay=0.1))
@@ -401,7 +401,7 @@ def test_coordinate_descent_switches_when_the_weights_are_stable():
         assert coordinator.multipliers["vision"] == float(step < 5)
 
 
-def test_a_frozen_step_is_reported_and_leaves_no_kappa():
+def test_step_without_movement_warns_and_gives_no_kappa():
     model, partition = build("plain")
     optimizer = torch.optim.SGD(partition.param_groups(lr=0.1))
     monitor = BalanceMonitor(model, optimizer, QUIET, partition)
@@ -416,7 +416,7 @@ def test_a_frozen_step_is_reported_and_leaves_no_kappa():
 MEASURED = ("drift", "drift_scale", "noise_floor", "lr", "grad_norm", "step_norm", "theta_norm", "h", "starving")
 
 
-def test_the_record_has_a_value_only_where_something_was_measured():
+def test_metrics_hold_values_only_at_measured_steps():
     model, partition = build("llava")
     config = CoMMITConfig(method="constant", probe=Probe(interval=2))
     monitor = BalanceMonitor(model, torch.optim.SGD(partition.param_groups(lr=0.1)), config, partition)
@@ -440,7 +440,7 @@ BAD_BATCHES = {
 
 
 @pytest.mark.parametrize("fault", BAD_BATCHES)
-def test_a_bad_batch_is_named_and_nothing_has_moved(fault):
+def test_bad_batch_raises_and_moves_nothing(fault):
     change, hint = BAD_BATCHES[fault]
     model, partition = build("plain")
     config = replace(QUIET, starvation_patience=1)  # looks at batches without an answer

@@ -222,7 +222,7 @@ def test_probe_out_of_memory_takes_half_the_samples(error: str, phase: str) -> N
     assert coordinator.state_dict()["probe_samples"] == 2
 
 
-def test_probe_without_memory_for_one_sample_is_left_out() -> None:
+def test_probe_without_memory_for_one_sample_is_skipped() -> None:
     model, _, coordinator = start(CoMMITConfig(method="constant", probe=Probe(interval=1, samples=1)))
     failing_above(model, 0, ERRORS["torch"])
     with pytest.warns(UserWarning, match="no memory for a single sample"):
@@ -240,7 +240,7 @@ def test_other_errors_of_the_model_are_raised() -> None:
         coordinator.step(backward(model))
 
 
-def test_drift_that_is_not_finite_is_not_called_noise() -> None:
+def test_nonfinite_drift_is_not_called_noise() -> None:
     reader = Displacement("auto")
     reader.read("vision", lambda s: 1e-6 * s**2 + 1e-4, rounding=1e-5)
     for value in (math.nan, math.inf):
@@ -431,7 +431,7 @@ def test_abandoned_step_leaves_optimizer_as_it_was(method: str) -> None:
 
 
 @pytest.mark.parametrize("make", [BalanceMonitor, Coordinator])
-def test_new_coordinator_after_an_error_finds_groups_as_made(make: Callable[..., Any]) -> None:
+def test_new_coordinator_after_an_error_finds_original_groups(make: Callable[..., Any]) -> None:
     model, partition = build("plain")
     optimizer = Faulty(model.parameters(), lr=0.1)
     first = Coordinator(model, optimizer, CoMMITConfig(method="language-lr-up"), partition)

@@ -93,7 +93,7 @@ def test_control_brings_both_encoders_nearer_to_balance():
         assert distance["trust-region"][encoder] < 0.2
 
 
-def test_the_literal_controller_has_each_kappa_in_equation_8():
+def test_literal_controller_uses_each_kappa_in_equation_8():
     config = {"controller": "literal", "kappa_estimator": "geometric", "kappa_window": 20}
     model, optimizer, coordinator = start(**config)
     run(model, optimizer, coordinator, 2)
@@ -104,7 +104,7 @@ def test_the_literal_controller_has_each_kappa_in_equation_8():
     )
 
 
-def test_the_module_that_starves_is_named_in_record_and_warning():
+def test_starving_module_is_named_in_metrics_and_warning():
     model, optimizer, coordinator = start(controller=Bounded(bound=1.1, warmup=4), starvation_patience=4)
     run(model, optimizer, coordinator, 7)
     assert coordinator.starving == {}

@@ -1,9 +1,9 @@
 """CoMMIT during alignment: `python lab/benchmarks/alignment.py --output runs/alignment`.
 
-The paper tunes models whose projector is aligned already. Here what lies between tower and language model is fresh
-(nano LLaVA's projector; with `--recipe iconqa-nano-blip2` Q-Former, query tokens and projection), tower and language
-model are the pretrained ones, and all three are trained in full on Nano-IconQA. `--bridge kept` leaves the aligned
-one in, for comparison. Prints Markdown: kappa at the first measurements, then losses and accuracy at every stop.
+The paper tunes models whose projector is aligned already. Here the connector is fresh (nano LLaVA's projector; with
+`--recipe iconqa-nano-blip2` Q-Former, query tokens and projection). Tower and language model are pretrained, and all
+three are trained in full on Nano-IconQA. `--bridge kept` keeps the aligned connector, for comparison. Prints Markdown:
+kappa at the first measurements, then losses and accuracy at every stop.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def renew(name: str, model: Any, seed: int) -> None:
 
 
 def first_kappas(records: list[dict]) -> str:
-    """A line for every run: kappa at its first measurements, which arms make at different steps."""
+    """Write a line for every run: kappa at its first measurements, which arms make at different steps."""
     lines = []
     for record in records:
         kappas = record.get("start", [])[:FIRST]

@@ -43,7 +43,7 @@ class Arm:
 
 
 def add_options(parser: argparse.ArgumentParser, arms: list[str], stops: list[int], seeds: list[int]) -> None:
-    """The options of every script that calls `run_all`."""
+    """Add the options of every script that calls `run_all`."""
     parser.add_argument("--arms", nargs="+", default=arms)
     parser.add_argument("--stops", type=int, nargs="+", default=stops, help="optimizer steps after which to look")
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds)

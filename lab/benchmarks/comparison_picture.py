@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def draw(folder: Path, accuracy, balance) -> None:
-    """The two panels of one comparison."""
+    """Draw the two panels of one comparison."""
     table = json.loads((folder / TABLE).read_text(encoding="utf-8"))
     model = RunRecord.read(folder / table["rows"][0]["runs"][0]).recipe["model"]["name"]
     for method in SWEPT:

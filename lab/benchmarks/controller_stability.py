@@ -37,7 +37,7 @@ class PlainIntegral(KappaController):
         self._gain, self._ratio = gain, 0.0
 
     def multipliers(self, step: int) -> dict[str, float]:
-        """Ones during the warm-up, then the integral of the error."""
+        """Return ones during the warm-up, then the integral of the error."""
         del step
         window, limit = self._windows[ENCODER], math.log(BOUND)
         if len(window) >= math.ceil(self._config.kappa_window / 2):
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def roots() -> None:
-    """Largest root of the linearised loop over the span of the window."""
+    """Print the largest root of the linearised loop over the span of the window."""
     spans = (1, 1.2, 4 / 3, 1.5, 1.9, 2, 2.1, 2.5, 3, 5, 10, 20)
     title("Largest root over W, the learning-rate updates that the window spans (below 1 settles)")
     table(
@@ -79,7 +79,7 @@ def roots() -> None:
 
 
 def collapse(runs: int) -> dict[str, dict[int, float]]:
-    """Share of literal runs that collapse, over windows; estimator to window to share."""
+    """Print the share of literal runs that collapse, over windows; return estimator to window to share."""
     windows = (10, 15, 20, 30, 50, 100)
     title(f"`literal`: share of {runs} runs in which a rate falls below a hundredth (1000 steps, N_lr 10, rho 4)")
     shares = {
@@ -96,7 +96,7 @@ def collapse(runs: int) -> dict[str, dict[int, float]]:
 
 
 def grid(runs: int) -> None:
-    """Verdicts of every controller over windows, intervals and estimators."""
+    """Print verdicts of every controller over windows, intervals and estimators."""
     title(f"Every controller over its settings ({runs} runs of 1000 steps, rho 4, target 1, bound 10)")
     rows = []
     for (probe, update), size, estimator in itertools.product(
@@ -122,7 +122,7 @@ def grid(runs: int) -> None:
 
 
 def filling(runs: int) -> None:
-    """What the filling window and the first update do by themselves, with a bound that is out of reach."""
+    """Print what the filling window and the first update do by themselves, with a bound that is out of reach."""
     rhos = (1.0, 4.0, 30.0, 1000.0)
     title(
         f"Filling window: share of {runs} runs that collapse (W = 3: geometric mean of 30, a probe every step, N_lr 10)"
@@ -142,7 +142,7 @@ def filling(runs: int) -> None:
 
 
 def exponents(runs: int) -> None:
-    """Controllers on plants whose drift grows with another power of the rate, and whose rho moves by four decades."""
+    """Print controllers on plants with another power of the rate, and with a rho that moves by four decades."""
     title(f"Distance from the target and ringing, by plant ({runs} runs of 1000 steps, default window, bound 1000)")
     config = CoMMITConfig()
     gain = CRITICAL / window_span(config)
@@ -160,17 +160,17 @@ def exponents(runs: int) -> None:
 
 
 def cells(found: Verdict) -> list[str]:
-    """Confined, residual and ringing as text."""
+    """Write confined, residual and ringing as text."""
     return [f"{found.confined:.2f}", f"{found.residual:.2f}", f"{found.ringing:.2f}"]
 
 
 def title(text: str) -> None:
-    """A heading."""
+    """Print a heading."""
     print(f"\n**{text}**\n")
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> None:
-    """A Markdown table."""
+    """Print a Markdown table."""
     for line in (head, ["---"] * len(head), *rows):
         print(f"| {' | '.join(map(str, line))} |", flush=True)
 

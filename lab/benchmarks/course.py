@@ -42,7 +42,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is trained.
+    """A model to train, and its samples.
 
     Attributes:
         model: With trainable parameters.
@@ -123,7 +123,7 @@ class _Run:
         self.step, self.seconds, self.lowest = 0, 0.0, math.inf
 
     def train(self, stop: int) -> None:
-        """Steps up to a stop; FloatingPointError when the loss is no number any more."""
+        """Train up to a stop; FloatingPointError when the loss is not finite."""
         started, self._rows = time.perf_counter(), []
         self.subject.model.train()
         with (self.folder / HISTORY).open("a", encoding="utf-8") as history:
@@ -152,7 +152,7 @@ class _Run:
         return {"loss": loss, "grad_norm": norm, **self._coordinator.metrics()}
 
     def look(self) -> dict[str, Any]:
-        """The numbers of a stop: evaluation, training loss, kappa since the last stop, rates, memory."""
+        """Return the numbers of a stop: evaluation, training loss, kappa since the last stop, rates, memory."""
         coordinator, subject = self._coordinator, self.subject
         subject.model.eval()
         with torch.no_grad():
@@ -205,14 +205,14 @@ class _Run:
 
 
 def memory() -> float | None:
-    """Resident memory of this process in MiB, where the system says it."""
+    """Return the resident memory of this process in MiB, where the system reports it."""
     path = Path("/proc/self/statm")
     pages = int(path.read_text("ascii").split()[1]) if path.is_file() else None
     return None if pages is None else round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
 
 
 def _middle(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Median, and standard deviation of the logarithm."""
+    """Return the median, and the standard deviation of the logarithm."""
     if not values:
         return None, None
     return statistics.median(values), statistics.stdev(map(math.log, values)) if len(values) > 1 else None
@@ -224,7 +224,7 @@ def run_all(
     output: Path,
     about: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """`follow` for every arm and seed of a command line, one after the other, in folders of their own below `output`.
+    """`follow` every arm and seed of a command line, one after the other, in folders of their own below `output`.
 
     On one processor core, so that two scripts may run side by side and a resumed run rounds as before. Ends the program
     where `follow` raises.
@@ -243,7 +243,7 @@ def run_all(
 
 @torch.no_grad()
 def teacher_forced(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-    """Loss in nats per answer token, and the share of answers, in percent, whose every token is the likeliest.
+    """Return the loss in nats per target token, and the percentage of answers whose every token is the likeliest.
 
     That share is the accuracy of greedy generation under exact match: it goes wrong where the first token does.
     """

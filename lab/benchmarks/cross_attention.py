@@ -75,7 +75,7 @@ class Questions:
         }
 
     def batch(self, split: str, indices: list[int]) -> Batch:
-        """A batch with answers and labels, as `MllamaForConditionalGeneration` takes it."""
+        """Return a batch with answers and labels, as `MllamaForConditionalGeneration` takes it."""
         samples = [self._samples[split][index] for index in indices]
         texts = [f"{self._processor.image_token} {question_text(sample)}" for sample in samples]
         prompts = self._processor.tokenizer(texts)["input_ids"]
@@ -85,11 +85,11 @@ class Questions:
         return self._collator.training_batch(prompts, list(map(self._collator.target_ids, samples)), media)
 
     def test(self) -> Iterator[Batch]:
-        """The test questions."""
+        """Yield the test questions."""
         return (self.batch("test", part) for part in chunks(list(range(len(self._samples["test"]))), AT_ONCE))
 
     def order(self, seed: int) -> Iterator[list[int]]:
-        """Endless lists of training questions."""
+        """Yield endless lists of training questions."""
         return data_order(len(self._samples["train"]), BATCH, seed)
 
     def _pictures(self, samples: list[Sample]) -> Tensor:
@@ -98,7 +98,7 @@ class Questions:
 
 
 def subject(data: Questions, place: str, seed: int) -> Subject:
-    """The model with its partition, and the questions."""
+    """Return the model with its partition, and the questions."""
     model = build(seed)
     partition = share_out(model, place)
     return Subject(
@@ -107,7 +107,7 @@ def subject(data: Questions, place: str, seed: int) -> Subject:
 
 
 def build(seed: int) -> Any:
-    """A Mllama whose self-attention layers, embeddings and output head are those of nano LLaVA's language model."""
+    """Build a Mllama with the self-attention layers, embeddings and output head of nano LLaVA's language model."""
     from transformers import MllamaConfig, MllamaForConditionalGeneration
     from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
 
@@ -137,7 +137,7 @@ def build(seed: int) -> Any:
 
 
 def share_out(model: Any, place: str) -> ModulePartition:
-    """The partition, with the cross-attention layers in their place."""
+    """Return the partition, with the cross-attention layers in their place."""
     partition = partition_model(model)
     if place == LANGUAGE_MODEL:
         return partition
@@ -152,7 +152,7 @@ def share_out(model: Any, place: str) -> ModulePartition:
 
 
 def columns(place: str) -> dict[str, tuple[str, str]]:
-    """What is printed of a stop."""
+    """Return the columns that are printed of a stop."""
     numbers = {"loss, test": ("loss", ".3f"), "test accuracy": ("accuracy", ".1f")}
     names = ["vision", *(["cross"] if place == "own" else [])]
     kappas = [("smoothed kappa", "smoothed_kappa"), ("median kappa", "kappa")]

@@ -3,11 +3,11 @@
 RUNS are output folders of `commit-tuning compare --save-weights` or `train`, searched with everything below them. A
 linear probe (ridge regression on one-hot classes, its strength chosen on drawings of the validation families) is fitted
 on features of newly drawn pictures whose icons are of the training families, and scored on drawings of the test
-families, which neither model nor probe has seen. Features: what the encoder hands to the language model, all
-vectors of a picture side by side; and the language model's last hidden state at the end of a question. Probed: concept
-and colour of a single icon, concept and colour of the icon in the upper left of four, and how many icons there
-are. Beside them, for each place: the effective rank of the features (Roy and Vetterli 2007), and how like those of the
-untuned model they still are (linear CKA, Kornblith et al. 2019, arXiv 1905.00414). Prints Markdown.
+families, which neither model nor probe has seen. The features are the encoder's outputs, all vectors of a picture side
+by side, and the language model's last hidden state at the end of a question. The classes are concept and colour of a
+single icon, concept and colour of the icon in the upper left of four, and the number of icons. The table also has, for
+each place, the effective rank of the features (Roy and Vetterli 2007) and their similarity to those of the untuned
+model (linear CKA, Kornblith et al. 2019, arXiv 1905.00414). Prints Markdown.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def wanted(records: list[RunRecord], seeds: list[int] | None) -> list[RunRecord]:
-    """Complete runs of these seeds; of runs of one recipe the first."""
+    """Return the complete runs of these seeds; of runs of one recipe the first."""
     complete = [record for record in records if record.complete and (seeds is None or record.seed in seeds)]
     return list({json.dumps(record.recipe): record for record in reversed(complete)}.values())[::-1]
 
@@ -114,12 +114,12 @@ def probe_all(records: list[RunRecord], count: int, output: Path) -> list[dict[s
 
 
 def sizes(count: int) -> dict[str, int]:
-    """Pictures of each scene, by split."""
+    """Return the number of pictures of each scene, by split."""
     return {"train": count, "val": max(count // 3, 1), "test": max(count // 3, 1)}
 
 
 def arm_of(record: RunRecord | None) -> str:
-    """Method, regulariser and rates of a run."""
+    """Name the method, regulariser and rates of a run."""
     if record is None:
         return UNTUNED
     commit, rates = record.recipe["commit"], sorted(set(record.base_rates))
@@ -131,7 +131,7 @@ def arm_of(record: RunRecord | None) -> str:
 
 
 def draw(scene: str, split: str, count: int) -> Pictures:
-    """Pictures with one icon, with four in a square, or with one to nine anywhere."""
+    """Draw pictures with one icon, with four in a square, or with one to nine anywhere."""
     names, colours = concepts(), tuple(COLOURS)
     samples, classes = [], []
     for number in range(count):
@@ -154,7 +154,7 @@ def draw(scene: str, split: str, count: int) -> Pictures:
 
 
 def encode(recipe: Recipe, scenes: dict[str, dict[str, Pictures]]) -> dict[tuple[str, str], list[Batch]]:
-    """The pictures as every model of the recipe takes them, by split and scene."""
+    """Encode the pictures as every model of the recipe takes them, by split and scene."""
     collator = VisionCollator(load_processor(recipe.model.name), prompt=recipe.data.prompt)
     return {
         (split, scene): [collator.prompts(part) for part in chunks(pictures.samples, AT_ONCE)]
@@ -166,7 +166,7 @@ def encode(recipe: Recipe, scenes: dict[str, dict[str, Pictures]]) -> dict[tuple
 def features(
     recipe: Recipe, record: RunRecord | None, batches: dict[tuple[str, str], list[Batch]]
 ) -> Iterator[tuple[tuple[str, str, str], Tensor]]:
-    """(split, place, scene) and features [pictures, width] of a run's model, or of the untuned one."""
+    """Yield (split, place, scene) and features [pictures, width] of a run's model, or of the untuned one."""
     model, _ = build_model(recipe.model, "cpu")
     if record is not None:
         load_trained(model, record.folder)
@@ -179,7 +179,7 @@ def features(
 
 @torch.no_grad()
 def look(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """What the encoder gives, vectors side by side, and the language model's state at the end: both [B, width]."""
+    """Return the encoder's output, vectors side by side, and the language model's last state: both [B, width]."""
     forward = forward_pass(model)
     encoded = forward.features(batch)
     seen: list[Tensor] = []
@@ -197,7 +197,7 @@ def look(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 def judge(
     rows: dict[tuple[str, str, str], Tensor], scenes: dict[str, dict[str, Pictures]], untuned: dict[str, Tensor]
 ) -> dict[str, float]:
-    """Everything that is said of a model, by place."""
+    """Return all numbers of a model, by place."""
     found = {}
     for place in PLACES:
         for scene in ASKED:
@@ -212,7 +212,7 @@ def judge(
 
 
 def linear_probes(inputs: dict[str, Tensor], classes: dict[str, dict[str, Tensor]]) -> dict[str, float]:
-    """Accuracy, by name of the classes, of the ridge classifier that is best on the validation features.
+    """Return the accuracy, by name of the classes, of the ridge classifier that is best on the validation features.
 
     Args:
         inputs: Features [pictures, width] of train, val and test.
@@ -244,21 +244,21 @@ def linear_probes(inputs: dict[str, Tensor], classes: dict[str, dict[str, Tensor
 
 
 def effective_rank(features: Tensor) -> float:
-    """Exponential of the entropy of the features' normalised singular values."""
+    """Return the exponential of the entropy of the features' normalised singular values."""
     values = torch.linalg.svdvals(features.double() - features.double().mean(0))
     shares = values / values.sum()
     return float(torch.special.entr(shares).sum().exp())
 
 
 def alike(one: Tensor, other: Tensor) -> float:
-    """Linear centred kernel alignment of two sets of features of the same pictures, in [0, 1]."""
+    """Return the linear centred kernel alignment of two sets of features of the same pictures, in [0, 1]."""
     first, second = (values.double() - values.double().mean(0) for values in (one, other))
     across, own = (first @ first.T), (second @ second.T)
     return float((across * own).sum() / (across.norm() * own.norm()))
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """A line for each arm: mean and standard deviation over its runs."""
+    """Write a line for each arm: mean and standard deviation over its runs."""
     names = [name for name in found[0] if name.startswith(PLACES)]
     arms = dict.fromkeys(row["arm"] for row in found)
     lines = []
@@ -272,7 +272,7 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
+    """Write mean and standard deviation."""
     digits = 2 if max(values) <= 1 else 1
     mean = f"{statistics.fmean(values):.{digits}f}"
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean

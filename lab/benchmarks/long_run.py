@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def subject(recipe: Recipe, seed: int, prepare: Callable[[Any, int], None] = lambda model, seed: None) -> Subject:
-    """The recipe's model, as `prepare` leaves it, and its questions; evaluated on the test questions."""
+    """Return the recipe's prepared model and its questions; it is evaluated on the test questions."""
     settings = recipe.train
     root = ensure_data(recipe.data)
     model, processor = build_model(recipe.model, settings.device)

@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def measure(trial: Trial, rate: float, dtype: torch.dtype | None, steps: int, seconds: dict) -> dict[str, list[float]]:
-    """Relative error of kappa at every step, by way."""
+    """Measure the relative error of kappa at every step, by way."""
     errors = {way: [] for way in WAYS}
     displacements = {"step": Displacement(1.0), "displaced": Displacement("auto"), "auto": Displacement("auto")}
     for _ in range(steps):
@@ -72,7 +72,7 @@ def measure(trial: Trial, rate: float, dtype: torch.dtype | None, steps: int, se
 
 
 def drift_of(trial: Trial, probe: DriftProbe, way: str, displacements: dict[str, Displacement]) -> dict[str, float]:
-    """Drift of the last update, taken one way."""
+    """Measure the drift of the last update in one way."""
     if way == "limit":
         with torch.no_grad(), evaluation_mode(trial.model):
             return {module: probe.limit(module) for module in trial.partition}
@@ -83,17 +83,17 @@ def drift_of(trial: Trial, probe: DriftProbe, way: str, displacements: dict[str,
 
 
 def autocast(dtype: torch.dtype | None) -> contextlib.AbstractContextManager:
-    """A fresh autocast context, or none."""
+    """Return a fresh autocast context, or none."""
     return torch.autocast("cpu", dtype, cache_enabled=False) if dtype else contextlib.nullcontext()
 
 
 def kappa_of(drift: dict[str, float]) -> float:
-    """Eq. 4."""
+    """Compute Eq. 4."""
     return balance_coefficient(drift["language_model"], drift["vision"])
 
 
 def exact_drift(before: torch.nn.Module, after: torch.nn.Module, batch: dict) -> dict[str, float]:
-    """Drift of the same update in float64."""
+    """Compute the drift of the same update in float64."""
     model = copy.deepcopy(before).double()
     batch = {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
     probe = DriftProbe(forward_pass(model), partition_model(model), [batch], shift=True)
@@ -104,7 +104,7 @@ def exact_drift(before: torch.nn.Module, after: torch.nn.Module, batch: dict) ->
 
 
 def report(errors: dict, seconds: dict[str, float]) -> None:
-    """The table: median (90 % quantile) of the relative error; a kappa that was refused counts as 'none'."""
+    """Print the table: median (90 % quantile) of the relative error; a refused kappa counts as 'none'."""
     print("| format | way | " + " | ".join(f"lr {rate:g}" for rate in RATES) + " | all rates | time |")
     print("| --- | --- |" + " --- |" * (len(RATES) + 2))
     for name in FORMATS:
@@ -116,7 +116,7 @@ def report(errors: dict, seconds: dict[str, float]) -> None:
 
 
 def cell(values: list[float]) -> str:
-    """Median and 90 % quantile in percent, and how many readings were refused."""
+    """Write median and 90 % quantile in percent, and the number of refused readings."""
     known = sorted(value for value in values if not math.isnan(value))
     refused = f", {len(values) - len(known)} refused" if len(known) < len(values) else ""
     if not known:
@@ -125,7 +125,7 @@ def cell(values: list[float]) -> str:
 
 
 def draw(errors: dict, path: Path) -> None:
-    """Median relative error over the learning rate."""
+    """Draw the median relative error over the learning rate."""
     from matplotlib import pyplot as plt
 
     from commit_tuning.report.figure_style import STYLE

@@ -32,7 +32,7 @@ class Trial:
         self.optimizer = torch.optim.AdamW(self.partition.param_groups(lr=1e-4))
 
     def backward(self, context=None) -> dict[str, torch.Tensor]:
-        """Gradients of the next batch, under a context such as autocast; returns the batch."""
+        """Compute the gradients of the next batch, under a context such as autocast, and return the batch."""
         batch = self._batches[self._done % len(self._batches)]
         self._done += 1
         self.model.train()
@@ -45,14 +45,14 @@ class Trial:
         return batch
 
     def update(self, rate: float) -> None:
-        """The optimizer's step at a learning rate."""
+        """Take the optimizer's step at a learning rate."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     def train(self, rate: float, steps: int) -> None:
-        """Plain steps."""
+        """Train for some plain steps."""
         for _ in range(steps):
             self.backward()
             self.update(rate)

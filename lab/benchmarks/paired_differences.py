@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def differences(folders: list[Path], text: str) -> list[tuple[str, ...]]:
-    """A line for every other arm of the comparisons."""
+    """Return a line for every other arm of the comparisons."""
     rows = [(folder, row) for folder in folders for row in json.loads((folder / TABLE).read_text("utf-8"))["rows"]]
     ours = next((found for found in rows if found[1]["chosen"] and text in found[1]["label"]), None)
     if ours is None:
@@ -41,12 +41,12 @@ def differences(folders: list[Path], text: str) -> list[tuple[str, ...]]:
 
 
 def accuracies(folder: Path, row: dict) -> dict[int, float]:
-    """Test accuracy of an arm by seed."""
+    """Return the test accuracy of an arm by seed."""
     return by_seed([RunRecord.read(folder / run) for run in row["runs"]])
 
 
 def line(mine: dict[int, float], folder: Path, row: dict) -> tuple[str, ...]:
-    """What the arm is ahead of another."""
+    """Return by how much the arm is ahead of another."""
     other = accuracies(folder, row)
     found = paired_difference(mine, other)
     accuracy = percent(mean(list(other.values())))

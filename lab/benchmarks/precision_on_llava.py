@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def probes_of(model, partition, batch, arguments) -> dict[str, DriftProbe]:
-    """One probe in float32 and one under autocast, for the same update."""
+    """Make one probe in float32 and one under autocast, for the same update."""
     samples = take_samples([batch], arguments.probed)
     exact = DriftProbe(forward_pass(model), partition, samples, shift=True)
     with torch.autocast(arguments.device, torch.bfloat16, cache_enabled=False):
@@ -73,7 +73,7 @@ def probes_of(model, partition, batch, arguments) -> dict[str, DriftProbe]:
 
 
 def measure(probes: dict[str, DriftProbe], way: str, displacement: Displacement, device: str) -> dict[str, float]:
-    """Drift of the last update, taken one way."""
+    """Measure the drift of the last update in one way."""
     if way == "float32":
         return probes["float32"].measure(displacement).drift
     with torch.autocast(device, torch.bfloat16, cache_enabled=False):
@@ -84,7 +84,7 @@ def measure(probes: dict[str, DriftProbe], way: str, displacement: Displacement,
 
 
 def report(rows: list) -> None:
-    """The table, and the median relative error of kappa."""
+    """Print the table, and the median relative error of kappa."""
     print(
         "| step | d_X float32 | d_S float32 | kappa float32 | " + " | ".join(f"{w}, bf16" for w in WAYS.values()) + " |"
     )

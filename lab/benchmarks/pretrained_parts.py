@@ -35,11 +35,11 @@ class Captioner:
         self.model, self._tokenizer, self._placeholder = model, tokenizer, placeholder
 
     def media(self, items: Sequence[dict[str, Any]]) -> tuple[Batch, list[int]]:
-        """The encoder's inputs, and the number of vectors of each item."""
+        """Return the encoder's inputs, and the number of vectors of each item."""
         raise NotImplementedError
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> Batch:
-        """A training batch: placeholders, prompt, caption."""
+        """Return a training batch: placeholders, prompt, caption."""
         media, counts = self.media(items)
         prompt = self._ids(PROMPT)
         heads = [[self._placeholder] * count + prompt for count in counts]
@@ -83,7 +83,7 @@ class PictureCaptioner(Captioner):
         self._size = {"height": side, "width": side}
 
     def media(self, items: Sequence[dict[str, Any]]) -> tuple[Batch, list[int]]:
-        """Pixel values (B, 3, side, side)."""
+        """Return pixel values (B, 3, side, side)."""
         pictures = [_on_white(item["image"]) for item in items]
         pixels = self._processor(pictures, size=self._size, crop_size=self._size)["pixel_values"]
         stacked = torch.stack([torch.as_tensor(row) for row in pixels])
@@ -122,7 +122,7 @@ class SoundCaptioner(Captioner):
         self._extractor = WhisperFeatureExtractor.from_pretrained(audio, chunk_length=seconds)
 
     def media(self, items: Sequence[dict[str, Any]]) -> tuple[Batch, list[int]]:
-        """Log-mel features (B, 80, frames) and their mask (B, frames), cut to 100 frames a second."""
+        """Return log-mel features (B, 80, frames) and their mask (B, frames), cut to 100 frames a second."""
         sounds = [_samples(item["sound"]) for item in items]
         found = self._extractor(sounds, sampling_rate=RATE, return_attention_mask=True, return_tensors="pt")
         frames = found["attention_mask"].sum(-1)
@@ -131,7 +131,7 @@ class SoundCaptioner(Captioner):
 
 
 def language_model(language: str, placeholder: str) -> tuple[Any, Any, int]:
-    """Decoder with output head, tokenizer, and the id of a new token."""
+    """Return a decoder with output head, a tokenizer, and the id of a new token."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     decoder = AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32)
@@ -142,7 +142,7 @@ def language_model(language: str, placeholder: str) -> tuple[Any, Any, int]:
 
 
 def with_lora(model: nn.Module, prefix: str) -> nn.Module:
-    """Adapters on the language model's linear layers; everything outside it trainable."""
+    """Add adapters to the language model's linear layers; everything outside it is trainable."""
     import peft
 
     model.requires_grad_(True)
@@ -157,7 +157,7 @@ def with_lora(model: nn.Module, prefix: str) -> nn.Module:
 
 
 def read_items(folder: Path, media: str) -> list[dict[str, Any]]:
-    """The items of `manifest.jsonl` (one object a line: image, sound, caption) with a caption and `media`, shuffled."""
+    """Read the items of `manifest.jsonl` (a line each: image, sound, caption) with a caption and `media`, shuffled."""
     lines = (folder / "manifest.jsonl").read_text("utf-8").splitlines()
     items = [item for item in map(json.loads, lines) if item.get("caption") and item.get(media)]
     order = torch.randperm(len(items), generator=torch.Generator().manual_seed(0)).tolist()

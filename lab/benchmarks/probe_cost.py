@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def make_trainer(model_name: str, config: CoMMITConfig | None):
-    """A function that trains for some steps on one batch of 16 questions."""
+    """Make a function that trains for some steps on one batch of 16 questions."""
     recipe = load_recipe(f"iconqa-{model_name}")
     model, processor = build_model(recipe.model, "cpu")
     samples = IconQA(default_nano_iconqa_root(), "train", limit=16)

@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def train(arm: str, seed: int, arguments: argparse.Namespace) -> dict:
-    """One run."""
+    """Train one run."""
     parsed = Arm.parse(arm, arguments.steps)
     set_seed(seed)
     if arguments.modality == "image":
@@ -91,7 +91,7 @@ def train(arm: str, seed: int, arguments: argparse.Namespace) -> dict:
 
 
 def row(record: dict) -> str:
-    """A line of the table: held-out loss in nats per token, and where the training ended."""
+    """Write a line of the table: held-out loss in nats per token, and where the training ended."""
     losses = [entry["eval_loss"] for entry in record["log"] if "eval_loss" in entry]
     last = [entry for entry in record["log"] if "kappa" in entry][-1]
     rates = " | ".join(f"{value:.1e}" for key, value in last.items() if key.startswith("lr/"))

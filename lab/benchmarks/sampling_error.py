@@ -1,9 +1,10 @@
-"""Statistical error of kappa on few samples, now and then: `python lab/benchmarks/sampling_error.py`.
+"""Statistical error of kappa on few samples and rare measurements: `python lab/benchmarks/sampling_error.py`.
 
 A nano model is trained on nano IconQA, and at every step the drift is taken on 1, 2, 4, 8 and all 16 samples of the
-batch. Against all samples at every step: how far off is one measurement, and how far off is the geometric mean over the
-last 100 steps if only every m-th step is measured? Prints a Markdown table of standard deviations of log kappa. With
-`--regularizer` the model is trained under that, to see whether it makes kappa easier to estimate.
+batch. The script asks how far off one measurement is, and how far off the geometric mean over the last 100 steps is if
+only every m-th step is measured. The reference is all samples at every step. Prints a Markdown table of standard
+deviations of log kappa. With `--regularizer` the model is trained with that regulariser, to see whether it makes kappa
+easier to estimate.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def _reading(arguments: argparse.Namespace) -> Any:
 
 
 def measured_step(trial: Trial, rate: float, coordinator: Coordinator) -> dict[int, float]:
-    """Train one step; log kappa of its update by number of samples."""
+    """Train one step; return log kappa of its update by number of samples."""
     batch = trial.backward()
     forward = forward_pass(trial.model)
     cuts = (0, *SAMPLES)
@@ -90,12 +91,12 @@ def measured_step(trial: Trial, rate: float, coordinator: Coordinator) -> dict[i
 
 
 def rows(batch: Batch, first: int, last: int) -> Batch:
-    """Some samples of a batch."""
+    """Return some samples of a batch."""
     return {key: value[first:last] for key, value in batch.items()}
 
 
 def window_errors(logs: list[float], truth: list[float], interval: int) -> list[float]:
-    """Mean over every interval-th of SPAN steps less the true mean, for a window that begins at every tenth step."""
+    """Return the error of the mean over every interval-th of SPAN steps, for a window at every tenth step."""
     starts = range(0, len(truth) - SPAN + 1, 10)
     return [
         statistics.fmean(logs[start : start + SPAN : interval]) - statistics.fmean(truth[start : start + SPAN])
@@ -104,7 +105,7 @@ def window_errors(logs: list[float], truth: list[float], interval: int) -> list[
 
 
 def spread(errors: list[float]) -> float:
-    """Root mean square."""
+    """Return the root mean square."""
     return math.sqrt(statistics.fmean(error**2 for error in errors))
 
 

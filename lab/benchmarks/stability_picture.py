@@ -23,7 +23,7 @@ PLANT = Plant(rho=0.05)
 
 
 def draw(path: Path, shares: Mapping[str, Mapping[int, float]]) -> None:
-    """Three panels in a row, written as PNG.
+    """Draw three panels in a row, written as PNG.
 
     Args:
         path: Where to.
@@ -39,7 +39,7 @@ def draw(path: Path, shares: Mapping[str, Mapping[int, float]]) -> None:
 
 
 def draw_roots(axes: Any) -> None:
-    """Largest root over the span of the window."""
+    """Draw the largest root over the span of the window."""
     spans = [1 + step / 50 for step in range(451)]
     axes.axhspan(1, 2.1, color=LITERAL, alpha=0.07, linewidth=0)
     axes.axhline(1, color=SOFT, linewidth=0.8)
@@ -62,7 +62,7 @@ def draw_roots(axes: Any) -> None:
 
 
 def draw_runs(axes: Any) -> None:
-    """Kappa, without its noise, in one simulated run of each controller."""
+    """Draw kappa, without its noise, in one simulated run of each controller."""
     runs = {
         "literal, W = 2": (LITERAL, CoMMITConfig(controller=LiteralEq8(), kappa_window=20, probe=Probe(interval=1))),
         "bounded, W = 10": (BOUNDED, CoMMITConfig(controller=Bounded())),
@@ -79,7 +79,7 @@ def draw_runs(axes: Any) -> None:
 
 
 def draw_shares(axes: Any, shares: Mapping[str, Mapping[int, float]]) -> None:
-    """How often the literal controller collapses, by estimator."""
+    """Draw how often the literal controller collapses, by estimator."""
     for (name, row), colour, marker in zip(shares.items(), (LITERAL, BOUNDED, ROSE), "os^", strict=True):
         axes.plot(list(row), list(row.values()), color=colour, marker=marker, markersize=5, label=name, linewidth=1.8)
     axes.set_xscale("log")

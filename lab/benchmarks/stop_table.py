@@ -9,7 +9,7 @@ from commit_tuning.train.compare.table import COLLAPSED_BELOW, NOTHING, markdown
 
 
 def stop_table(records: Sequence[dict[str, Any]], columns: Mapping[str, tuple[str, str]]) -> str:
-    """A line of Markdown for every arm and stop.
+    """Write a line of Markdown for every arm and stop.
 
     Args:
         records: Of `run_all`.

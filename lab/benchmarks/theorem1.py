@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def print_table(names: tuple[str, ...], runs: dict[tuple[str, float], Pairs]) -> None:
-    """One line for each inequality and run."""
+    """Print one line for each inequality and run."""
     print(
         "| inequality | model | base rate | steps | holds | right / left side, 5 % | median | 95 % | rank correlation |"
     )
@@ -64,13 +64,13 @@ def print_table(names: tuple[str, ...], runs: dict[tuple[str, float], Pairs]) ->
 
 
 def cells(check: BoundCheck) -> list[str]:
-    """The numbers of a line."""
+    """Write the numbers of a line."""
     looseness = [f"{value:.3g}" for value in check.looseness]
     return [str(check.steps), f"{100 * check.held:.0f} %", *looseness, f"{check.rank_correlation:+.2f}"]
 
 
 def follow_training(model_name: str, rate: float, steps: int) -> Pairs:
-    """Train for some steps; returns (right side, left side) of each inequality at each step."""
+    """Train for some steps; return (right side, left side) of each inequality at each step."""
     recipe = load_recipe(f"iconqa-{model_name}", [*MEASURED, f"train.learning_rate={rate}"])
     torch.manual_seed(recipe.train.seed)
     model, _ = build_model(recipe.model, "cpu")
@@ -96,12 +96,12 @@ def follow_training(model_name: str, rate: float, steps: int) -> Pairs:
 
 
 def training_questions(recipe: Recipe) -> Any:
-    """The questions that the recipe trains on."""
+    """Return the questions that the recipe trains on."""
     return open_splits(ensure_data(recipe.data), recipe.data, recipe.model.name, "cpu")["train"]
 
 
 def add_equation_5(pairs: Pairs, metrics: dict[str, float | None], gradients: dict[str, float]) -> None:
-    """Eq. 5 at one step; nothing where a module did not move."""
+    """Add Eq. 5 at one step; nothing where a module did not move."""
     kappa, language_h, encoder_h = (metrics[key] for key in ("kappa", "h/language_model", "h/vision"))
     if kappa is None or language_h is None or encoder_h is None:
         return
@@ -111,7 +111,7 @@ def add_equation_5(pairs: Pairs, metrics: dict[str, float | None], gradients: di
 
 
 def add_proof(pairs: Pairs, drift: dict[str, float], labels: Any, before: Any, after: Any) -> None:
-    """Eq. 14 and 15 at one step: d is KL(new, old) in the first, as printed, and KL(old, new) in the second."""
+    """Add Eq. 14 and 15 at one step: d is KL(new, old) in the first, as printed, and KL(old, new) in the second."""
     positions = TargetPositions.from_labels(labels)
     change = abs(loss(labels, after) - loss(labels, before))
     pairs[PROOF[0]].append((mean_kl(positions, after, before), change))
@@ -119,24 +119,24 @@ def add_proof(pairs: Pairs, drift: dict[str, float], labels: Any, before: Any, a
 
 
 def gradient_norm(parameters: list[Any]) -> float:
-    """L2 norm over all parameters."""
+    """Return the L2 norm over all parameters."""
     return math.sqrt(sum(float(p.grad.double().square().sum()) for p in parameters if p.grad is not None))
 
 
 def answers(forward: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits [answers, vocabulary] of the model as it is."""
+    """Return the logits [answers, vocabulary] of the model in its present state."""
     mask = TargetPositions.from_labels(batch["labels"]).mask
     with torch.no_grad(), evaluation_mode(forward.model):
         return forward.logits(batch, mask, forward.features(batch))
 
 
 def mean_kl(positions: TargetPositions, old: torch.Tensor, new: torch.Tensor) -> float:
-    """The divergence of Eq. 2-3 for a step of both modules."""
+    """Return the divergence of Eq. 2-3 for a step of both modules."""
     return float(positions.total(token_kl(old, new))) / positions.samples
 
 
 def loss(labels: torch.Tensor, logits: torch.Tensor) -> float:
-    """Eq. 1: the mean over samples of the mean cross-entropy of their answer tokens."""
+    """Compute Eq. 1: the mean over samples of the mean cross-entropy of their target tokens."""
     positions = TargetPositions.from_labels(labels)
     truth = labels[:, 1:][positions.mask[:, :-1]]
     entropy = torch.nn.functional.cross_entropy(logits.double(), truth, reduction="none")

@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def print_rates(problem: Problem, norms: dict[float, convergence.Array]) -> None:
-    """The bounds at lambda = 1 and h = 0."""
+    """Print the bounds at lambda = 1 and h = 0."""
     print("| alpha | K | mean over x_0 ... x_K-1 | at x_K-1 | " + " | ".join(BOUNDS) + " |")
     print("| --- |" + " --- |" * (3 + len(BOUNDS)))
     for rate, values in norms.items():
@@ -74,7 +74,7 @@ def print_rates(problem: Problem, norms: dict[float, convergence.Array]) -> None
 
 
 def print_cases(problem: Problem) -> None:
-    """Other lambda and h at one rate."""
+    """Print other lambda and h at one rate."""
     path = convergence.balance_factors(
         simulate(LOOPS["simulated, bounded, geometric mean of 20"], steps=CASE_STEPS).smoothed_kappas
     )
@@ -102,12 +102,12 @@ def print_cases(problem: Problem) -> None:
 
 
 def verdict(bound: float, measured: float) -> str:
-    """A bound, in bold where it is broken."""
+    """Write a bound, in bold where it is broken."""
     return f"{bound:.3g}" if bound >= measured else f"**{bound:.3g}**"
 
 
 def print_factors(finished: dict[str, list[list[float]]]) -> None:
-    """How often lambda_t exceeds 1, along simulated paths of smoothed kappa and those of finished runs."""
+    """Print how often lambda_t exceeds 1, along simulated paths of smoothed kappa and those of finished runs."""
     paths = {
         name: [simulate(config, seed=seed).smoothed_kappas for seed in range(100)] for name, config in LOOPS.items()
     }
@@ -120,7 +120,7 @@ def print_factors(finished: dict[str, list[list[float]]]) -> None:
 
 
 def real_paths(folders: list[Path]) -> dict[str, list[list[float]]]:
-    """Smoothed kappa at the learning-rate updates of finished runs, by model, method and controller.
+    """Return smoothed kappa at the learning-rate updates of finished runs, by model, method and controller.
 
     Raises:
         UserError: No run in a folder.
@@ -137,7 +137,7 @@ def real_paths(folders: list[Path]) -> dict[str, list[list[float]]]:
 
 
 def draw(problem: Problem, norms: dict[float, convergence.Array], output: Path) -> None:
-    """Measured gradient norm and bounds over K, one panel per learning rate."""
+    """Draw the measured gradient norm and bounds over K, one panel per learning rate."""
     checked = np.unique(np.logspace(1, math.log10(CHECKED[-1]), 60).astype(int))
     with matplotlib.rc_context({**STYLE, "xtick.minor.size": 0}):
         figure = Figure(figsize=(11, 3.9), layout="constrained")

@@ -1,8 +1,9 @@
 """Vision, audio, language under one coordinator: `python lab/benchmarks/three_modalities.py --output runs/three`.
 
-One nano model of the shipped ones' parts: tower, projector and language model of nano LLaVA, the two audio encoders and
-the Q-Former of nano SALMONN, and a fresh projection from there to the language model, with fresh embeddings for the
-words of sounds; all trained in full. Every item has a picture (one or two icons) and a sound (one instrument), and its
+A nano model is joined from parts of the shipped ones: tower, projector and language model of nano LLaVA, the two audio
+encoders and the Q-Former of nano SALMONN. The projection from the Q-Former to the language model is fresh, and so are
+the embeddings for the words of sounds. All parts are trained in full. Every item has a picture (one or two icons) and a
+sound (one instrument), and its
 question asks for the icon, for the instrument, or for both: which of two sides to look at depends on what is heard.
 Drawings of the test items are not among those of the training; instruments are the same, in other melodies. Kappa has
 one value for each encoder. Prints Markdown.
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def make_item(split: str, number: int) -> Sample:
-    """Item `number` of a split: a function of both alone."""
+    """Make item `number` of a split; it depends on both alone."""
     rng = random.Random(f"three:{split}:{number}")
     painter, player = Painter(rng, split), Player(rng, split)
     kind, slot = KINDS[number % len(KINDS)], number // len(KINDS) % OPTIONS
@@ -114,7 +115,7 @@ class Items:
         self._encoded = {split: self._encode(split, count) for split, count in counts.items()}
 
     def _encode(self, split: str, count: int) -> tuple[list[list[int]], list[list[int]], Batch]:
-        """Prompts, answers and media."""
+        """Return prompts, answers and media."""
         prompts: list[list[int]] = []
         answers: list[list[int]] = []
         parts: list[Batch] = []
@@ -132,19 +133,19 @@ class Items:
         return Sample(sample.id, sample.kind, sample.question, sample.choices, sample.answers, sample.image)
 
     def batch(self, split: str, indices: list[int]) -> Batch:
-        """A batch with answers and labels."""
+        """Return a batch with answers and labels."""
         prompts, answers, media = self._encoded[split]
         chosen = {name: values[indices] for name, values in media.items()}
         return self._collator.training_batch([prompts[i] for i in indices], [answers[i] for i in indices], chosen)
 
     def test(self, kind: str) -> Iterator[Batch]:
-        """The test items of a kind."""
+        """Yield the test items of a kind."""
         own = [index for index, other in enumerate(self.kinds["test"]) if other == kind]
         return (self.batch("test", part) for part in chunks(own, AT_ONCE))
 
 
 class SeeingListener(nn.Module):
-    """A LLaVA with SALMONN's way of hearing: what both encoders make stands at its placeholders in the text.
+    """A LLaVA that hears like SALMONN: the outputs of both encoders replace their placeholders in the text.
 
     Args:
         llava: Sees and speaks.
@@ -167,7 +168,7 @@ class SeeingListener(nn.Module):
         labels: Tensor | None = None,
         **sounds: Tensor,
     ) -> SimpleNamespace:
-        """`loss` (None without labels) and `logits` [batch, length, vocabulary]."""
+        """Return `loss` (None without labels) and `logits` [batch, length, vocabulary]."""
         inputs = self.llava.get_input_embeddings()(input_ids)
         seen = torch.cat(list(self.llava.model.get_image_features(pixel_values, return_dict=True).pooler_output))
         heard = self.ears.get_audio_features(**sounds).pooler_output
@@ -182,7 +183,7 @@ class SeeingListener(nn.Module):
 
 
 def build(items: Items, listener: str, seed: int) -> tuple[nn.Module, ModulePartition]:
-    """The model, trainable in full, and its three modules."""
+    """Build the model, trainable in full, and its three modules."""
     torch.manual_seed(seed)
     llava, hearing = load_nano("nano-llava-v2")[0], load_model(listener)[0]
     llava.resize_token_embeddings(len(items.tokenizer), mean_resizing=False)
@@ -192,7 +193,7 @@ def build(items: Items, listener: str, seed: int) -> tuple[nn.Module, ModulePart
 
 
 def subject(items: Items, listener: str, seed: int) -> Subject:
-    """The model with its partition, and the items; the test by kind."""
+    """Return the model with its partition, and the items; the test by kind."""
     model, partition = build(items, listener, seed)
 
     def evaluate() -> dict[str, float]:

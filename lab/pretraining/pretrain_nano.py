@@ -47,7 +47,7 @@ Stage = tuple[Callable[[Any, int, int, float, Callable[[str], None]], float], in
 
 
 def _on_pictures(language: int, vision: int, alignment: int, chatter: int) -> dict[str, Stage]:
-    """The stages of a model that sees, by their steps."""
+    """Return the stages of a model that sees, by their steps."""
     return {
         "language": (stages.train_language, language, 48, 2e-3),
         "vision": (stages.train_vision, vision, 48, 2e-3),
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _start(options: argparse.Namespace) -> Nano | Listener:
-    """The untrained model with what it is trained on."""
+    """Return the untrained model with what it is trained on."""
     tokenizer = _tokenizer(options.name)
     processor = build_processor(options.name, tokenizer)  # may add tokens
     model = build_model(options.name, len(tokenizer), options.seed)
@@ -131,7 +131,7 @@ def _start(options: argparse.Namespace) -> Nano | Listener:
 
 
 def _tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """Of all words of the nano datasets that a model is for, and of the forms it is trained on."""
+    """Build a tokenizer of all words of a model's nano datasets and of the forms it is trained on."""
     if name == "nano-salmonn":
         words = {*nano_clothoaqa_vocabulary(), *nano_macs_vocabulary(), *nano_songdescriber_vocabulary()}
         return build_salmonn_tokenizer({*words, *SOUND_WORDS.split()})
@@ -146,7 +146,7 @@ def _resume(folder: Path, nano: Nano | Listener) -> dict[str, dict[str, object]]
 
 
 def _describe(options: argparse.Namespace, nano: Nano | Listener) -> dict[str, object]:
-    """What was asked for, and with what: the first part of PRETRAINING.json."""
+    """Describe the request and its environment: the first part of PRETRAINING.json."""
     changed = {"scale": options.scale if options.scale != 1 else None, "glyphs": options.glyphs, "clips": options.clips}
     packages = (*PACKAGES, *(SOUND_PACKAGES if isinstance(nano, Listener) else PICTURE_PACKAGES))
     extra = "".join(f" --{key} {value}" for key, value in changed.items() if value is not None)

@@ -37,7 +37,7 @@ def test_a_missing_recipe_names_those_of_the_laboratory() -> None:
         load_recipe("none")
 
 
-def test_a_name_that_is_nearly_a_model_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_misspelt_model_name_suggests_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", EXAMPLE, "model.name=nano-lava", "-o", tmp_path / "out"]) == 2
     assert "no model 'nano-lava'; did you mean nano-llava?" in capsys.readouterr().err
 

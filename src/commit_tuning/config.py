@@ -367,11 +367,17 @@ class CoMMITConfig(Settings):
         """The paper to the letter: Eq. 4 at every step on every sample, Eq. 7-8 as printed, Eq. 9-10 with weight 1.
 
         The paper gives no N_kappa and no N_lr; 20 and 10 are our choice.
+
+        Args:
+            **overrides: Other settings. `probe={"samples": 8}` changes that alone, `probe=Probe(samples=8)` all of it.
         """
+        probe = {"interval": 1, "samples": None, "drift_scale": 1.0}
+        if isinstance(changed := overrides.get("probe"), Mapping):
+            overrides["probe"] = {**probe, **changed}
         literal = {
             "method": "commit",
             "controller": LiteralEq8(),
-            "probe": Probe(interval=1, samples=None, drift_scale=1.0),
+            "probe": probe,
             "kappa_estimator": "arithmetic",
             "kappa_window": 20,
             "lr_update_interval": 10,

@@ -57,6 +57,13 @@ def add_method(name: str, make: Callable[[ModulePartition], Controller]) -> None
     Args:
         name: A new name.
         make: From the modules to the controller of one training.
+
+    Raises:
+        ValueError: There is another method of that name.
     """
+    if name in METHODS:
+        if _ADDED.get(name) is make:
+            return
+        raise ValueError(f"there is a method {name!r} already; take another name")
     METHODS.append(name)
     _ADDED[name] = make

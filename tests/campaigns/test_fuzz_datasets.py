@@ -227,7 +227,7 @@ def test_the_sound_file_is_read(root: Path, name: str) -> None:
 
 @inputs(300, 1500)
 @given(name=st.sampled_from(list(FILES)), data=st.data())
-def test_a_damaged_file_is_samples_skips_or_one_line(root: Path, name: str, data: st.DataObject) -> None:
+def test_damaged_file_gives_samples_skips_or_one_line(root: Path, name: str, data: st.DataObject) -> None:
     path, written, value, opened = FILES[name]
     whole = data.draw(st.booleans())
     (root / path).write_bytes(written(mutated(data, value)) if whole else cut(data, written(value)))

@@ -110,7 +110,7 @@ def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return folder / "run", time.monotonic() - began
 
 
-def test_a_run_survives_kills_at_each_kind_of_moment(recipe: Path, whole: tuple[Path, float], tmp_path: Path) -> None:
+def test_run_survives_kills_at_every_moment(recipe: Path, whole: tuple[Path, float], tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = ["train", recipe, "-o", run, *SETTINGS]
     kinds = list(MOMENTS)[:: sized(2, 1)]

@@ -57,7 +57,7 @@ def test_sounds_go_on(audio: Path, tmp_path: Path) -> None:
     check_goes_on(audio, ("model.lora.dropout=0.2",), tmp_path)
 
 
-def test_what_was_skipped_before_the_stop_is_not_forgotten(recipe: Path, tmp_path: Path) -> None:
+def test_resumed_run_remembers_skipped_samples(recipe: Path, tmp_path: Path) -> None:
     """A picture that cannot be decoded, and a question that is too long."""
     data = shutil.copytree(recipe.parent / "data", tmp_path / "data")
     broken, long = sorted((data / "iconqa" / "train").rglob("data.json"))[3:5]

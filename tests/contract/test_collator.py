@@ -151,10 +151,16 @@ def test_template_and_tokenizer_write_one_beginning() -> None:
     assert [row[:2].count(1) for row in plain] == [1, 1, 1]
 
 
+SETTING = "return_mm_token_type_ids"
+
+
 @pytest.mark.parametrize("left", [False, True])
 def test_types_of_tokens_go_with_answers_and_padding(left: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     processor = llava()
-    monkeypatch.setattr(type(processor), "return_mm_token_type_ids", True)
+    if hasattr(processor, SETTING):
+        monkeypatch.setattr(type(processor), SETTING, True)
+    else:  # older transformers
+        monkeypatch.setitem(processor.valid_processor_kwargs._defaults["text_kwargs"], SETTING, True)
     collator = VisionCollator(processor)
     batch = collator.prompts(SAMPLES) if left else collator(SAMPLES)
     image_token = processor.tokenizer.convert_tokens_to_ids("<image>")

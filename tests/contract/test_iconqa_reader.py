@@ -72,7 +72,7 @@ def test_kinds_and_limit(root: Path) -> None:
 
 
 @pytest.mark.parametrize("inner", ["", "iconqa"])
-def test_root_may_be_the_release_or_the_inner_folder(root: Path, tmp_path: Path, inner: str) -> None:
+def test_root_is_the_release_or_its_inner_folder(root: Path, tmp_path: Path, inner: str) -> None:
     assert len(IconQA(root / inner, "test")) == 3
     (tmp_path / "release").mkdir()
     (root / "iconqa").rename(tmp_path / "release" / "iconqa_data")
@@ -174,7 +174,7 @@ BREAKAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {  # a new bre
 
 
 @pytest.mark.parametrize("name", BREAKAGES)
-def test_a_broken_question_is_skipped_and_named_or_an_error(root: Path, name: str) -> None:
+def test_broken_question_is_skipped_or_raises_when_strict(root: Path, name: str) -> None:
     kind, damage, reason = BREAKAGES[name]
     folder = write_question(root, kind, "5")
     damage(folder)
@@ -209,7 +209,7 @@ def test_a_picture_that_breaks_later_is_an_error(root: Path) -> None:
         dataset[0]
 
 
-def test_collage_of_choices_alone_is_a_grid_in_reading_order() -> None:
+def test_collage_of_choices_is_a_grid_in_order() -> None:
     colours = [RED, BLUE, (0, 255, 0), (9, 9, 9)]
     sheet = collage(Image.new("RGB", (64, 64), WHITE), [Image.new("RGB", (32, 32), colour) for colour in colours])
     assert sheet.size == (64, 64)
@@ -227,7 +227,7 @@ def test_a_collage_of_crossed_strips_is_refused() -> None:
         collage(Image.new("RGB", (64, 64), WHITE), [*strips, *strips])
 
 
-def test_collage_with_a_question_picture_keeps_every_picture_whole(root: Path) -> None:
+def test_collage_with_a_question_picture_crops_nothing(root: Path) -> None:
     sample = IconQA(root, "test", kinds=["choose_img"])[0]
     colours = {colour: count for count, colour in sample.image.getcolors(maxcolors=10**6) or []}
     assert colours[RED] == colours[BLUE] == 20 * 10

@@ -385,7 +385,7 @@ ODD = [(name, kind) for name in READERS for kind in (zoo.ODD_SOUNDS if name in H
 
 
 @pytest.mark.parametrize(("name", "kind"), ODD)
-def test_an_odd_picture_or_sound_is_never_a_sample(name: str, kind: str, tmp_path: Path) -> None:
+def test_unreadable_picture_or_sound_is_no_sample(name: str, kind: str, tmp_path: Path) -> None:
     case = make(name, tmp_path / "root")
     content, reason = (zoo.ODD_SOUNDS if name in HEARING else zoo.ODD_PICTURES)[kind]
     case.written.media[2].write_bytes(content())
@@ -428,7 +428,7 @@ SPELLINGS = {  # on disk, in the annotations
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("name", NAMING)
-def test_a_file_s_name_counts_as_it_is_spelt(name: str, spelling: str, tmp_path: Path) -> None:
+def test_readers_open_unusual_file_names(name: str, spelling: str, tmp_path: Path) -> None:
     case = make(name, tmp_path / "root")
     rename_third(case, name, *SPELLINGS[spelling])
     assert len(case(strict=True)) == 5
@@ -528,7 +528,7 @@ def test_a_link_out_of_the_folder_is_skipped(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in READERS if name != "hub"])
-def test_a_snapshot_in_the_hub_s_cache_reads_as_it_is(name: str, tmp_path: Path) -> None:
+def test_readers_follow_links_of_the_hub_cache(name: str, tmp_path: Path) -> None:
     (tmp_path / "snapshots" / "0123abc").mkdir(parents=True)
     (tmp_path / "blobs").mkdir()
     case = make(name, tmp_path / "snapshots" / "0123abc" / "data")
@@ -644,7 +644,7 @@ def test_a_file_is_checked_as_each_medium(tmp_path: Path) -> None:
     case.check_third_is_skipped("1.jpg is not a whole sound")
 
 
-def test_entries_of_a_list_may_stand_as_they_like(tmp_path: Path) -> None:
+def test_json_list_is_read_with_any_white_space(tmp_path: Path) -> None:
     case = make("llava", tmp_path / "root")
     assert case.written.notes is not None
     entries = json.loads(case.written.notes.read_text())
@@ -826,7 +826,7 @@ def test_a_broken_entry_is_skipped_and_named(name: str, damage: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["clothoaqa", "songdescriber"])
-def test_a_quote_that_is_not_closed_costs_rows_that_are_counted(name: str, tmp_path: Path) -> None:
+def test_unclosed_quote_skips_rows_and_counts_them(name: str, tmp_path: Path) -> None:
     case = make(name, tmp_path / "root")
     notes = case.written.notes
     assert notes is not None
@@ -884,7 +884,7 @@ def test_aliases_are_counted_as_often_as_they_stand(tmp_path: Path) -> None:
     case.check_error("holds more than 4,194,304 values, its aliases written out")
 
 
-def test_a_line_without_end_is_skipped_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_line_is_skipped_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("commit_tuning.data.files.MAX_LINE", 1000)
     case = make("messages", tmp_path / "root")
     line(2, '{"a": "' + "b" * 5000 + '"}')(case.written.notes)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def test_spelt_special_tokens_stay_text(processor: Any, prompt: str) -> None:
     check_spelt_tokens(processor, prompt)
 
 
-def test_plain_text_goes_to_the_tokenizer_as_it_is(processor: Any) -> None:
+def test_plain_text_reaches_the_tokenizer_unchanged(processor: Any) -> None:
     check_plain_text(processor)
 
 
@@ -41,7 +41,7 @@ def test_the_spelling_of_an_answer_is_written_whole() -> None:
     assert processor.tokenizer.convert_ids_to_tokens(ids) == ["find", "the", "<", "<unk>", ">", "</s>"]
 
 
-def test_a_special_token_that_cannot_be_split_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsplittable_special_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     processor = PROCESSORS["llava"]()
     collator, whole = VisionCollator(processor), [processor.tokenizer.eos_token_id]
     monkeypatch.setattr(collator._plain, "_tokenizer", lambda text, **_: {"input_ids": whole})
@@ -60,7 +60,7 @@ def test_a_long_question_is_cut_to_what_fits(processor: Any, kind: str) -> None:
     check_long_question_is_cut(processor, kind)
 
 
-def test_what_does_not_fit_without_its_question_is_refused() -> None:
+def test_prompt_too_long_without_its_question_is_refused() -> None:
     processor = PROCESSORS["llava"]()
     with pytest.raises(RefusedError, match=r"without its question it is \d+ tokens, and the model reads 6"):
         VisionCollator(processor, max_tokens=6, cut=True)([asked(processor, "What is it?")])

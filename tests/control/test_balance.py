@@ -26,7 +26,7 @@ def test_moving_averages(estimator, expected):
     assert window.value == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_mean_is_of_what_there_is_while_the_window_fills():
+def test_unfilled_window_averages_its_measurements():
     window = RatioWindow(2, "arithmetic")
     assert math.isnan(window.value)
     seen = []
@@ -39,7 +39,7 @@ def test_the_mean_is_of_what_there_is_while_the_window_fills():
 
 
 @pytest.mark.parametrize("drifts", [(0.0, 1.0), (1.0, 0.0), (math.nan, 1.0), (1.0, math.inf), (0.0, 0.0)])
-def test_a_drift_that_says_nothing_never_becomes_a_kappa(drifts):
+def test_meaningless_drift_gives_no_kappa(drifts):
     window = RatioWindow(3, "arithmetic")
     window.push(*drifts)
     assert math.isnan(balance_coefficient(*drifts))

@@ -52,7 +52,7 @@ def test_the_compensated_controller_by_hand(estimator):
 
 
 @pytest.mark.parametrize("drift", [0.0, math.nan])
-def test_a_drift_that_says_nothing_leaves_the_compensated_controller_as_it_was(drift):
+def test_compensated_controller_ignores_meaningless_drift(drift):
     controller = CompensatedController(CoMMITConfig(controller=Bounded(warmup=1)), ("vision",))
     observe(controller, {"language_model": 4.0, "vision": 1.0}, ONES, 1.0)
     before = controller.multipliers(0)
@@ -86,7 +86,7 @@ def test_the_trust_region_forgets_how_training_began():
     assert not controller.settling  # of five, three are kept, which is all that the window holds
 
 
-def test_a_module_that_is_never_measured_does_not_keep_the_trust_region_settling():
+def test_unmeasured_module_does_not_keep_trust_region_settling():
     controller = TrustRegionController(CoMMITConfig(kappa_window=3), ("vision", "audio"))
     for _ in range(5):
         assert controller.settling
@@ -94,7 +94,7 @@ def test_a_module_that_is_never_measured_does_not_keep_the_trust_region_settling
     assert not controller.settling
 
 
-def test_a_module_that_says_nothing_is_not_driven_up_by_the_trust_region():
+def test_trust_region_leaves_unmeasured_module_alone():
     controller = TrustRegionController(
         CoMMITConfig(controller=TrustRegion(drift_target=1e-4, bound=50.0)), ("vision", "audio")
     )
@@ -123,7 +123,7 @@ def test_the_trust_region_lets_no_rate_run_away():
 
 
 @pytest.mark.parametrize(("answers", "times"), [(0, 1), (48, 1), (72, 2.25), (96, 4), (10_000, 4)])
-def test_the_budget_rises_with_the_answer_tokens_of_a_step(answers: int, times: float):
+def test_budget_rises_with_target_tokens(answers: int, times: float):
     given, auto = (
         TrustRegionController(CoMMITConfig(controller=TrustRegion(drift_target=t)), ("vision",))
         for t in (5e-4 * times, "auto")
@@ -134,7 +134,7 @@ def test_the_budget_rises_with_the_answer_tokens_of_a_step(answers: int, times: 
 
 
 @pytest.mark.parametrize("drop", [1.0, 1e-4])
-def test_the_trust_region_is_on_budget_soon_after_the_sensitivity_drops(drop):
+def test_trust_region_recovers_its_budget_after_sensitivity_drops(drop):
     """Whatever the first step said; after seven steps a mean of all would still be at a third of the rate."""
     controller = TrustRegionController(CoMMITConfig(controller=TrustRegion(drift_target=5e-4)), ("vision",))
     multipliers = controller.multipliers(0)
@@ -203,7 +203,7 @@ def test_any_window_longer_than_the_feedback_settles(span):
 
 
 @pytest.mark.parametrize(("exponent", "settles"), [(0.1, True), (1.0, True), (3.9, True), (4.1, False)])
-def test_the_compensated_loop_settles_for_any_power_of_the_rate_below_four(exponent, settles):
+def test_compensated_loop_settles_below_the_fourth_power(exponent, settles):
     factor = feedback(CoMMITConfig(controller="compensated"), exponent)
     assert (largest_root(1, factor) < 1) == settles
 

@@ -24,7 +24,7 @@ def test_the_projector_goes_before_its_encoder(name):
     assert {rate for parameter, rate in found.items() if "language_model" in parameter} == {1e-4}
 
 
-def test_an_expression_goes_before_a_name_and_the_first_before_the_others():
+def test_expressions_precede_names_and_the_first_wins():
     found = rates_by_name({"vit_lr": 1e-5, r"layers\.0\.": 2e-5, r"vision_tower.*layers": 3e-5})
     assert found["model.vision_tower.encoder.layers.0.mlp.fc1.weight"] == 2e-5
     assert found["model.vision_tower.encoder.layers.1.mlp.fc1.weight"] == 3e-5

@@ -41,13 +41,13 @@ def table(path: Path, rows: list[list[object]], encoding: str = "utf-8") -> None
         csv.writer(file).writerows(rows)
 
 
-def test_the_answer_is_the_most_frequent_the_first_of_equals_or_the_first_caption() -> None:
+def test_answer_is_the_commonest_or_the_first_caption() -> None:
     assert Sample("1", "direct_answer", "?", None, ("b", "a", "a", "c")).answer == "a"
     assert Sample("1", "direct_answer", "?", None, ("c", "a", "a", "c")).answer == "c"
     assert Sample("1", CAPTION, "?", None, ("rain", "wind", "wind")).answer == "rain"
 
 
-def test_textvqa_val_is_beside_train_and_test_has_no_answers(tmp_path: Path) -> None:
+def test_textvqa_val_shares_train_pictures_test_lacks_answers(tmp_path: Path) -> None:
     entry = {"question_id": 1, "image_id": "a", "question": "what brand?", "answers": ["htc", "nokia", "nokia"]}
     for split, folder in (("val", "train_images"), ("test", "test_images")):
         picture(tmp_path / "images" / folder / "a.jpg")
@@ -401,7 +401,7 @@ def test_classes_of_the_hub_are_their_names(tmp_path: Path) -> None:
         HubReader(rows, Columns(image="image"), strict=True)
 
 
-def test_a_missing_id_of_the_hub_is_skipped_once(tmp_path: Path) -> None:
+def test_hub_rows_without_an_id_are_skipped_once(tmp_path: Path) -> None:
     assert outcome(of_classes(tmp_path), answers="one", id="id")[1] == [(2, "no column id"), (3, "no column one")]
     assert outcome(of_classes(tmp_path), id="id")[1] == [(2, "no column id"), (3, "no column answers")]
 
@@ -419,7 +419,7 @@ def test_the_hubs_rows_are_read_in_any_format(tmp_path: Path) -> None:
     assert outcome(rows.with_format("numpy")) == outcome(rows)
 
 
-def test_streams_and_several_splits_of_the_hub_are_named(tmp_path: Path) -> None:
+def test_hub_streams_and_several_splits_are_refused(tmp_path: Path) -> None:
     import datasets
 
     rows = of_classes(tmp_path)

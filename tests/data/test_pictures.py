@@ -19,7 +19,7 @@ def test_a_picture_shows_what_its_file_shows(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", zoo.ODD_PICTURES)
-def test_a_picture_that_cannot_be_shown_has_a_reason(kind: str) -> None:
+def test_unreadable_picture_names_its_reason(kind: str) -> None:
     content, reason = zoo.ODD_PICTURES[kind]
     with pytest.raises(FaultError, match=reason):
         load_picture(content())

@@ -34,7 +34,7 @@ def test_words(name: str) -> None:
     assert prompt.source
 
 
-def test_a_letter_that_was_asked_for_is_the_choice_it_names() -> None:
+def test_answered_letter_means_the_choice_it_names() -> None:
     asked, plain = find_prompt("llava-1.5"), find_prompt("plain")
     assert [asked.meant(CHOICE, said) for said in ("B", "(a)", "B. boat", "boat", "C", "tree")] == [
         "boat",

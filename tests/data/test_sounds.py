@@ -48,7 +48,7 @@ def test_only_the_start_is_read(tmp_path: Path) -> None:
     assert load_sound(path, 16_000, max_seconds=9).samples.shape == (32_000,)
 
 
-def test_a_long_sound_is_refused_unless_it_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_sound_is_refused_unless_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = sine(tmp_path / "a.wav", seconds=2)
     monkeypatch.setattr("commit_tuning.data.sounds.MAX_SECONDS", 1)
     with pytest.raises(FaultError, match=r"a.wav is too long: more than 1 s"):
@@ -66,7 +66,7 @@ def test_a_sound_is_read_to_its_end(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", zoo.ODD_SOUNDS)
-def test_a_sound_that_cannot_be_heard_has_a_reason(kind: str) -> None:
+def test_unreadable_sound_names_its_reason(kind: str) -> None:
     content, reason = zoo.ODD_SOUNDS[kind]
     for read in (check_sound, load_sound):
         with pytest.raises(FaultError, match=reason.replace("+", r"\+")):
@@ -78,7 +78,7 @@ def test_formats_that_are_heard_are_named() -> None:
         check_sound(b"\0\0\0\x18ftypM4A " + b"\0" * 99)
 
 
-def test_a_long_header_of_a_short_file_is_cut_off() -> None:
+def test_header_longer_than_its_file_is_refused() -> None:
     with pytest.raises(FaultError, match="is cut off: 8000 of 2000000000 bytes"):
         check_sound(zoo.streamed(2_000_000_000, 2_000_000_036))
 

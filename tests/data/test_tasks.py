@@ -44,7 +44,7 @@ def test_hidden_test_answers_make_validation_the_test(tmp_path: Path) -> None:
     assert 0 < len(held_out) < 8  # a tenth, more or less
 
 
-def test_no_picture_is_both_trained_on_and_held_out(tmp_path: Path) -> None:
+def test_held_out_pictures_are_not_trained_on(tmp_path: Path) -> None:
     root = write_textvqa(tmp_path / "data", train=60, val=4, test=4)
     path = root / "TextVQA_0.5.1_train.json"
     content = json.loads(path.read_text("utf-8"))

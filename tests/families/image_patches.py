@@ -59,6 +59,7 @@ EXCEPTIONS: dict[str, Exceptions] = {
     "FuyuForCausalLM": Exceptions(inputs=bare_patches),
     "HunYuanVLForConditionalGeneration": Exceptions(changes={"text_config.head_dim": 8}),
     "Inkling2ForConditionalGeneration": Exceptions(inputs=pieces),
+    "Inkling2LoopForConditionalGeneration": Exceptions(inputs=pieces),
     "Lfm2VlForConditionalGeneration": Exceptions(
         changes={"text_config.layer_types": ["conv", "full_attention"]}, inputs=naflex_images
     ),

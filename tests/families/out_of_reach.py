@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from families.exceptions import Exceptions
+from families.shrink import WIDTH
 
 INDICES_OF_CODES = "turns images into the indices of codes"
 
 EXCEPTIONS: dict[str, Exceptions] = {
+    "Apertus1p5ForConditionalGeneration": Exceptions(
+        changes={"image_token_offset": 80, "audio_token_offset": 96, "audio_config.codebook_dim": WIDTH},
+        refusal=INDICES_OF_CODES,
+    ),
     "ChameleonForConditionalGeneration": Exceptions(
         changes={"vocabulary_map": {"<image>": 1}}, refusal=INDICES_OF_CODES
     ),

@@ -96,7 +96,8 @@ EXCEPTIONS: dict[str, Exceptions] = {
         extra=image_places,
     ),
     "Llama4ForConditionalGeneration": Exceptions(
-        changes={"vision_config.intermediate_size": 4 * WIDTH}  # what pixel shuffle makes of the hidden size
+        changes={"vision_config.intermediate_size": 4 * WIDTH},  # what pixel shuffle makes of the hidden size
+        reason="its forward fails in transformers 5.24.0" if transformers.__version__ == "5.24.0" else None,
     ),
     "MistralLarge4ForConditionalGeneration": Exceptions(
         changes={"text_config.kv_source_layers": DELETE}  # follows from the layers

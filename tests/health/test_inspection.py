@@ -26,7 +26,7 @@ def by_name(inspection):
     return {module.name: module for module in inspection.modules}
 
 
-def test_the_last_layer_of_a_llava_tower_is_unreachable(batch):
+def test_last_layer_of_llava_tower_is_unreachable(batch):
     model, partition = build("llava")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-4, weight_decay=0.1))
     before = [p.detach().clone() for p in model.parameters()]
@@ -53,7 +53,7 @@ def test_what_is_frozen_there_is_no_fault(batch):
     assert by_name(found)["vision"].frozen > 0
 
 
-def test_lora_is_reached_though_half_of_it_has_no_gradient_at_first(batch):
+def test_untrained_lora_counts_as_reachable(batch):
     model, _ = build("llava")
     model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=r".*(layers\.0).*(q_proj|v_proj)"))
     found = inspect_model(model, batch)
@@ -63,7 +63,7 @@ def test_lora_is_reached_though_half_of_it_has_no_gradient_at_first(batch):
     assert any(note.startswith("vision") for note in found.notes)
 
 
-def test_a_forgotten_group_a_zero_rate_and_a_frozen_encoder_are_faults(batch):
+def test_missing_group_zero_rate_frozen_encoder_are_faults(batch):
     model, partition = build("llava")
     optimizer = torch.optim.SGD(partition["language_model"], lr=0.0)
     faults = " ".join(inspect_model(model, None, optimizer).faults)
@@ -76,13 +76,13 @@ def test_a_forgotten_group_a_zero_rate_and_a_frozen_encoder_are_faults(batch):
     assert "nothing of any encoder is trainable" in inspect_model(model).faults
 
 
-def test_a_model_of_which_nothing_trains_is_told_so(batch):
+def test_model_without_trainable_parameters_is_a_fault(batch):
     model, _ = build("llava")
     found = inspect_model(model.requires_grad_(False), batch)
     assert found.faults == ["nothing of the language model is trainable", "nothing of any encoder is trainable"]
 
 
-def test_the_command_prints_a_table_or_json_and_fails_where_something_cannot_learn(tmp_path, capsys):
+def test_inspect_command_prints_and_fails_on_unreachable_parameters(tmp_path, capsys):
     recipe = make_experiment(tmp_path)
     assert run(["inspect", recipe, "model.freeze=['*vision_tower*']"]) == 0
     assert "everything that is trainable can learn" in capsys.readouterr().out
@@ -91,7 +91,7 @@ def test_the_command_prints_a_table_or_json_and_fails_where_something_cannot_lea
     assert next(m for m in found["modules"] if m["name"] == "vision")["unreachable"] > 0
 
 
-def test_something_that_is_neither_recipe_nor_model_is_refused(capsys):
+def test_inspect_refuses_neither_recipe_nor_model(capsys):
     with pytest.raises(SystemExit) as exited:
         main(["inspect", "./no/such/folder"])
     assert exited.value.code == 2
@@ -111,14 +111,14 @@ def test_a_batch_without_labels_is_refused(batch):
         inspect_model(model, batch)
 
 
-def test_the_folder_of_a_text_model_is_refused_as_such(tmp_path, capsys):
+def test_inspect_refuses_the_folder_of_a_text_model(tmp_path, capsys):
     transformers.LlamaConfig().save_pretrained(tmp_path)
     with pytest.raises(SystemExit):
         main(["inspect", str(tmp_path)])
     assert "(llama) has no image, video or audio encoder" in capsys.readouterr().err
 
 
-def test_the_folder_of_an_audio_language_model_is_shown_silence(tmp_path):
+def test_inspect_shows_silence_to_an_audio_model(tmp_path):
     tokenizer = tokenizer_of()
     tokenizer.add_tokens(["<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"])
     sizes = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 16, "num_hidden_layers": 1}

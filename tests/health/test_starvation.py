@@ -13,7 +13,7 @@ def observed(measurements, patience=3, bound=None):
     return detector, fresh
 
 
-def test_a_module_starves_after_a_row_of_measurements_and_is_named_once():
+def test_module_starves_after_consecutive_measurements_named_once():
     starved = (EVEN, {"language_model": 1.9, "vision": 0.019})
     well = (EVEN, {"language_model": 1.9, "vision": 0.021})
     steps = [(1, well), (6, starved), (11, starved), (16, starved), (21, starved)]
@@ -66,7 +66,7 @@ LOW = ({"language_model": 1.0, "vision": 1e-9}, IDLE[1])
         ([LOW, IDLE, LOW, IDLE, LOW, IDLE], {"vision": 1}),
     ],
 )
-def test_measurements_without_a_module_are_not_of_its_row(measurements, starving):
+def test_measurements_without_a_module_do_not_count(measurements, starving):
     detector, _ = observed([*enumerate(measurements, start=1)])
     assert detector.starving == starving
 

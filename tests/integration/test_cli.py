@@ -107,9 +107,7 @@ def test_weights_load_into_the_model_they_came_from(finished: Path, recipe: Path
     assert any(parameter.abs().sum() > 0 for parameter in adapters)
 
 
-def test_same_seed_same_start_and_same_batches_whatever_the_method(
-    finished: Path, recipe: Path, tmp_path: Path
-) -> None:
+def test_seed_fixes_start_and_batches_of_every_method(finished: Path, recipe: Path, tmp_path: Path) -> None:
     assert run(["train", recipe, "-o", tmp_path / "c", "commit.method=constant", "--no-save-weights"]) == 0
     assert run(["train", recipe, "-o", tmp_path / "s", "train.seed=1", "--no-save-weights"]) == 0
     ours, constant, other = (RunRecord.read(folder).history() for folder in (finished, tmp_path / "c", tmp_path / "s"))
@@ -118,7 +116,7 @@ def test_same_seed_same_start_and_same_batches_whatever_the_method(
     assert not (tmp_path / "c" / "adapter").exists()
 
 
-def test_a_complete_run_is_kept_and_another_recipe_refused(
+def test_complete_run_is_kept_another_recipe_refused(
     finished: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (finished / "history.jsonl").stat().st_mtime_ns
@@ -144,9 +142,7 @@ def test_an_interrupted_run_does_not_look_finished(
     assert RunRecord.read(tmp_path / "run").complete
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nonfinite_loss_stops_the_run(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["train.learning_rate=1e30", "commit.method=constant", "commit.probe.interval=null"]
     assert run(["train", recipe, "-o", tmp_path, *settings, "train.max_grad_norm=null"]) == 1
     line = error_line(capsys)
@@ -172,18 +168,19 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         (["train", "RECIPE", "train.device=tpu"], "train.device 'tpu'"),
         (["train", "RECIPE", "data.root=nowhere"], "nowhere"),
         (["train", "RECIPE", "data.root=~no-such-user/x"], "no home folder of that user"),
-        (["train", "RECIPE", "--zzz"], "No such option: --zzz; see commit-tuning train --help"),
+        (["train", "RECIPE", "--zzz"], "No such option...--zzz...; see commit-tuning train --help"),  # quotes differ
         (["compare", "RECIPE", "--methods", "comit"], "'comit' is not one of constant"),
         (["compare", "RECIPE", "--axis", "commit.kapa=1,2"], "commit.kapa"),
         (["compare", "RECIPE", "--axis", "commit.kappa_window"], "write it as key=v1,v2"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(
+def test_mistake_gives_one_line_and_exit_code_2(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     words = [str(recipe) if word == "RECIPE" else word for word in arguments]
     assert run([*words, "--output", tmp_path / "out"]) == 2
-    assert message in error_line(capsys)
+    line = error_line(capsys)
+    assert all(part in line for part in message.split("..."))
 
 
 @pytest.mark.parametrize("command", ["train", "compare"])
@@ -282,7 +279,7 @@ def test_weights_of_another_model_are_not_evaluated(
     assert "is of another model" in error_line(capsys)
 
 
-def test_answers_that_could_not_be_written_are_not_asked_for(
+def test_evaluate_checks_that_predictions_can_be_written(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -304,7 +301,7 @@ def test_another_dataset_has_answers_of_its_own_length(finished: Path) -> None:
     assert (own, other, chosen) == (2, 64, 7)
 
 
-def test_a_run_whose_evaluation_fails_keeps_its_weights_and_what_was_skipped(
+def test_failed_evaluation_keeps_weights_and_skipped_samples(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*args: object, **kwargs: object) -> None:
@@ -342,7 +339,7 @@ def test_evaluate_counts_and_lists_what_it_skips(
     assert json.loads(line).keys() == {"path", "line", "reason"}
 
 
-def test_a_metric_that_cannot_be_computed_stops_a_run_before_it_starts(
+def test_unavailable_metric_stops_the_run_before_training(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(metric: str) -> None:

@@ -98,7 +98,7 @@ def test_another_recipe_in_the_same_folder_is_refused(
     assert (compared / "table.json").is_file()
 
 
-def test_a_run_that_fails_is_reported_and_the_rest_goes_on(
+def test_comparison_reports_a_failed_run_and_continues(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ["--rates", "1e-3,1e30", "--seeds", "1", "train.max_grad_norm=null", "train.steps=2"]

@@ -161,7 +161,7 @@ def test_a_batch_is_no_larger_than_the_data(recipe: Path, finished: Path, capsys
     assert contents(finished) == before
 
 
-def test_what_cannot_be_read_is_not_said_to_be_written(
+def test_read_error_is_not_reported_as_write_error(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object) -> None:
@@ -399,7 +399,7 @@ def test_evaluate_leaves_hidden_files_alone(finished: Path, tmp_path: Path, opti
     assert {path.name for path in tmp_path.iterdir()} == {".env", "env", "run"}
 
 
-def test_full_disk_is_one_line_and_a_failed_run(
+def test_full_disk_gives_one_line_and_failed_run(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fsync, calls = os.fsync, [0]

@@ -95,7 +95,7 @@ class Loop:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_an_optimizer_that_is_only_watched_trains_the_same(optimizer: str) -> None:
+def test_measurement_leaves_every_optimizer_unchanged(optimizer: str) -> None:
     plain = Loop(optimizer).go(range(STEPS))
     watched = Loop(optimizer, CoMMITConfig(method="constant", probe=Probe(interval=1))).go(range(STEPS))
     assert same(plain.model, watched.model)
@@ -114,7 +114,7 @@ def test_control_is_the_same_rates_set_by_hand(optimizer: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_resumed_optimizer_under_control_is_the_uninterrupted_one(optimizer: str) -> None:
+def test_resumed_optimizer_equals_the_uninterrupted_one(optimizer: str) -> None:
     whole = Loop(optimizer, EVERY_STEP).go(range(STEPS))
     first, second = Loop(optimizer, EVERY_STEP).go(range(3)), Loop(optimizer, EVERY_STEP)
     for part, own in zip(first.parts, second.parts, strict=True):
@@ -123,7 +123,7 @@ def test_a_resumed_optimizer_under_control_is_the_uninterrupted_one(optimizer: s
     assert whole.rates == first.rates + second.rates
 
 
-def test_an_optimizer_that_chooses_its_own_rate_is_refused() -> None:
+def test_optimizer_with_its_own_rate_is_refused() -> None:
     from transformers.optimization import Adafactor
 
     model, partition = build("llava")
@@ -199,7 +199,7 @@ def scaled_loop(optimizer: str, through: str, overflow: str) -> tuple[list[torch
 
 @pytest.mark.parametrize("through", ["plain loop", "accelerate", "hooks"])
 @pytest.mark.parametrize("optimizer", ["AdamW", "AdamW fused", "SGD"])
-def test_a_step_that_the_scaler_skips_leaves_no_trace(optimizer: str, through: str) -> None:
+def test_step_skipped_by_scaler_leaves_no_trace(optimizer: str, through: str) -> None:
     found, state = scaled_loop(optimizer, through, "happens")
     expected, expected_state = scaled_loop(optimizer, through, "left out")
     assert state["steps"] == 5
@@ -207,7 +207,7 @@ def test_a_step_that_the_scaler_skips_leaves_no_trace(optimizer: str, through: s
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_an_optimizer_whose_step_calls_the_one_it_is_derived_from(tmp_path: Path) -> None:
+def test_derived_optimizer_is_measured_once_a_step(tmp_path: Path) -> None:
     """Torch calls the hooks for both, once an optimizer of the class above has been made."""
     from transformers import Trainer
 

@@ -20,7 +20,7 @@ from commit_tuning.train.runner import train
 
 
 @pytest.mark.parametrize("make", [tiny_llava, tiny_blip2])
-def test_what_is_trained_and_vectors_are_float32_and_fixed_matrices_are_not(make: object) -> None:
+def test_only_frozen_matrices_have_low_precision(make: object) -> None:
     model = prepare(make(), Model(name="tiny", lora=Lora(r=2), dtype="bfloat16"))  # type: ignore[operator]
     formats = {(p.requires_grad, p.ndim > 1, p.dtype) for p in model.parameters()}
     assert (False, True, torch.bfloat16) in formats
@@ -62,7 +62,7 @@ def test_a_model_without_layers_to_checkpoint_is_named() -> None:
         checkpoint_gradients(Rigid())
 
 
-def test_a_whole_run_in_bfloat16_with_checkpointing_and_its_evaluation(tmp_path: Path) -> None:
+def test_bfloat16_run_with_gradient_checkpointing_is_evaluated(tmp_path: Path) -> None:
     recipe = make_experiment(tmp_path)
     settings = ["model.dtype=bfloat16", "train.gradient_checkpointing=true"]
     plain = train(load_recipe(recipe), tmp_path / "plain")

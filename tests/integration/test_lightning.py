@@ -57,7 +57,7 @@ def fit(
     return trainer
 
 
-def test_a_group_that_mixes_modules_is_split_before_a_checkpoint_is_loaded(tmp_path: Path) -> None:
+def test_mixed_group_is_split_before_checkpoint_is_loaded(tmp_path: Path) -> None:
     whole, resumed = Module(), Module()
     for module, start in ((whole, 0), (resumed, 2)):
         fit(module, CoMMITCallback(CONFIG), tmp_path, start=start)
@@ -84,7 +84,7 @@ def test_manual_optimization_is_named(tmp_path: Path) -> None:
         fit(module, CoMMITCallback(CONFIG), tmp_path)
 
 
-def test_a_model_that_is_not_found_is_asked_for(tmp_path: Path) -> None:
+def test_callback_asks_for_a_missing_model(tmp_path: Path) -> None:
     module = Module()
     module.network = module.model
     del module.model
@@ -172,7 +172,7 @@ class Faulty(torch.optim.SGD):
 
 
 @pytest.mark.filterwarnings("ignore:.*fit.ckpt_path=")  # an exception checkpoint is looked for
-def test_checkpoint_of_an_error_holds_the_optimizer_as_made(tmp_path: Path) -> None:
+def test_exception_checkpoint_holds_the_optimizer_as_made(tmp_path: Path) -> None:
     class Failing(Module):
         def configure_optimizers(self) -> Any:
             self.optimizer = Faulty(self.parameters(), lr=0.1)

@@ -39,7 +39,7 @@ def test_every_method_resumes(settings: dict[str, Any], tmp_path: Path) -> None:
     assert differences(plain_loop, Task(tmp_path, config, kind="plain")) == []
 
 
-def test_a_schedule_by_hand_goes_on_from_the_rates_of_the_beginning(tmp_path: Path) -> None:
+def test_manual_schedule_resumes_from_its_first_rates(tmp_path: Path) -> None:
     """No scheduler keeps them in the groups, and a trainer may load the optimizer before the coordinator is made."""
     model, partition = Task(tmp_path, kind="plain").build()
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-2))
@@ -61,11 +61,11 @@ def test_a_resume_knows_which_encoders_are_still_owed(stop: int, tmp_path: Path)
     first = start(**settings)
     seen = train(first, ONE_MODALITY[:stop])
     torch.save(
-        [part.state_dict() for part in (first._probe.forward.model, first._optimizer, first)], tmp_path / "state.pt"
+        [part.state_dict() for part in (first._meter.forward.model, first._optimizer, first)], tmp_path / "state.pt"
     )
     second = start(**settings)
     for part, state in zip(
-        (second._probe.forward.model, second._optimizer, second),
+        (second._meter.forward.model, second._optimizer, second),
         torch.load(tmp_path / "state.pt", weights_only=True),
         strict=True,
     ):

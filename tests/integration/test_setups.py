@@ -13,12 +13,15 @@ import pytest
 import reference
 import torch
 import torch.distributed as dist
+import transformers
 from accelerate.utils.deepspeed import DummyOptim
 from loops import Task, collate, trainer_arguments, values
+from packaging.version import Version
 from small_experiment import make_experiment, run
 from tiny import build, make_batch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from commit_tuning import CoMMITConfig, Coordinator, ModulePartition, UserError, partition_model
 from commit_tuning.config import Probe
@@ -55,6 +58,8 @@ def lora(model: nn.Module, target_modules: str = OF_LLM, by_hand: tuple[str, ...
 def without_peft_model(model: nn.Module) -> nn.Module:
     """LoRA as transformers adds it by itself."""
     encoder = [parameter for name, parameter in model.named_parameters() if place(name) in BOTH]
+    if Version(peft.__version__) < Version(MIN_PEFT_VERSION):
+        pytest.skip(f"transformers {transformers.__version__} adds LoRA with PEFT {MIN_PEFT_VERSION} or newer")
     model.add_adapter(peft.LoraConfig(r=2, target_modules=OF_LLM))
     for parameter in encoder:
         parameter.requires_grad_(True)
@@ -221,7 +226,7 @@ def test_an_adapter_in_the_trainer_and_its_resume(setup: str, tmp_path: Path) ->
     assert min(whole.coordinator.drift.values()) > 0
 
 
-def test_what_the_checkpoints_of_an_adapter_leave_out_is_told(tmp_path: Path) -> None:
+def test_weights_missing_from_adapter_checkpoints_are_named(tmp_path: Path) -> None:
     """Otherwise the encoder would go on, unnoticed, from the weights it had before the training."""
     setup = "LoRA, encoder by hand"
     with pytest.warns(UserWarning, match=r"trained tensors are outside the adapter, and PEFT saves none of them"):
@@ -248,7 +253,7 @@ def test_fsdp1_is_refused(keeps_names: bool, tmp_path: Path, monkeypatch: pytest
     assert "\n" not in str(refused.value)
 
 
-def test_an_optimizer_that_deepspeed_is_to_make_is_refused(tmp_path: Path) -> None:
+def test_optimizer_made_by_deepspeed_is_refused(tmp_path: Path) -> None:
     """What Accelerate hands out where DeepSpeed's own configuration names the optimizer."""
     each = trainer(tmp_path, build("llava")[0])
     each.optimizer = DummyOptim(each.model.parameters())
@@ -273,7 +278,7 @@ def without_encoder() -> nn.Module:
         (without_encoder, "'vision' has no trainable parameter"),
     ],
 )
-def test_a_model_without_a_trainable_encoder_is_refused_before_a_trainer_begins(
+def test_trainer_refuses_a_model_without_trainable_encoder(
     make: Callable[[], nn.Module], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message) as refused:

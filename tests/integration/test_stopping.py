@@ -117,7 +117,7 @@ def test_each_optimizer_goes_on_bit_for_bit(optimizer: str, recipe: Path, tmp_pa
     assert RunRecord.read(tmp_path / "run").skipped
 
 
-def test_a_checkpoint_is_evaluated_as_a_run_of_its_length(recipe: Path, tmp_path: Path) -> None:
+def test_checkpoint_evaluates_as_a_run_of_its_length(recipe: Path, tmp_path: Path) -> None:
     settings = ["commit.method=commit", "train.checkpoint_interval=2"]
     train(load_recipe(recipe, [*settings, "train.steps=2", "commit.switch.latest=9"]), tmp_path / "short")
     with interrupt_at(3), pytest.raises(KeyboardInterrupt):
@@ -138,7 +138,7 @@ def compared(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "table"
 
 
-def test_a_comparison_ends_with_its_workers_and_goes_on(recipe: Path, compared: Path, tmp_path: Path) -> None:
+def test_stopped_comparison_ends_its_workers_and_resumes(recipe: Path, compared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "table"
     runs = [folder / "runs" / name / "seed-0" for name in RUNS]
     arguments = ["compare", recipe, "-o", folder, *COMPARISON]
@@ -166,7 +166,7 @@ def test_a_comparison_ends_with_its_workers_and_goes_on(recipe: Path, compared: 
         assert results(folder / "runs" / name / "seed-0") == results(compared / "runs" / name / "seed-0")
 
 
-def test_a_second_command_beside_a_running_one_is_refused(recipe: Path, compared: Path, tmp_path: Path) -> None:
+def test_second_command_on_a_running_folder_is_refused(recipe: Path, compared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "table"
     first = folder / "runs" / RUNS[0] / "seed-0"
     arguments = ["compare", recipe, "-o", folder, *COMPARISON]

@@ -31,7 +31,8 @@ from commit_tuning.errors import ConfigError
 
 @torch.no_grad()
 def logits(model: nn.Module) -> Tensor:
-    return model.eval()(**make_batch("llava", SIZE, model.dtype)).logits
+    batch = make_batch("llava", SIZE, model.dtype)
+    return model.eval()(**{**batch, "labels": None}).logits  # with labels, TRL 1.10 leaves it a loss alone
 
 
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning")  # Lightning 2.6
@@ -46,7 +47,7 @@ def logits(model: nn.Module) -> Tensor:
         if loop != "plain loop" and not (loop == "trl" and settings)  # TRL's is transformers' but for the loss
     ],
 )
-def test_a_trainer_gives_the_trajectory_of_the_plain_loop(loop: str, settings: dict[str, Any], tmp_path: Path) -> None:
+def test_trainer_follows_the_trajectory_of_the_plain_loop(loop: str, settings: dict[str, Any], tmp_path: Path) -> None:
     sums_in_another_order = loop == "trl"
     dtype = torch.float64 if sums_in_another_order else torch.float32
     task = Task(tmp_path, replace(CONFIG, **settings), dtype=dtype)
@@ -85,7 +86,7 @@ def test_accumulation_in_the_trainer_is_one_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llava", "plain"])  # a `forward` that takes any name, and one that does not
-def test_what_a_subclass_keeps_for_its_loss_is_not_given_to_the_model(kind, tmp_path, monkeypatch) -> None:
+def test_probe_omits_inputs_that_only_the_loss_uses(kind, tmp_path, monkeypatch) -> None:
     from transformers import TrainingArguments
 
     from commit_tuning.integrations.transformers import CoMMITTrainer
@@ -175,7 +176,7 @@ def test_a_checkpoint_of_other_groups_is_one_line(other: str, tmp_path: Path) ->
     assert "\n" not in str(told.value)
 
 
-def test_where_only_the_model_was_saved_control_begins_anew_with_the_optimizer(tmp_path: Path) -> None:
+def test_model_only_checkpoint_restarts_control_and_optimizer(tmp_path: Path) -> None:
     with_trainer(Task(tmp_path, saves=True), max_steps=2, save_only_model=True).train()
     resumed = with_trainer(Task(tmp_path), max_steps=4)
     with pytest.warns(UserWarning, match="holds the model only .*CoMMIT begin anew"):
@@ -184,7 +185,7 @@ def test_where_only_the_model_was_saved_control_begins_anew_with_the_optimizer(t
     assert resumed.state.global_step == 4
 
 
-def test_a_training_step_that_prepares_nothing_is_told_how(tmp_path: Path) -> None:
+def test_training_step_must_prepare_its_inputs(tmp_path: Path) -> None:
     from transformers import TrainingArguments
 
     from commit_tuning.integrations.transformers import CoMMITTrainer

@@ -68,7 +68,7 @@ def test_a_compiled_model_gives_the_same_kappa():
     assert found == pytest.approx(measured, rel=1e-3)
 
 
-def test_a_step_that_loss_scaling_skips_is_not_measured_and_leaves_the_rates():
+def test_step_skipped_by_loss_scaling_changes_nothing():
     model, partition = build("llava")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=3e-3))
     coordinator = Coordinator(model, optimizer, CONFIG, partition)
@@ -84,7 +84,7 @@ def test_a_step_that_loss_scaling_skips_is_not_measured_and_leaves_the_rates():
     assert coordinator.state_dict()["steps"] == 2
 
 
-def test_a_scaler_that_finds_an_overflow_is_seen_through_accelerates_optimizer():
+def test_overflow_is_seen_through_accelerates_optimizer():
     class Skipping(torch.optim.AdamW):
         step_was_skipped = False
 
@@ -115,7 +115,7 @@ def test_any_optimizer_can_be_coordinated(name):
     assert coordinator.kappa > 0
 
 
-def test_a_parameter_that_changes_between_probe_and_step_is_named():
+def test_parameter_changed_before_the_step_is_named():
     model, partition = build("llava")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=3e-3))
     coordinator = Coordinator(model, optimizer, CONFIG, partition)
@@ -126,7 +126,7 @@ def test_a_parameter_that_changes_between_probe_and_step_is_named():
         optimizer.step()
 
 
-def test_a_way_to_shard_that_cannot_be_measured_is_refused():
+def test_deepspeed_sharding_is_refused():
     from accelerate.utils.deepspeed import DeepSpeedOptimizerWrapper
 
     model, partition = build("llava")

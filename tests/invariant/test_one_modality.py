@@ -43,7 +43,7 @@ def test_a_module_is_made_up_for_once() -> None:
 
 @pytest.mark.filterwarnings("ignore:.* is unstable")
 @pytest.mark.parametrize("controller", ["compensated", "bounded"])
-def test_control_begins_with_the_encoders_that_have_their_warm_up(controller: str) -> None:
+def test_control_starts_for_encoders_past_their_warm_up(controller: str) -> None:
     coordinator = start(controller={"name": controller, "warmup": 3}, kappa_window=6, probe=Probe(interval=1))
     train(coordinator, "IIIIIIIAAI")
     found = coordinator.multipliers
@@ -90,7 +90,7 @@ def test_accumulated_modalities_are_all_looked_at(order: list[str]) -> None:
     coordinator = start(method="constant", probe=Probe(samples=6))
     batches = [batch(kind, step) for step, kind in enumerate(order)]
     for data in batches:
-        coordinator._probe.forward.model(**data).loss.backward()
+        coordinator._meter.forward.model(**data).loss.backward()
     coordinator.step(batches)
     assert coordinator.drift.keys() == {"language_model", "vision"} | ({"audio"} if "A" in order else set())
     assert all(drift > 0 for drift in coordinator.drift.values())
@@ -102,7 +102,7 @@ def test_both_orders_of_an_accumulation_measure_the_same() -> None:
         coordinator = start(method="constant", probe=Probe(samples=6))
         batches = [batch(kind, "TI".index(kind)) for kind in order]
         for data in batches:
-            coordinator._probe.forward.model(**data).loss.backward()
+            coordinator._meter.forward.model(**data).loss.backward()
         coordinator.step(batches)
         drifts.append(coordinator.drift)
     assert drifts[0] == pytest.approx(drifts[1], rel=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -155,6 +156,16 @@ WAYS = {
     "transformers-resumed": partial(in_a_trainer, loop=transformers_trainer, start=3),
 }
 UNANSWERED = {f"unanswered-{wrap.__name__}": partial(without_answers, wrap=wrap) for wrap in (ddp, fsdp2)}
+SHARDS_ON_CPU = hasattr(torch.cpu.Stream, "record_event")  # FSDP2 does so in newer torch than 2.6
+
+
+def can_run(way: str) -> bool:
+    return SHARDS_ON_CPU or "fsdp2" not in way
+
+
+def marked(ways: Iterable[str]) -> list[Any]:
+    skip = pytest.mark.skip(f"FSDP2 of torch {torch.__version__} needs a GPU")
+    return [pytest.param(way, marks=() if can_run(way) else skip) for way in ways]
 
 
 def spread(rank: int, folder: str) -> None:
@@ -166,7 +177,8 @@ def spread(rank: int, folder: str) -> None:
     os.chdir(folder)
     with mock.patch("commit_tuning.integrations.transformers._save_state", wraps=_save_state) as save:
         for name, way in {**WAYS, **UNANSWERED, "lopsided": lopsided, "one-modality": one_modality}.items():
-            Path(f"{name}-{rank}.json").write_text(json.dumps(way(rank)))
+            if can_run(name):
+                Path(f"{name}-{rank}.json").write_text(json.dumps(way(rank)))
     saved = [str(call.args[1]) for call in save.call_args_list]
     Path(f"saved-{rank}.json").write_text(json.dumps(saved))
     dist.barrier()
@@ -184,7 +196,7 @@ def spread_out(tmp_path_factory) -> Path:
     return folder
 
 
-def test_every_rank_has_the_same_kappa_and_the_same_rates(spread_out: Path) -> None:
+def test_ranks_agree_on_kappa_and_rates(spread_out: Path) -> None:
     first, second = (json.loads((spread_out / f"lopsided-{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert first[-1]["rates"] != first[1]["rates"]
@@ -210,7 +222,7 @@ def test_every_rank_knows_which_modules_are_idle(spread_out: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("way", list(UNANSWERED))
+@pytest.mark.parametrize("way", marked(UNANSWERED))
 def test_a_rank_without_answers_measures_with_the_others(way: str, spread_out: Path) -> None:
     first, second = (json.loads((spread_out / f"{way}-{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
@@ -218,8 +230,8 @@ def test_a_rank_without_answers_measures_with_the_others(way: str, spread_out: P
     assert first[1]["kappa"] != first[0]["kappa"]
 
 
-@pytest.mark.parametrize("way", list(WAYS))
-def test_two_ranks_train_as_one_process_does_on_the_whole_batch(way: str, spread_out: Path) -> None:
+@pytest.mark.parametrize("way", marked(WAYS))
+def test_two_ranks_train_as_one_process(way: str, spread_out: Path) -> None:
     first, second = (json.loads((spread_out / f"{way}-{rank}.json").read_text()) for rank in (0, 1))
     alone = WAYS[way](None)
     assert first["seen"] == second["seen"]
@@ -227,7 +239,7 @@ def test_two_ranks_train_as_one_process_does_on_the_whole_batch(way: str, spread
     torch.testing.assert_close(torch.tensor(first["logits"]), torch.tensor(alone["logits"]), rtol=0, atol=1e-9)
 
 
-def test_two_ranks_keep_one_checkpoint_and_go_on_from_it_bit_for_bit(spread_out: Path) -> None:
+def test_two_ranks_resume_exactly_from_one_checkpoint(spread_out: Path) -> None:
     texts = {path.stem: path.read_text() for path in spread_out.glob("*.json")}
     assert json.loads(texts["saved-0"]) == [f"checkpoint-{step}/commit.pt" for step in range(1, 9)]
     assert json.loads(texts["saved-1"]) == []

@@ -15,7 +15,7 @@ from tiny import build, make_batch
 from torch import Tensor
 
 from commit_tuning import CoMMITConfig, Coordinator
-from commit_tuning.config import Probe
+from commit_tuning.config import Bounded, Compensated, Probe, TrustRegion
 
 
 def text_batch(seed: int) -> dict[str, Tensor]:
@@ -42,11 +42,11 @@ def train_on(kinds: str, **settings: Any) -> tuple[Coordinator, list[float]]:
 
 
 @pytest.mark.parametrize("text", ["T", "-"])
-@pytest.mark.parametrize("controller", ["trust-region", "compensated", "bounded"])
-def test_text_between_images_leaves_the_average_alone_and_hides_no_encoder(text: str, controller: str) -> None:
+@pytest.mark.parametrize("controller", [TrustRegion(), Compensated(warmup=1), Bounded(warmup=1)])
+def test_text_batches_change_no_average_hide_no_encoder(text: str, controller: Any) -> None:
     """Text comes at every fifth step, when a measurement is due: each is made up for at the next image."""
     kinds = f"{text}IIII" * 5
-    coordinator, measured = train_on(kinds, controller={"name": controller, "warmup": 1})
+    coordinator, measured = train_on(kinds, controller=controller)
     assert all(kappa is None or (kappa > 0) == (kind == "I") for kind, kappa in zip(kinds, measured, strict=True))
     assert [step for step, kappa in enumerate(measured) if kappa is not None] == [
         step for due in range(0, 25, 5) for step in (due, due + 1)
@@ -57,11 +57,11 @@ def test_text_between_images_leaves_the_average_alone_and_hides_no_encoder(text:
     assert coordinator.starving == {}
 
 
-def test_what_is_owed_survives_a_skipped_step_and_a_resume() -> None:
+def test_owed_measurement_survives_skipped_step_and_resume() -> None:
     coordinator, _ = train_on("TT")
     assert coordinator.state_dict()["owed"]
     batch = make_batch("llava", 4, torch.float32)
-    coordinator._probe.forward.model(**batch).loss.backward()
+    coordinator._meter.forward.model(**batch).loss.backward()
     coordinator.before_step(batch)
     coordinator.after_step(skipped=True)
     assert coordinator.state_dict()["owed"]
@@ -70,7 +70,7 @@ def test_what_is_owed_survives_a_skipped_step_and_a_resume() -> None:
     assert not coordinator.state_dict()["owed"]
 
 
-def test_a_run_that_sees_only_text_is_told_once() -> None:
+def test_run_on_text_alone_warns_once() -> None:
     with pytest.warns(UserWarning, match=r"'vision' starves since .*Do the batches hold its inputs") as caught:
         coordinator, measured = train_on("T" * 30, starvation_patience=4)
     assert len(caught) == 1

@@ -63,7 +63,7 @@ def test_sampling_answers_changes_neither_training_nor_kappa(kind, regularizer):
     assert all(torch.equal(state[name], found_state[name]) for name in state)
 
 
-def test_a_constant_run_follows_the_scheduler_and_nothing_compounds():
+def test_constant_multiplier_follows_the_scheduler_without_compounding():
     config = CoMMITConfig(method="encoder-lr-up", probe=Probe(interval=None))
     _, _, rates, _ = train("plain", Coordinator, config=config)
     base = [
@@ -75,7 +75,7 @@ def test_a_constant_run_follows_the_scheduler_and_nothing_compounds():
 
 def test_literal_control_is_equations_7_and_8():
     config = CoMMITConfig.paper(
-        method="commit-clr", regularizer=None, kappa_window=6, lr_update_interval=4, probe=Probe(samples=None)
+        method="commit-clr", regularizer=None, kappa_window=6, lr_update_interval=4, probe={"samples": None}
     )
     model, partition = build("llava")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))

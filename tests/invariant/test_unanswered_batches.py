@@ -40,7 +40,7 @@ def train(kind: str, answers: str, **settings: Any) -> tuple[list[Tensor], list[
     return [p.detach() for p in model.parameters()], measured, coordinator
 
 
-def test_training_goes_on_and_the_measurement_is_made_up_for(kind: str) -> None:
+def test_batches_without_targets_postpone_the_measurement(kind: str) -> None:
     answers = "-AA-A--AAA"
     plain, _, _ = train(kind, answers)
     with pytest.warns(UserWarning, match="every label of the batch at optimizer step 1 is -100") as caught:
@@ -64,7 +64,7 @@ def test_a_regulariser_goes_on(labels: str, regularizer: str) -> None:
     assert coordinator.kappa > 0
 
 
-def test_labels_that_are_never_there_are_an_error_in_the_end_across_a_resume() -> None:
+def test_labels_that_never_come_raise_across_resume() -> None:
     with pytest.warns(UserWarning, match="is -100") as caught:
         _, _, first = train("plain", "--", probe=Probe(interval=1), starvation_patience=4)
     assert len(caught) == 1
@@ -81,12 +81,12 @@ def test_labels_that_are_never_there_are_an_error_in_the_end_across_a_resume() -
         coordinator.step(batch)
 
 
-def test_once_there_was_an_answer_no_number_of_batches_without_is_an_error() -> None:
+def test_batches_without_targets_after_one_never_raise() -> None:
     with pytest.warns(UserWarning, match="optimizer step 2 is -100"):
         train("plain", "A----", probe=Probe(interval=1), starvation_patience=2)
 
 
-def test_samples_with_an_answer_are_measured_rather_than_those_in_front() -> None:
+def test_probe_prefers_samples_with_targets() -> None:
     model, partition = build("llava", torch.float64)
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-2))
     config = CoMMITConfig(method="constant", probe=Probe(samples=2))

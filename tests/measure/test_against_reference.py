@@ -66,7 +66,7 @@ def test_gradients_and_limit_wherever_the_projector_is(kind, projector):
 
 
 @pytest.mark.parametrize("kind", ["llava", "blip2"], indirect=True)
-def test_reused_features_give_the_drift_of_a_full_forward(kind):
+def test_reused_features_give_the_full_forward_drift(kind):
     batch = make_batch(kind, 4, F64)
     results = []
     for reuse in (True, False):
@@ -114,7 +114,7 @@ def test_previous_step_gradients(kind):
         assert_same_and_not_zero(found[module], expected[module])
 
 
-def test_the_printed_form_of_the_regulariser_has_no_gradient(kind):
+def test_printed_regulariser_has_no_gradient(kind):
     """Why there are two readings: d(P_t || P_{t+1}) differentiated at theta_t is zero."""
     model, partition = build(kind, F64)
     batch = make_batch(kind, 4, F64)

@@ -41,7 +41,7 @@ def test_a_clear_drift_is_taken_as_it_is():
 
 
 @pytest.mark.parametrize("drift", [1e-4, 1e-7, 1e-10])
-def test_a_drift_under_the_floor_is_lifted_over_it(drift):
+def test_drift_below_the_floor_is_lifted(drift):
     displacement = Displacement("auto")
     for _ in range(3):
         reading = displacement.read("vision", noisy(drift, 1e-5), rounding=3e-6)
@@ -55,7 +55,7 @@ def test_the_cubic_term_cancels():
     assert reading.drift == pytest.approx(1e-6, rel=0.02)
 
 
-def test_forward_mode_comes_first_and_a_grown_drift_goes_back_to_whole_steps():
+def test_large_drift_replaces_forward_mode_by_full_steps():
     displacement = Displacement("auto")
     first = displacement.read("vision", noisy(1e-6, 1e-5), 3e-6, limit=lambda: 1.1e-6)
     assert (first.drift, first.scale) == (1.1e-6, 0.0)
@@ -114,7 +114,7 @@ class Always(Displacement):
         return super().read(module, drift_at, rounding)
 
 
-def test_half_the_variance_of_the_derivative_is_the_second_order_of_kl():
+def test_quadratic_drift_is_the_second_order_of_kl():
     model = nn.Linear(3, 5).double()
     x, velocity = torch.randn(2, 3, dtype=F64), torch.randn(5, 3, dtype=F64)
     before = model(x)
@@ -142,7 +142,7 @@ class Opaque(torch.autograd.Function):
         return gradient * 2
 
 
-def test_without_a_derivative_the_model_is_moved_and_comes_back():
+def test_model_without_derivative_is_moved_and_restored():
     model, partition = build("plain", F64)
     model.head.register_forward_hook(lambda module, inputs, output: Opaque.apply(output) / 2)
     batch = make_batch("plain", 4, F64)
@@ -233,7 +233,7 @@ def test_what_is_wrong_with_a_reading(reading, fault):
     assert reading.fault == fault
 
 
-def test_a_drift_between_clear_and_lifted_is_read_where_no_forward_mode_is():
+def test_intermediate_drift_is_read_without_forward_mode():
     """Clear in terms of the floor, and not in terms of its root: displaced a little, never refused."""
     displacement = Displacement("auto")
     for _ in range(3):

@@ -30,8 +30,8 @@ OTHERS: dict[str, Any] = {
 
 def logits_in_training(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
     """What the training pass itself gives at the answers."""
-    with torch.no_grad():
-        return model(**{**batch, "labels": None}).logits[TargetPositions.of(batch, shift=True).mask]
+    logits: torch.Tensor = model(**{**batch, "labels": None}).logits
+    return logits.detach()[TargetPositions.of(batch, shift=True).mask]
 
 
 def logits_in_probe(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
@@ -80,7 +80,7 @@ def test_a_plain_model_is_asked_for_an_object() -> None:
 
 
 @pytest.mark.parametrize("message", [None, "Model(\n" + "  (layer): Linear()\n" * 99 + ") got two values of 'x'"])
-def test_what_the_model_does_not_take_is_one_line(message: str | None) -> None:
+def test_batch_the_model_rejects_gives_one_line(message: str | None) -> None:
     model, partition = build("plain")
     if message is not None:
         model.encoder.register_forward_pre_hook(Mock(side_effect=TypeError(message)))
@@ -93,11 +93,12 @@ def test_what_the_model_does_not_take_is_one_line(message: str | None) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_cache_in_the_batch_is_refused() -> None:
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_a_cache_in_the_batch_is_refused(name: str) -> None:
     model, partition = build("llava")
     monitor = BalanceMonitor(model, torch.optim.AdamW(partition.param_groups(lr=1e-2)), None, partition)
-    with pytest.raises(BatchError, match="'past_key_values'"):
-        monitor.before_step({**make_batch("llava", SIZE, torch.float32), "past_key_values": object()})
+    with pytest.raises(BatchError, match=f"'{name}'"):
+        monitor.before_step({**make_batch("llava", SIZE, torch.float32), name: object()})
 
 
 def packed(batch: dict[str, Any], by: str = "position_ids") -> dict[str, Any]:
@@ -113,7 +114,7 @@ def packed(batch: dict[str, Any], by: str = "position_ids") -> dict[str, Any]:
     return {**row, "pixel_values": batch["pixel_values"], by: bounds[by]}
 
 
-def test_a_packed_row_has_the_drift_of_its_samples() -> None:
+def test_packed_row_has_the_drift_of_its_samples() -> None:
     """Their answers have different lengths, so a mean over tokens would not do."""
     batch = make_batch("llava", SIZE, F64)
     assert drifts(packed(batch), use_cache=False) == pytest.approx(drifts(batch), rel=1e-9)
@@ -140,7 +141,7 @@ MASKS = {
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("use_cache", ["in the batch", "not in the batch", True, False])
 @pytest.mark.parametrize("name", list(MASKS))
-def test_the_probe_has_the_mask_of_the_training_pass(name: str, use_cache: Any, checkpointing: bool) -> None:
+def test_probe_uses_the_mask_of_training(name: str, use_cache: Any, checkpointing: bool) -> None:
     """Cache and checkpointing decide whether packed samples see each other."""
     model, _ = build("llava", F64)
     batch = MASKS[name](make_batch("llava", SIZE, F64))

@@ -40,7 +40,7 @@ def test_input_norms_are_those_of_the_real_inputs(kind):
 
 
 @pytest.mark.parametrize("scale", [1.0, "auto"])
-def test_a_few_rows_at_a_time_measure_the_same(scale, monkeypatch):
+def test_chunk_size_does_not_change_the_measurement(scale, monkeypatch):
     found = []
     for elements in (1 << 24, 50):  # of a vocabulary of 24: two rows
         monkeypatch.setattr(divergence, "_CPU_CHUNK", elements)
@@ -56,7 +56,7 @@ def test_a_few_rows_at_a_time_measure_the_same(scale, monkeypatch):
     assert found[1] == pytest.approx(found[0], rel=1e-5, nan_ok=True)
 
 
-def test_the_norm_of_a_step_is_that_of_all_that_moved_a_module():
+def test_step_norm_covers_decay_and_regulariser():
     model, partition = build("plain")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-2, weight_decay=0.1))
     config = CoMMITConfig(method="constant", regularizer=Lookahead(weight=100.0), probe=Probe(interval=2))
@@ -72,7 +72,7 @@ def test_the_norm_of_a_step_is_that_of_all_that_moved_a_module():
             assert coordinator.metrics()[f"step_norm/{name}"] == expected
 
 
-def test_the_gradient_of_a_drift_is_twice_the_drift_along_the_step(kind):
+def test_drift_gradient_along_the_step_is_twice_drift(kind):
     """D = v'Fv / 2 to second order in a step v, so its gradient after the step is Fv, and v'Fv is 2 d."""
     model, partition = build(kind, torch.float64)
     probe = DriftProbe(forward_pass(model), partition, [make_batch(kind, 4, torch.float64)], shift=True)
@@ -104,7 +104,7 @@ def test_a_probe_leaves_modes_and_random_states_alone():
     assert not model.encoder.training
 
 
-def test_a_snapshot_swaps_in_and_out_bit_for_bit():
+def test_snapshot_swaps_in_and_out_exactly():
     model, partition = build("plain")
     snapshot = Snapshot(partition, ["vision"])
     old = [p.detach().clone() for p in partition["vision"]]
@@ -150,6 +150,6 @@ class _Quantised(nn.Linear):
         (_Quantised(2, 2), 2.0**-10),
     ],
 )
-def test_the_coarsest_number_format_may_lie_inside_the_model(inside: nn.Module, eps: float) -> None:
+def test_roundoff_is_that_of_the_lowest_precision(inside: nn.Module, eps: float) -> None:
     model = nn.Sequential(nn.Linear(2, 2), inside, nn.Linear(2, 2))
     assert _unit_roundoff(model, torch.zeros(1, 2)) == eps / 2

@@ -19,7 +19,7 @@ def sizes(batches: Any) -> list[int]:
     return [len(batch["labels"]) for batch in batches]
 
 
-def test_samples_come_from_the_front_and_odd_batches_are_taken_whole() -> None:
+def test_samples_come_first_and_packed_batches_stay_uncut() -> None:
     batches = [make_batch("plain", 4, torch.float32, seed=s) for s in range(3)]
     assert sizes(take_samples(batches, None)) == [4, 4, 4]
     assert sizes(take_samples(batches, 6)) == [4, 2]
@@ -27,7 +27,7 @@ def test_samples_come_from_the_front_and_odd_batches_are_taken_whole() -> None:
     assert sizes(take_samples([packed, batches[1]], 2)) == [4]
 
 
-def test_samples_and_micro_batches_without_an_answer_are_passed_over() -> None:
+def test_samples_and_batches_without_targets_are_skipped() -> None:
     batches = [make_batch("plain", 4, torch.float32, seed=s) for s in range(3)]
     batches[0]["labels"][:] = -100
     batches[1]["labels"][1] = -100
@@ -56,7 +56,7 @@ def with_images(*counts: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("counts", [(2, 1, 1, 1, 1, 1, 1, 0), (0, 1, 1, 1, 1, 1, 1, 2), (1, 1, 1, 1)])
-def test_as_many_images_as_samples_may_not_be_one_each(counts: tuple[int, ...]) -> None:
+def test_unevenly_spread_images_are_not_cut_by_sample(counts: tuple[int, ...]) -> None:
     model, partition = build("llava")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))
     coordinator = Coordinator(model, optimizer, CoMMITConfig(probe=Probe(samples=3)), partition)
@@ -85,7 +85,7 @@ def test_three_axes_of_positions_are_not_three_samples() -> None:
     assert sizes(take_samples([batch], 2, placeholders=[IMAGE])) == [3]
 
 
-def test_a_list_with_a_picture_per_sample_is_cut_with_it() -> None:
+def test_list_of_one_picture_per_sample_is_cut() -> None:
     pictures = [torch.full((3, 2, 2), float(row)) for row in range(4)]
     batch = {**make_batch("plain", 4, torch.float32), "pictures": pictures, "sizes": ((2, 2),) * 4, "cached": False}
     [cut] = take_samples([batch], 2)
@@ -95,7 +95,7 @@ def test_a_list_with_a_picture_per_sample_is_cut_with_it() -> None:
     assert len(cut["pixels"]) == 2
 
 
-def test_a_collector_keeps_what_a_measurement_looks_at_and_forgets_it() -> None:
+def test_collector_keeps_measured_batches_and_forgets_them() -> None:
     batches = [make_batch("plain", 2, torch.float32, seed=s) for s in range(4)]
     few, every = Collector(3), Collector(None)
     for batch in batches:
@@ -149,7 +149,7 @@ def test_an_empty_input_makes_no_kind(nothing: Any) -> None:
     assert sizes(take_samples([of_kind("T"), of_kind("T", pixels=nothing)], 4)) == [4]
 
 
-def test_a_collector_keeps_every_kind_and_few_of_each() -> None:
+def test_collector_keeps_few_batches_of_every_kind() -> None:
     collector = Collector(6)
     for _ in range(50):
         for kind in "TTTI":
@@ -158,7 +158,7 @@ def test_a_collector_keeps_every_kind_and_few_of_each() -> None:
 
 
 @pytest.mark.parametrize("regularizer", [None, "lookahead"])
-def test_a_change_before_the_step_is_refused_wherever_it_would_count(regularizer: str | None) -> None:
+def test_changed_weights_raise_only_with_a_regulariser(regularizer: str | None) -> None:
     model, partition = build("llava")
     optimizer = torch.optim.AdamW(partition.param_groups(lr=1e-3))
     config = CoMMITConfig(method="constant", probe=Probe(interval=None), regularizer=regularizer)

@@ -38,7 +38,7 @@ def test_blank_and_foreign_text_is_wrong(name: str, prediction: str) -> None:
 
 
 @every_metric
-def test_in_the_unit_interval_whatever_the_order_of_references(name: str) -> None:
+def test_scores_lie_in_unit_interval_in_any_order(name: str) -> None:
     draw, seen = random.Random(0), set()
     for _ in range(100):
         answers = draw.choices(TEXTS, k=draw.randint(1, 10))
@@ -82,7 +82,7 @@ def test_faults_of_records(name: str) -> None:
         METRICS[name]([])
 
 
-def test_kinds_have_their_own_mean_and_questions_weigh_equally() -> None:
+def test_kinds_have_own_means_questions_weigh_equally() -> None:
     asked = [("txt", "Heart"), ("txt", "star"), ("txt", "cup"), ("img", "the heart")]
     records = [record(text, ("heart",), kind=kind) for kind, text in asked]
     expected = {"score": 0.5, "by_kind": {"img": 1, "txt": pytest.approx(1 / 3)}, "questions": 4, "left_out": 0}
@@ -98,7 +98,7 @@ def test_questions_left_out() -> None:
         METRICS["clothoaqa/unanimous"]([record("yes", ("yes", "no", "yes"))])
 
 
-def test_multiple_choice_goes_by_the_right_choice_not_by_direct_answers() -> None:
+def test_multiple_choice_ignores_direct_answers() -> None:
     assert score("aokvqa", record("cab", ("taxi",) * 10)) == 1
     with pytest.raises(UserError, match="needs choices and answer"):
         score("aokvqa", record("cab", ("cab",), choices=None))

@@ -83,7 +83,7 @@ def test_beats_is_what_its_papers_say():
 
 
 @torch.no_grad()
-def test_without_position_bias_it_is_the_attention_of_torch():
+def test_attention_without_position_bias_equals_that_of_torch():
     attention, hidden = tiny_beats().encoder.layers[0].self_attn, torch.randn(2, 5, 12)
     torchs = nn.MultiheadAttention(12, 3, batch_first=True)
     linears = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -140,9 +140,9 @@ def test_filter_bank_is_kaldis():
 
 def test_filter_bank_is_that_of_kaldis_own_code():
     kaldi = pytest.importorskip("kaldi_native_fbank")
-    options = kaldi.FbankOptions(  # which refuses 128 bins, some of which are empty
-        frame_opts=kaldi.FrameExtractionOptions(dither=0.0), mel_opts=kaldi.MelBanksOptions(num_bins=40)
-    )
+    options = kaldi.FbankOptions()
+    options.frame_opts.dither = 0.0
+    options.mel_opts.num_bins = 40  # it refuses 128, some of which are empty
     banks, wave = kaldi.OnlineFbank(options), sound(0.2)
     banks.accept_waveform(SECOND, wave * 2**15)
     banks.input_finished()

@@ -128,7 +128,7 @@ def test_the_setting_that_allows_code_is_named(with_code: Path) -> None:
         load_model(with_code)
 
 
-def test_code_of_a_model_runs_where_it_is_trusted(with_code: Path, tmp_path: Path) -> None:
+def test_model_code_runs_when_trusted(with_code: Path, tmp_path: Path) -> None:
     edit("config.json", model_type="mine", auto_map={"AutoConfig": "mine.Mine"})(with_code)
     with pytest.raises(UserError):  # `Mine` is no configuration
         load_model(with_code, trust_remote_code=True)

@@ -87,7 +87,7 @@ def test_queries_keys_and_values_by_hand():
     assert torch.equal(found["model.vision_tower.encoder.layer.0.attention.k_proj.weight"], joined[8:16])
 
 
-def test_it_runs_is_stored_and_another_model_is_refused(tmp_path):
+def test_internvl2_runs_is_stored_and_refuses_other_weights(tmp_path):
     state = original()
     model = load_internvl2(config(), state)
     ids = torch.tensor([[19, 4, 5]])

@@ -36,7 +36,7 @@ def greedy(model, batch):
     return ids
 
 
-def test_a_certain_model_samples_what_it_would_say_greedily(kind):
+def test_certain_model_samples_its_greedy_answer(kind):
     model, batch = certain(kind), make_batch(kind, 4, torch.float32)
     [sampled] = sample_answers(forward_pass(model), [batch], shift=True, seed=0)
     expected = greedy(model, batch)
@@ -106,7 +106,7 @@ def test_the_seed_decides_and_nothing_is_left_behind(kind):
 
 
 @pytest.mark.parametrize("regularizer", ["lookahead", "previous-step"])
-def test_the_regulariser_takes_the_drift_on_the_sampled_answers(kind, regularizer):
+def test_regulariser_uses_drift_on_sampled_answers(kind, regularizer):
     config = CoMMITConfig(
         method="constant", regularizer={"name": regularizer, "labels": "sampled"}, probe=Probe(interval=1, samples=None)
     )

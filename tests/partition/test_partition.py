@@ -51,7 +51,7 @@ def test_incomplete_partitions(modules, hint):
         ModulePartition(modules)
 
 
-def test_groups_keep_decay_from_vectors_and_rates_per_module():
+def test_groups_have_module_rates_and_no_vector_decay():
     model, partition = build("plain")
     groups = partition.param_groups(lr={"language_model": 1e-4, "vision": 1e-3}, weight_decay=0.1)
     assert sum(p.numel() for g in groups for p in g["params"]) == sum(p.numel() for p in model.parameters())
@@ -63,7 +63,7 @@ def test_groups_keep_decay_from_vectors_and_rates_per_module():
 
 
 @pytest.mark.parametrize("make", [tiny_llava, tiny_blip2])
-def test_a_transformers_model_falls_into_language_model_and_vision(make):
+def test_transformers_model_splits_into_language_model_and_vision(make):
     model = make()
     partition = partition_model(model)
     assert partition.names == ("language_model", "vision")
@@ -75,7 +75,7 @@ def test_a_transformers_model_falls_into_language_model_and_vision(make):
 
 
 @pytest.mark.parametrize("make", [tiny_llava, tiny_blip2])
-def test_lora_on_the_language_model_and_a_frozen_tower(make):
+def test_partition_with_language_lora_and_frozen_tower(make):
     from peft import LoraConfig, get_peft_model
 
     model = make()
@@ -149,7 +149,7 @@ def test_a_frozen_encoder_is_refused():
         partition_model(model)
 
 
-def test_lora_on_the_language_model_alone_is_refused_with_a_way_out():
+def test_language_only_lora_is_refused_with_a_remedy():
     from peft import LoraConfig, get_peft_model
 
     only_text = LoraConfig(r=2, target_modules=r".*language_model.*q_proj")
@@ -159,7 +159,7 @@ def test_lora_on_the_language_model_alone_is_refused_with_a_way_out():
     assert partition_model(get_peft_model(tiny_llava(), saved)).encoders == ("vision",)
 
 
-def test_an_encoder_frozen_beside_one_that_trains_is_left_out():
+def test_frozen_encoder_beside_trained_one_is_omitted():
     model = build_family("Qwen2_5OmniThinkerForConditionalGeneration")
     assert partition_model(model).encoders == ("vision", "audio")
     model.get_encoder("audio").requires_grad_(False)

@@ -34,14 +34,14 @@ def labels(contents: Contents) -> list[str]:
     return [arm.label for arm in contents.arms]
 
 
-def test_who_starves_in_how_many_runs_and_since_when() -> None:
+def test_starvation_names_module_number_of_runs_and_steps() -> None:
     ends: list[dict[str, object]] = [{"starving": {"vision": 120}}, {"starving": {}}, {"starving": {"vision": 95}}]
     records = [RunRecord(recipe={}, metrics=metrics) for metrics in ends]
     assert starvation(records) == "vision in 2 of 3, since step 95, 120"
     assert starvation([*records[1:2], RunRecord(recipe={})]) == NOTHING  # also a record from before this was noted
 
 
-def test_page_forbids_all_but_its_own_styles_and_pictures(tmp_path: Path, undrawn: None) -> None:
+def test_page_forbids_foreign_styles_and_pictures(tmp_path: Path, undrawn: None) -> None:
     page = page_of(write_run(tmp_path / "run"))
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     assert page.index(policy) < page.index("<title>") < page.index("<style>")
@@ -81,7 +81,7 @@ def test_run_before_its_first_step_says_so(tmp_path: Path) -> None:
     assert "running or interrupted: step 0 of 4" in page_of(folder)
 
 
-def test_comparison_that_is_not_finished_shows_runs_so_far(tmp_path: Path, undrawn: None) -> None:
+def test_unfinished_comparison_shows_runs_so_far(tmp_path: Path, undrawn: None) -> None:
     folder = write_comparison(tmp_path / "compared")
     (folder / "table.json").unlink()
     (folder / f"runs/{ARMS[1]}/seed-0/run.json").write_text(json.dumps(run_record(status="running", metrics={})))
@@ -123,7 +123,7 @@ def test_kind_called_like_a_column_has_its_own(tmp_path: Path, undrawn: None) ->
     assert page.count("<bdi>a b</bdi>") == 2
 
 
-def test_kind_that_a_run_lacks_is_averaged_over_the_others(tmp_path: Path) -> None:
+def test_kind_missing_in_a_run_averages_the_others(tmp_path: Path) -> None:
     for seed, by_kind in enumerate(({"a": 0.5}, {"a": 1.0, "b": 0.25})):
         metrics = run_record()["metrics"] | {"test": {"accuracy": 0.5, "questions": 2, "by_kind": by_kind}}
         write_run(tmp_path / str(seed), run_record(metrics=metrics, seed=seed))

@@ -120,7 +120,7 @@ def test_a_manifest_of_many_brackets_is_damaged(tmp_path: Path) -> None:
     assert "it cannot be read (RecursionError" in told[0]
 
 
-def test_every_byte_of_a_manifest_counts_or_changes_nothing(tmp_path: Path) -> None:
+def test_manifest_damaged_in_any_byte_gives_no_mixture(tmp_path: Path) -> None:
     save(tmp_path, 100, 200)
     path = stored(tmp_path)[-1] / "manifest.json"
     content = path.read_bytes()
@@ -159,7 +159,9 @@ def test_when_a_checkpoint_is_due(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["fsync", "rename"])
-def test_a_full_disk_is_one_line_and_leaves_nothing(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_gives_one_line_and_leaves_nothing(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(tmp_path, 100)
 
     def full(*_: object) -> None:
@@ -171,7 +173,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(call: str, tmp_path: Path, m
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000100"]
 
 
-def test_a_step_that_is_reached_again_replaces_its_damaged_checkpoint(tmp_path: Path) -> None:
+def test_repeated_step_replaces_its_damaged_checkpoint(tmp_path: Path) -> None:
     save(tmp_path, 100, 200)
     (stored(tmp_path)[-1] / "state.json").write_text("")
     save(tmp_path, 200)

@@ -62,7 +62,7 @@ def test_what_cannot_be_kept_in_memory(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("kept", KEPT)
-def test_a_picture_damaged_inside_is_left_out_and_listed(kept: Kept, tmp_path: Path) -> None:
+def test_picture_damaged_inside_is_skipped_and_listed(kept: Kept, tmp_path: Path) -> None:
     samples = train_split(tmp_path / "data", 5)
     collator = VisionCollator(llava_processor())
     whole = [samples[index] for index in (0, 1, 3, 4)]
@@ -98,7 +98,7 @@ def test_one_long_question_is_skipped_and_listed(kept: Kept, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kept", KEPT)
-def test_special_tokens_in_a_question_are_trained_as_text(kept: Kept, loaded: tuple[Any, Any], tmp_path: Path) -> None:
+def test_special_tokens_in_questions_are_trained_as_text(kept: Kept, loaded: tuple[Any, Any], tmp_path: Path) -> None:
     check_special_tokens_are_text(*loaded, kept, tmp_path / "data")
 
 
@@ -155,9 +155,7 @@ def test_nothing_is_hashed_before_it_is_asked_for(model: Path, tmp_path: Path, m
     assert len(hashed) == len(set(hashed)) > 0
 
 
-def test_a_worker_reads_no_file_for_its_hash_again(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_hashes_no_file_again(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_iconqa(tmp_path / "data", train=4, val=3, test=3)
     recipe = load_recipe(EXAMPLE, [f"model.name={model}", f"data.root={root}"])
     monkeypatch.setattr(storage, "_TICK", -(10**19))  # as if everything had been written long ago

@@ -21,7 +21,7 @@ class Questions:
         return {key: value[indices] for key, value in self.batch.items()}
 
 
-def test_the_loss_is_the_mean_over_all_answer_tokens_in_evaluation_mode(kind: str) -> None:
+def test_loss_averages_target_tokens_in_evaluation_mode(kind: str) -> None:
     model, _ = build(kind)
     questions = Questions(kind)
     found = answer_loss(model, questions, [0, 2, 3, 4], batch_size=3)  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ def test_the_loss_is_the_mean_over_all_answer_tokens_in_evaluation_mode(kind: st
     assert found == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
-def test_what_was_seen_comes_from_the_order_of_the_run() -> None:
+def test_seen_questions_follow_the_order_of_the_run() -> None:
     assert sorted(questions_seen(6, Train(steps=2, batch_size=4))) == [0, 1, 2, 3, 4, 5]
     seen = questions_seen(100, Train(steps=3, batch_size=4, seed=1))
     assert len(seen) == len(set(seen)) == 12

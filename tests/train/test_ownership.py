@@ -126,7 +126,7 @@ def test_foreign_file_in_the_way_is_refused(tmp_path: Path, kind: str) -> None:
     assert not (tmp_path / RECORD).exists()
 
 
-def test_new_run_names_its_files_before_old_ones_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_run_lists_files_before_deleting_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = a_run(tmp_path, "history.jsonl", "adapter/README.md")
     unlink = Path.unlink
 

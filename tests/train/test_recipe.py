@@ -242,7 +242,7 @@ def test_record_without_newer_key_is_of_the_recipe(section: str, key: str) -> No
     assert override(recipe, {"train.steps": 7}).differences(stored) == ["commit.switch.latest", "train.steps"]
 
 
-def test_record_with_a_dropped_key_is_of_the_recipe() -> None:
+def test_record_with_a_dropped_key_matches_the_recipe() -> None:
     recipe = load_recipe(EXAMPLE)
     stored = recipe.for_record()
     stored["train"]["checkpoint_interval"] = 5

@@ -23,7 +23,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
-def test_a_run_that_is_not_complete_has_no_accuracy() -> None:
+def test_incomplete_run_has_no_accuracy() -> None:
     metrics = {"test": {"accuracy": 0.9}}
     assert RunRecord(recipe={}, metrics=metrics).accuracy("test") == 0.0
     assert RunRecord(recipe={}, metrics=metrics, status="complete").accuracy("test") == 0.9
@@ -46,7 +46,7 @@ def test_load_records(tmp_path: Path) -> None:
         load_records(tmp_path / "elsewhere")
 
 
-def test_a_line_that_was_cut_off_ends_the_history(tmp_path: Path) -> None:
+def test_truncated_line_ends_the_history(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     path.write_text(json.dumps({"step": 1}) + "\n" + '{"step": 2, "lo')
     assert read_lines(path) == [{"step": 1}]

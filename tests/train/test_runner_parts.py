@@ -94,7 +94,7 @@ def test_the_progress_line_names_who_starves() -> None:
         ("commit.method=constant", "train.learning_rate"),
     ],
 )
-def test_a_loss_that_is_not_finite_names_the_setting_that_helps(setting: str, advice: str, tmp_path: Path) -> None:
+def test_nonfinite_loss_names_the_setting_that_helps(setting: str, advice: str, tmp_path: Path) -> None:
     recipe = load_recipe(EXAMPLE, ["train.learning_rate=1e-3", "train.steps=9", setting])
     assert not_finite(4, math.nan, recipe, tmp_path) == (
         f"the loss is nan at step 4 of 9 (learning rate 0.001, {tmp_path}); lower {advice}, or set train.max_grad_norm"

@@ -34,13 +34,13 @@ WORDS = (
 
 
 def chatter_words(vocabulary: list[str], names: list[str], asked: str) -> list[str]:
-    """Words that say nothing about a picture or sound: all that are neither names nor in one of the forms."""
+    """Return words that say nothing about a picture or sound: neither names nor words of the forms."""
     said = {*asked.split(), *" ".join(names).split()}
     return [word for word in vocabulary if word not in said]
 
 
 def with_chatter(rng: random.Random, pairs: list[Pair], words: list[str]) -> list[Pair]:
-    """The same pairs in other wordings, with up to six words of chatter before each prompt and before its end."""
+    """Return the same pairs in other wordings, with up to six filler words before each prompt and before its end."""
     longer = []
     for prompt, answer in pairs:
         head = _reworded(rng, prompt.removesuffix(_ENDING))
@@ -50,7 +50,7 @@ def with_chatter(rng: random.Random, pairs: list[Pair], words: list[str]) -> lis
 
 
 def _reworded(rng: random.Random, prompt: str) -> str:
-    """A question for a place asked in one of several ways, sometimes with all places listed."""
+    """Ask a question for a place in one of several ways, sometimes with all places listed."""
     found = re.fullmatch(r"where is the (.+) \?", prompt)
     if found is None:
         return prompt
@@ -59,7 +59,7 @@ def _reworded(rng: random.Random, prompt: str) -> str:
 
 
 def make_pairs(rng: random.Random, scene: Scene, names: list[str], number: int, forms: Forms) -> list[Pair]:
-    """Different prompts about one scene, each with its answer.
+    """Make different prompts about one scene, each with its answer.
 
     Args:
         rng: Source of chance.

@@ -33,7 +33,7 @@ LESSON_WORDS = " ".join(
 
 
 def vocabulary() -> list[str]:
-    """All words of the forms and of the three nano datasets of pictures."""
+    """Return all words of the forms and of the three nano datasets of pictures."""
     return nano_vocabulary([LESSON_WORDS, *nano_textvqa_vocabulary(), *nano_aokvqa_vocabulary()])
 
 
@@ -69,7 +69,7 @@ def _letter(rng: random.Random, scene: Scene, names: list[str]) -> Pair:
 
 
 def _spell(rng: random.Random, scene: Scene, names: list[str]) -> Pair:
-    """Of a word that is named; it needs no picture."""
+    """Ask for the letters of a word that is named; it needs no picture."""
     word = rng.choice(WORDS)
     if rng.random() < 0.5:
         return f"spell {word} :", " ".join(word)
@@ -89,7 +89,7 @@ def _in_colour(rng: random.Random, scene: Scene, names: list[str]) -> Pair:
 
 
 def _fact(rng: random.Random, scene: Scene, names: list[str]) -> Pair:
-    """A fact without a picture."""
+    """Ask for a fact without a picture."""
     relation, concept = rng.choice(_FACTS)
     told = sentence(relation, concept).lower().removesuffix(".")
     value = str(value_of(relation, concept))
@@ -97,7 +97,7 @@ def _fact(rng: random.Random, scene: Scene, names: list[str]) -> Pair:
 
 
 def _known(scene: Scene) -> list[tuple[int, str, str]]:
-    """(place, relation, value) of every fact about an icon of the scene that may be asked for."""
+    """Return (place, relation, value) of every fact about an icon of the scene that may be asked for."""
     return [
         (place, relation, value)
         for place, icon in enumerate(scene.icons)
@@ -107,7 +107,7 @@ def _known(scene: Scene) -> list[tuple[int, str, str]]:
 
 
 def _fact_shown(rng: random.Random, scene: Scene, names: list[str]) -> Pair:
-    """What a relation says of the icon in a place."""
+    """Ask for what a relation says of the icon in a place."""
     known = _known(scene)
     if not known:
         return _fact(rng, scene, names)
@@ -117,7 +117,7 @@ def _fact_shown(rng: random.Random, scene: Scene, names: list[str]) -> Pair:
 
 
 def _who(rng: random.Random, scene: Scene, names: list[str]) -> Pair:
-    """Which icon has a value, with others that have it but are not shown."""
+    """Ask which icon has a value, with others that have it but are not shown."""
     known = [
         (place, relation, value)
         for place, relation, value in _known(scene)
@@ -130,7 +130,7 @@ def _who(rng: random.Random, scene: Scene, names: list[str]) -> Pair:
 
 
 def _sides(rng: random.Random, scene: Scene, names: list[str]) -> Pair:
-    """Which of two icons has a value: one, both or none."""
+    """Ask which of two icons has a value: one, both or none."""
     known = _known(scene)
     relations = [relation for relation in FACTS if {0, 1} <= {place for place, other, _ in known if other == relation}]
     if not relations:

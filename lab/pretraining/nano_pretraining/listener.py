@@ -49,7 +49,7 @@ class Listener:
         return int(self.processor.num_audio_tokens)
 
     def describe(self) -> dict[str, object]:
-        """What it is trained on: for the record."""
+        """Describe, for the record, what it is trained on."""
         phrases = sum(map(len, self.book.phrases.values()))
         return {
             "family": "TimGM6mb (pretty_midi), the split of pre-training",
@@ -60,21 +60,21 @@ class Listener:
         }
 
     def encode(self, texts: list[list[Pair]]) -> dict[str, torch.Tensor]:
-        """Token ids, mask and labels of a batch: a sound's slots, then prompts and answers; answers are labels."""
+        """Return token ids, mask and labels of a batch: a sound's slots, prompts and answers; answers are labels."""
         tokenizer = self.processor.tokenizer
         sound = [tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)] * self.windows
         return encode_texts(tokenizer, [tokenizer.bos_token_id, *sound], texts)
 
     def embeddings_of(self, names: list[str]) -> torch.Tensor:
-        """Word embedding of every name, with its gradient: (names, width)."""
+        """Return the word embedding of every name, with its gradient: (names, width)."""
         return embeddings_of(self.model, self.processor.tokenizer, names)
 
     def language_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the decoder; its output layer is tied."""
+        """Return the parameters of the decoder; its output layer is tied."""
         return list(self.model.model.language_model.parameters())
 
     def hear(self, scenes: list[Scene], chance: random.Random) -> dict[str, torch.Tensor]:
-        """The model's inputs of a batch of scenes, as the processor makes them."""
+        """Return the model's inputs of a batch of scenes, as the processor makes them."""
         extractor = self.processor.feature_extractor
         sounds = mix(scenes, self.book, chance)
         waves = np.pad(sounds, ((0, 0), (0, extractor.n_samples - sounds.shape[1])))
@@ -92,7 +92,7 @@ class Listener:
         return torch.from_numpy(_filters(16000, self.processor.feature_extractor.fbank_bins)).float()
 
     def symbols(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What sounds in each window.
+        """Return what sounds in each window.
 
         Returns:
             Share of each concept and quality, (batch, windows, concepts + 4), and notes that begin and height of the
@@ -116,7 +116,7 @@ class Listener:
         return shares, notes
 
     def vectors(self, shares: torch.Tensor, notes: torch.Tensor) -> torch.Tensor:
-        """Slot vectors, with gradients to the embeddings, of what :meth:`symbols` returns: (batch, windows, width)."""
+        """Return slot vectors, with gradients to the embeddings, of the :meth:`symbols`: (batch, windows, width)."""
         weight = torch.ones(shares.shape[-1])
         weight[-len(QUALITIES) :] = _QUALITY_SHARE
         return (shares * weight) @ self.embeddings_of([*self.book.names, *QUALITIES]) + notes @ self._codes
@@ -130,21 +130,21 @@ class Listener:
         return codes * torch.tensor([[_ONSET_SCALE], [_HEIGHT_SCALE]])
 
     def inputs(self, input_ids: torch.Tensor, vectors: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-        """Input embeddings of a batch with its sounds as symbols: (batch, length, width)."""
+        """Return input embeddings of a batch with its sounds as symbols: (batch, length, width)."""
         embedded = self.model.get_input_embeddings()(input_ids).clone()
         embedded[:, 1 : 1 + self.windows] = vectors + _NOISE * torch.randn(vectors.shape, generator=rng)
         return embedded
 
 
 def _banks(waves: torch.Tensor, transform: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
-    """:func:`commit_tuning.models.salmonn.processing.fbank` of a batch at once: (batch, frames, bins)."""
+    """Compute :func:`commit_tuning.models.salmonn.processing.fbank` of a batch: (batch, frames, bins)."""
     real, imaginary = ((waves * 2.0**15).unfold(1, _FRAME, _HOP) @ transform).chunk(2, dim=-1)
     energies = (real.square() + imaginary.square()) @ filters
     return (energies.clamp(min=torch.finfo(torch.float32).eps).log() - FBANK_MEAN) / (2 * FBANK_STD)
 
 
 def _frame_transform() -> torch.Tensor:
-    """What is done to a frame up to its spectrum, as one matrix: no mean, pre-emphasis, window, Fourier transform."""
+    """Return one matrix from a frame to its spectrum: no mean, pre-emphasis, window, Fourier transform."""
     frame = torch.eye(_FRAME, dtype=torch.float64)
     frame = frame - frame.mean(1, keepdim=True)
     frame = frame - 0.97 * torch.cat([frame[:, :1], frame[:, :-1]], 1)

@@ -51,7 +51,7 @@ class _Recorder(_Writer):
 
 
 def draw_page(chance: random.Random, layouts: tuple[str, ...] = PAGE_LAYOUTS, split: str = "pretrain") -> Scene:
-    """Page of a random layout: a sign and an icon, two icons each with its text, or two plates of two colours.
+    """Draw a page of random layout: a sign and an icon, two icons with text, or two plates of two colours.
 
     On a sign the text comes last, on the others top comes before bottom.
 
@@ -75,7 +75,7 @@ def draw_page(chance: random.Random, layouts: tuple[str, ...] = PAGE_LAYOUTS, sp
 
 
 def page_pixels(pages: list[Scene], rng: torch.Generator | None) -> torch.Tensor:
-    """Pixels of pages, float32 in 0 to 1, (batch, 3, PICTURE_PX, PICTURE_PX); without a generator as they are."""
+    """Paint pages, float32 in 0 to 1, (batch, 3, PICTURE_PX, PICTURE_PX); without a generator unchanged."""
     clean = torch.from_numpy(np.stack([np.asarray(page.picture) for page in pages])).permute(0, 3, 1, 2).float() / 255
     if rng is None:
         return clean
@@ -87,7 +87,7 @@ def page_pixels(pages: list[Scene], rng: torch.Generator | None) -> torch.Tensor
 
 
 def page_cover(pages: list[Scene]) -> torch.Tensor:
-    """Coverage of each thing in the order of the pages: (things, 1, PICTURE_PX, PICTURE_PX)."""
+    """Return the coverage of each thing in the order of the pages: (things, 1, PICTURE_PX, PICTURE_PX)."""
     things = [thing for page in pages for thing in page.icons]
     cover = torch.zeros(len(things), 1, PICTURE_PX, PICTURE_PX)
     for row, thing in zip(cover, things, strict=True):
@@ -97,7 +97,7 @@ def page_cover(pages: list[Scene]) -> torch.Tensor:
 
 
 def letter_cover(pages: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Where about each letter or digit lies: its equal part of the text's plate.
+    """Return roughly where each letter or digit lies: its equal part of the text's plate.
 
     Returns:
         Coverage as of :func:`page_cover` (a row a letter), class (int64), and each one's page.
@@ -136,24 +136,24 @@ class Library(GlyphBook):
         self.classes += len(TEXTS)
 
     def draw(self, rng: random.Random, layouts: tuple[str, ...], named: float, number: int) -> list[Scene]:
-        """A batch, its pages last; a batch of icons in one layout has pages of one layout."""
+        """Draw a batch, its pages last; a batch of icons in one layout has pages of one layout."""
         shelf, pages = self.shelf if len(layouts) > 1 else self._easy, round(self.share * number)
         return super().draw(rng, layouts, named, number - pages) + rng.choices(shelf, k=pages)
 
     def paint(self, scenes: list[Scene], rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels, all of the size of a page, and the coverage of each thing."""
+        """Paint pixels, all of the size of a page, and the coverage of each thing."""
         icons = [scene for scene in scenes if scene.picture is None]
         pages = scenes[len(icons) :]
         drawn = [functional.interpolate(part, PICTURE_PX, mode="bilinear") for part in super().paint(icons, rng)]
         return torch.cat([drawn[0], page_pixels(pages, rng)]), torch.cat([drawn[1], page_cover(pages)])
 
     def letters(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-        """Of the pages of a batch."""
+        """Return the letters of the pages of a batch."""
         cover, classes, owners = letter_cover([scene for scene in scenes if scene.picture is not None])
         return cover, classes, torch.tensor(owners) + sum(scene.picture is None for scene in scenes)
 
     def labels_of(self, icons: list[Icon]) -> torch.Tensor:
-        """Class of each thing; every text has one of its own."""
+        """Return the class of each thing; every text has one of its own."""
         return torch.tensor([self._label(icon) for icon in icons])
 
     def _label(self, icon: Icon) -> int:

@@ -92,19 +92,19 @@ class GlyphBook:
         self.said = self.names
 
     def draw(self, rng: random.Random, layouts: tuple[str, ...], named: float, number: int) -> list[Scene]:
-        """A batch of scenes of random layouts, as :func:`draw_scene` draws them."""
+        """Draw a batch of scenes of random layouts, as :func:`draw_scene` does."""
         return [draw_scene(rng, self, layouts, named) for _ in range(number)]
 
     def paint(self, scenes: list[Scene], rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Their pixels and the coverage of each icon: :func:`paint`."""
+        """Paint the scenes' pixels and the coverage of each icon: :func:`paint`."""
         return paint(scenes, self, rng)
 
     def letters(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-        """Coverage of each letter to be read, its class and its scene's number; None where there is nothing to read."""
+        """Return each readable letter's coverage, class and scene number; None where there is nothing to read."""
         return None
 
     def labels_of(self, icons: list[Icon]) -> torch.Tensor:
-        """Class of each icon's drawing: int64."""
+        """Return the class of each icon's drawing: int64."""
         return self.labels[[icon.glyph for icon in icons]]
 
 
@@ -113,7 +113,7 @@ def _mask(glyph: Glyph) -> torch.Tensor:
 
 
 def draw_scene(rng: random.Random, book: GlyphBook, layouts: tuple[str, ...], named: float) -> Scene:
-    """Scene of a random layout; each kind of icon is a concept with probability ``named``, else any glyph."""
+    """Draw a scene of random layout; each icon is a concept with probability ``named``, else any glyph."""
     layout = rng.choice(layouts)
     if layout == "single":
         return Scene(layout, (_icon(rng, book, named, (0, 0, _FULL, _FULL), (26, 60)),))
@@ -129,7 +129,7 @@ def draw_scene(rng: random.Random, book: GlyphBook, layouts: tuple[str, ...], na
 
 
 def _scatter(rng: random.Random, book: GlyphBook, named: float) -> Scene:
-    """Groups of equal icons in cells of a 3 x 3 grid."""
+    """Place groups of equal icons in cells of a 3 x 3 grid."""
     places = rng.sample(range(MAX_ICONS), MAX_ICONS)
     total = rng.randint(1, 7)
     icons: list[Icon] = []
@@ -155,7 +155,7 @@ def _icon(
 
 
 def paint(scenes: list[Scene], book: GlyphBook, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels of a batch of scenes, and where each icon lies.
+    """Paint pixels of a batch of scenes, and where each icon lies.
 
     Returns:
         Pictures, float32 in 0 to 1, (batch, 3, PICTURE_PX, PICTURE_PX), and the coverage of each icon in the order

@@ -18,7 +18,7 @@ WORDS = (
 
 
 def make_pairs(rng: random.Random, scene: Scene, book: SoundBook, number: int) -> list[Pair]:
-    """Different prompts about one scene, each with its answer.
+    """Make different prompts about one scene, each with its answer.
 
     Args:
         rng: Source of chance.
@@ -92,7 +92,7 @@ def _tally(rng: random.Random, scene: Scene, heard: list[str], book: SoundBook) 
 
 
 def _quality(rng: random.Random, scene: Scene, heard: list[str], book: SoundBook) -> Pair:
-    """Pitch or level, and of three or more notes the pace and the way they go."""
+    """Ask for pitch or level, and for three or more notes also for pace and direction."""
     phrase = scene.phrase
     if phrase is None:
         raise ValueError("only a phrase has qualities")

@@ -92,7 +92,7 @@ class SoundBook:
 
 
 def _length(rng: random.Random, turn: int) -> float:
-    """Most clips fit a place in a row; every fourth lasts."""
+    """Choose a length: most clips fit a place in a row, and every fourth lasts."""
     return rng.uniform(2.0, 2.9) if turn % 4 == 3 else rng.uniform(0.6, 0.95)
 
 
@@ -115,14 +115,14 @@ def _play(rng: random.Random, concept: object, phrase: Phrase) -> Samples:
 
 
 def _gap(phrase: Phrase) -> float:
-    """Seconds from note to note."""
+    """Return the seconds from note to note."""
     if len(phrase.notes) == 1:
         return sum(_GAPS[phrase.pace]) / 2
     return phrase.notes[1][0] - phrase.notes[0][0]
 
 
 def draw_scene(rng: random.Random, book: SoundBook, layouts: tuple[str, ...]) -> Scene:
-    """Scene of a random layout."""
+    """Draw a scene of a random layout."""
     layout = rng.choice(layouts)
     if layout == "phrase":
         return _draw_phrase(rng, book)
@@ -153,7 +153,7 @@ def _draw_phrase(rng: random.Random, book: SoundBook) -> Scene:
 
 
 def mix(scenes: list[Scene], book: SoundBook, rng: random.Random) -> Samples:
-    """Sound of a batch of scenes: float32, (batch, SECONDS x 16000)."""
+    """Mix the sound of a batch of scenes: float32, (batch, SECONDS x 16000)."""
     rows = []
     for scene in scenes:
         shelf = book.melodies if scene.phrase else book.events
@@ -167,6 +167,6 @@ def _level(rng: random.Random, event: Event) -> float:
 
 
 def windows_of(start: float, seconds: float, window: float) -> range:
-    """Numbers of the windows that a sound fills for the better part (at least one)."""
+    """Return the windows that a sound fills for the better part (at least one)."""
     first = round((start + _MARGIN) / window)
     return range(first, max(first + 1, round((start + seconds) / window)))

@@ -105,7 +105,7 @@ def train_alignment(listener: Listener, steps: int, batch: int, lr: float, log: 
 
 @torch.no_grad()
 def measure(listener: Listener, scenes_number: int) -> dict[str, float]:
-    """Share of answers whose every word is the most likely one, by prompt, on new scenes; ``all`` is their mean."""
+    """Return the share of fully right answers, by prompt, on new scenes; ``all`` is their mean."""
     chance = random.Random(listener.seed + 3)
     answered: list[tuple[str, Any]] = []
     for _ in range(scenes_number // 50):

@@ -29,7 +29,7 @@ def optimise(
     steps: int,
     log: Callable[[str], None],
 ) -> float:
-    """AdamW with warm-up and cosine decay; returns the mean loss of the last tenth."""
+    """Train with AdamW, warm-up and cosine decay; return the mean loss of the last tenth."""
     parameters = [parameter for group in groups for parameter in group["params"]]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
     warm = max(1, steps // 20)
@@ -105,7 +105,7 @@ def train_vision(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[s
 def _letter_loss(
     nano: Nano, features: torch.Tensor, scenes: list[Scene], norm: nn.Module, letter: nn.Module
 ) -> torch.Tensor | float:
-    """Of naming each letter from the patches it lies on, for letters come before words; none where none is shown."""
+    """Return the loss of naming each letter from its patches, for letters come before words; 0 where none is shown."""
     found = nano.book.letters(scenes)
     if found is None:
         return 0.0
@@ -115,7 +115,7 @@ def _letter_loss(
 
 
 def _fill_slots(owners: torch.Tensor, cover: torch.Tensor, batch: int, side: int) -> torch.Tensor:
-    """Number of the icon that covers most of each slot, -1 where none covers 5 %: (batch, slots)."""
+    """Return the number of the icon that covers most of each slot, -1 where none covers 5 %: (batch, slots)."""
     share = functional.adaptive_avg_pool2d(cover, side).flatten(1)
     best = torch.full((batch, side**2), 0.05)
     icon_of = torch.full((batch, side**2), -1)
@@ -127,7 +127,7 @@ def _fill_slots(owners: torch.Tensor, cover: torch.Tensor, batch: int, side: int
 
 
 def _look_up(values: torch.Tensor, icon_of: torch.Tensor, missing: int) -> torch.Tensor:
-    """Value of each slot's icon: (batch, slots)."""
+    """Return the value of each slot's icon: (batch, slots)."""
     return torch.where(icon_of >= 0, values[icon_of.clamp(min=0)], missing)
 
 
@@ -164,7 +164,7 @@ def train_alignment(nano: Nano, steps: int, batch: int, lr: float, log: Callable
 
 
 def train_chatter(nano: Nano, steps: int, batch: int, lr: float, log: Callable[[str], None]) -> float:
-    """The same with words in the prompts that say nothing, so that a new wording does not throw the model off."""
+    """Train with filler words in the prompts, so that a new wording does not confuse the model."""
     chance, rng = random.Random(nano.seed + 4), torch.Generator().manual_seed(nano.seed + 4)
     words = chatter_words(nano.words, nano.book.names, nano.asked)
 
@@ -184,7 +184,7 @@ def _loss_on_pictures(nano: Nano, scenes: list[Scene], texts: list[list[Pair]], 
 
 
 def tower_last(nano: Any, lr: float) -> list[dict[str, Any]]:
-    """Parameter groups of all parameters, the tower at a tenth of the rate."""
+    """Return parameter groups of all parameters, the tower at a tenth of the rate."""
     tower = list(nano.tower.parameters())
     inside = {id(parameter) for parameter in tower}
     others = [parameter for parameter in nano.model.parameters() if id(parameter) not in inside]
@@ -193,7 +193,7 @@ def tower_last(nano: Any, lr: float) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def measure(nano: Nano, scenes_number: int) -> dict[str, float]:
-    """Share of answers whose every word is the most likely one, by prompt, on new scenes; ``all`` is their mean."""
+    """Return the share of fully right answers, by prompt, on new scenes; ``all`` is their mean."""
     chance, rng = random.Random(nano.seed + 3), torch.Generator().manual_seed(nano.seed + 3)
     answered: list[tuple[str, bool]] = []
     for _ in range(scenes_number // 50):
@@ -210,7 +210,7 @@ def measure(nano: Nano, scenes_number: int) -> dict[str, float]:
 
 
 def shares_right(answered: list[tuple[str, bool]]) -> dict[str, float]:
-    """Share of right answers by form, where there are five; ``all`` is the share of all."""
+    """Return the share of right answers of each form with five or more; ``all`` is the share of all."""
     right: dict[str, list[bool]] = {}
     for form, hit in answered:
         right.setdefault(form, []).append(hit)

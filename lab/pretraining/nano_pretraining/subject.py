@@ -78,7 +78,7 @@ class Nano:
         return (resized.clamp(0, 1) - mean[:, None, None]) / std[:, None, None]
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Tower output as the connector gets it, class token first: (batch, 1 + patches, hidden)."""
+        """Return the tower's output as the connector gets it, class token first: (batch, 1 + patches, hidden)."""
         if self.family == "nano-llava":
             return self.tower(pixels, output_hidden_states=True).hidden_states[-2]
         return self.tower(pixels).last_hidden_state
@@ -115,7 +115,7 @@ class Nano:
         return self.prefix.index(self.processor.tokenizer.convert_tokens_to_ids("<image>"))
 
     def given(self, features: torch.Tensor) -> torch.Tensor:
-        """What the connector gives the language model in the square of slots: (batch, slots, width).
+        """Return what the connector gives the language model in the square of slots: (batch, slots, width).
 
         Args:
             features: What :meth:`features` returns.
@@ -132,21 +132,21 @@ class Nano:
         return given
 
     def weights(self, cover: torch.Tensor) -> torch.Tensor:
-        """Share of each icon that lies on each patch: (icons, patches)."""
+        """Return the share of each icon that lies on each patch: (icons, patches)."""
         weights = functional.adaptive_avg_pool2d(cover, self.patches_per_side).flatten(1) + 1e-6
         return weights / weights.sum(1, keepdim=True)
 
     def language_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the decoder and of its output layer, each once."""
+        """Return the parameters of the decoder and of its output layer, each once."""
         both = [*self.language_model.parameters(), *self.model.get_output_embeddings().parameters()]
         return list({id(parameter): parameter for parameter in both}.values())
 
     def embeddings_of(self, names: Iterable[str]) -> torch.Tensor:
-        """Mean word embedding of every name, with its gradient: (names, width)."""
+        """Return the mean word embedding of every name, with its gradient: (names, width)."""
         return embeddings_of(self.model, self.processor.tokenizer, names)
 
     def describe(self) -> dict[str, object]:
-        """What it is trained on: for the record."""
+        """Describe, for the record, what it is trained on."""
         return {
             "family": "mdi (Material Design Icons 5 and 6)",
             "glyphs": len(self.book.glyphs),
@@ -156,22 +156,22 @@ class Nano:
         }
 
     def pairs(self, chance: random.Random, scene: Scene, number: int) -> list[Pair]:
-        """Different prompts about a scene, each with its answer."""
+        """Return different prompts about a scene, each with its answer."""
         return make_pairs(chance, scene, self.book.names, number, self.forms)
 
     def encode(self, texts: list[list[Pair]]) -> dict[str, torch.Tensor]:
-        """Token ids, mask and labels of a batch: a picture's slots, then prompts and answers; answers are labels."""
+        """Return token ids, mask and labels of a batch: a picture's slots, prompts and answers; answers are labels."""
         return encode_texts(self.processor.tokenizer, self.prefix, texts)
 
 
 def embeddings_of(model: Any, tokenizer: Any, names: Iterable[str]) -> torch.Tensor:
-    """Mean word embedding of every name, with its gradient: (names, width)."""
+    """Return the mean word embedding of every name, with its gradient: (names, width)."""
     table = model.get_input_embeddings().weight
     return torch.stack([table[tokenizer(name, add_special_tokens=False)["input_ids"]].mean(0) for name in names])
 
 
 def encode_texts(tokenizer: Any, prefix: list[int], texts: list[list[Pair]]) -> dict[str, torch.Tensor]:
-    """Token ids, mask and labels of a batch: the prefix, then prompts and answers; answers are labels."""
+    """Return token ids, mask and labels of a batch: the prefix, then prompts and answers; answers are labels."""
     eos = [tokenizer.eos_token_id]
     rows, labels = [], []
     for pairs in texts:

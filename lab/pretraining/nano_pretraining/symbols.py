@@ -42,7 +42,7 @@ class Symbols:
         return found[0], found[1]
 
     def vectors(self, names: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
-        """Slot vectors, with gradients to the embeddings, of the numbers of :meth:`lookup`: (batch, slots, width).
+        """Return slot vectors, with gradients to the embeddings, of the :meth:`lookup` numbers: (batch, slots, width).
 
         A name of -100 (an icon outside the concepts) leaves colour and place.
         """
@@ -52,7 +52,7 @@ class Symbols:
         return name_rows[names.clamp(min=-1)] + _COLOUR_SHARE * colour_rows[colours] + self._places
 
     def inputs(self, input_ids: torch.Tensor, vectors: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-        """Input embeddings of a batch with its pictures as symbols: (batch, length, width)."""
+        """Return input embeddings of a batch with its pictures as symbols: (batch, length, width)."""
         embedded = self._nano.model.get_input_embeddings()(input_ids).clone()
         spare = vectors.new_zeros(len(vectors), self._nano.slots - vectors.shape[1], vectors.shape[2])
         filled = torch.cat([vectors, spare], 1)
@@ -62,7 +62,7 @@ class Symbols:
 
 
 def _covered(icon: Icon, side: int, chance: random.Random) -> list[int]:
-    """Slots whose middle lies under an icon that is put somewhere in its cell, or under a thing on a page."""
+    """Return the slots whose middle lies under an icon put somewhere in its cell, or under a thing on a page."""
     left, top, width, height = map(float, icon.cell)
     step = PICTURE_PX / side
     if icon.size is not None:
@@ -76,7 +76,7 @@ def _covered(icon: Icon, side: int, chance: random.Random) -> list[int]:
 
 
 def _place_codes(side: int, width: int) -> torch.Tensor:
-    """Sines and cosines of row and column: (side * side, width)."""
+    """Return sines and cosines of row and column: (side * side, width)."""
     angles = torch.arange(side)[:, None] * (7.0 / side) * 2 ** (-torch.arange(width // 4) * 8 / width)
     line = torch.cat([angles.sin(), angles.cos()], 1)
     plane = torch.cat([line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)], 2)

@@ -68,7 +68,7 @@ def test_arms_are_methods_at_rates() -> None:
     assert parse("feature-cd:1e-4", 400).config.switch.latest == 200
 
 
-def test_a_course_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_interrupted_course_resumes_exactly(tmp_path: Path) -> None:
     course = import_module("course")
     arm, stops = import_module("arms").Arm.parse("default:1e-2:probe.interval=2", 6), [3, 6]
     whole = course.follow(lambda seed: plain_subject(), arm, 0, stops, tmp_path / "whole", {})
@@ -89,7 +89,7 @@ def test_a_course_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path)
     assert not list(tmp_path.rglob("checkpoint*"))
 
 
-def test_a_long_run_has_a_line_for_every_stop(
+def test_long_run_prints_a_line_for_every_stop(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = [f"data.root={data}", "train.batch_size=4"]
@@ -119,7 +119,7 @@ def test_alignment_starts_from_a_fresh_bridge(
         assert torch.equal(new, another) != (renewed and name.endswith("weight")), name
 
 
-def test_a_linear_probe_finds_what_is_there_and_nothing_else(tmp_path: Path) -> None:
+def test_linear_probe_finds_signal_and_not_noise(tmp_path: Path) -> None:
     probe = import_module("encoder_probe")
     generator = torch.Generator().manual_seed(0)
     classes = {split: torch.arange(60) % 3 for split in ("train", "val", "test")}

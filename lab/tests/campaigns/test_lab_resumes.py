@@ -46,9 +46,7 @@ def test_every_nano_model_goes_on(name: str, recipe: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("optimizer", "method"), [("dog", "commit"), ("schedule-free", "constant")])
-def test_a_checkpoint_is_evaluated_as_a_run_of_its_length(
-    optimizer: str, method: str, recipe: Path, tmp_path: Path
-) -> None:
+def test_checkpoint_evaluates_as_a_run_of_its_length(optimizer: str, method: str, recipe: Path, tmp_path: Path) -> None:
     settings = [f"train.optimizer={optimizer}", f"commit.method={method}", "train.checkpoint_interval=2"]
     train(load_recipe(recipe, [*settings, "train.steps=2", "commit.switch.latest=9"]), tmp_path / "short")
     with interrupt_at(3), pytest.raises(KeyboardInterrupt):

@@ -39,7 +39,7 @@ def test_a_figure_has_a_page(
     assert "drawn in new" in capsys.readouterr().out
 
 
-def test_paper_scale_without_a_gpu_prints_needs_and_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_paper_scale_without_gpu_prints_needs_and_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["reproduce", "figure6", "--scale", "paper", "-o", tmp_path, "--data", "there"], main) == 0
     printed = capsys.readouterr().out
     assert (

@@ -72,7 +72,7 @@ def ask(name, model, processor, **options):
     return processor.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)[0]
 
 
-def test_about_a_million_parameters_in_at_most_six_megabytes(loaded):
+def test_nano_models_have_a_million_parameters(loaded):
     name, model, _ = loaded
     assert 0.7e6 < sum(parameter.numel() for parameter in model.parameters()) < 1.3e6
     assert (WEIGHTS_FOLDER / name / "model.safetensors").stat().st_size <= 6_000_000
@@ -123,7 +123,7 @@ def test_every_number_is_finite_and_32_bit(loaded):
         assert parameter.isfinite().all(), key
 
 
-def test_internvl_in_about_a_million_parameters_reads_nine_tokens_of_a_picture(internvl):
+def test_nano_internvl_reads_nine_tokens_of_a_picture(internvl):
     model, processor = internvl
     assert 0.7e6 < sum(parameter.numel() for parameter in model.parameters()) < 1.3e6
     batch = VisionCollator(processor)(word_samples(2))
@@ -143,7 +143,7 @@ def test_internvl_saved_and_loaded_again_says_the_same(internvl, tmp_path):
     assert ask("nano-internvl2", again, processor_again) == ask("nano-internvl2", model, processor)
 
 
-def test_internvl_features_are_reused_and_give_the_same_logits(internvl):
+def test_reused_internvl_features_give_the_same_logits(internvl):
     model, processor = internvl
     batch = VisionCollator(processor)(word_samples(3))
     mask = batch["labels"] != -100
@@ -181,7 +181,7 @@ def test_loads_without_a_network(name, monkeypatch):
 
 
 @each_model
-def test_untrained_weights_are_the_same_every_time_and_leave_chance_alone(name):
+def test_untrained_weights_are_fixed_without_global_randomness(name):
     torch.manual_seed(5)
     state = torch.get_rng_state()
     first, _ = load_nano(name, pretrained=False)

@@ -30,7 +30,7 @@ def heard(number):
 
 @pytest.mark.parametrize("projector", PROJECTOR_PLACES)
 @pytest.mark.parametrize("name", NANO_MODELS)
-def test_drifts_and_kappa_of_the_nano_models_on_real_questions(name, projector):
+def test_nano_drifts_and_kappa_equal_the_reference(name, projector):
     model, processor = load_nano(name)
     batch = VisionCollator(processor)(heard(4) if name == "nano-salmonn" else word_samples(4))
     model, batch = model.double(), {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}

@@ -38,7 +38,7 @@ def test_one_long_question_is_skipped_and_listed(name: str, kept: Kept, tmp_path
 
 @pytest.mark.parametrize("kept", KEPT)
 @pytest.mark.parametrize("name", SEEING)
-def test_special_tokens_in_a_question_are_trained_as_text(name: str, kept: Kept, tmp_path: Path) -> None:
+def test_special_tokens_in_questions_are_trained_as_text(name: str, kept: Kept, tmp_path: Path) -> None:
     check_special_tokens_are_text(*load_nano(name), kept, tmp_path / "data")
 
 

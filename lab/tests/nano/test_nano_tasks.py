@@ -55,7 +55,7 @@ def test_a_built_dataset_is_read_and_scored(built: tuple[str, Path], split: str)
     assert scored(name, "zebra", sample) == 0
 
 
-def test_a_folder_with_a_dataset_is_taken_as_it_is(built: tuple[str, Path]) -> None:
+def test_folder_with_a_dataset_is_used_unchanged(built: tuple[str, Path]) -> None:
     name, root = built
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert TASKS[name].root(str(root)) == root

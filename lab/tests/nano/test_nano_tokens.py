@@ -28,7 +28,7 @@ def test_spelt_special_tokens_stay_text(processor: Any, prompt: str) -> None:
     check_spelt_tokens(processor, prompt)
 
 
-def test_plain_text_goes_to_the_tokenizer_as_it_is(processor: Any) -> None:
+def test_plain_text_reaches_the_tokenizer_unchanged(processor: Any) -> None:
     check_plain_text(processor)
 
 

@@ -48,7 +48,7 @@ def pretrain():
     torch.set_num_threads(threads)
 
 
-def test_every_model_that_can_be_built_has_its_stages():
+def test_every_nano_model_has_its_stages():
     assert set(pretrain_nano.STAGES) == set(BUILT)
 
 
@@ -87,7 +87,7 @@ def test_later_stages_take_over_the_earlier_ones(pretrain, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_stage_of_another_kind_of_model_is_told_the_stages(capsys, tmp_path):
+def test_unknown_stage_error_lists_the_stages(capsys, tmp_path):
     with pytest.raises(SystemExit):
         pretrain_nano.main(["nano-salmonn", "--until", "vision", "--output", str(tmp_path / "m")])
     assert "nano-salmonn has the stages language, hearing, alignment" in capsys.readouterr().err

@@ -33,7 +33,7 @@ def scenes_of(subject, layout, number=40):
 
 
 @pytest.mark.parametrize("layout", ["row", "together", "phrase"])
-def test_every_word_is_in_the_vocabulary_and_the_text_fits(subject, layout):
+def test_texts_fit_the_vocabulary_and_the_length(subject, layout):
     rng = random.Random(4)
     pairs = [sound_forms.make_pairs(rng, scene, subject.book, 4) for scene in scenes_of(subject, layout)]
     encoded = subject.encode(pairs)

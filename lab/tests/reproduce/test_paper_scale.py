@@ -28,7 +28,7 @@ DOCS = Path(__file__).parents[3] / "lab" / "reports" / "paper-scale.md"
 
 
 @pytest.mark.parametrize("name", PAPER_MODELS)
-def test_totals_are_the_published_ones_and_a_narrow_model_has_the_same_names(name: str) -> None:
+def test_paper_models_match_published_totals_and_narrow_names(name: str) -> None:
     paper = PAPER_MODELS[name]
     real, narrow = paper.build(), paper.build(narrow=True)
     assert sum(p.numel() for p in real.parameters()) == pytest.approx(paper.published, rel=0.01)
@@ -97,7 +97,7 @@ def test_saved_bytes_by_hand() -> None:
     assert _saved(lambda: layers(torch.zeros(3, 4)), layers) == 4 * (3 * 4 + 3 * 8)
 
 
-def test_fake_tensors_count_more_for_more_samples_and_checkpointing_keeps_less() -> None:
+def test_memory_formulas_give_hand_worked_bytes() -> None:
     recipe = load_recipe("paper-blip2")
     paper = find_paper_model(recipe.model.name)
     narrow = {"language_model": 10, "vision": 30}
@@ -110,7 +110,7 @@ def test_fake_tensors_count_more_for_more_samples_and_checkpointing_keeps_less()
     assert activation_bytes(saved, paper, 2, checkpointed=True) == inputs + 10**9 + logits
 
 
-def test_every_task_of_the_paper_has_a_size_on_disk() -> None:
+def test_every_paper_task_has_a_size_on_disk() -> None:
     assert set(DATASETS) == {row.task for row in ROWS}
 
 

@@ -99,7 +99,7 @@ def test_rows_by_name_and_by_model() -> None:
         rows_named("blip3")
 
 
-def test_table1_has_the_chosen_rate_of_every_method_and_the_papers_number(ran: list[str], tmp_path: Path) -> None:
+def test_table1_shows_chosen_rates_and_the_papers_numbers(ran: list[str], tmp_path: Path) -> None:
     page = reproduction(tmp_path).make("table1")
     assert (tmp_path / "table1.md").read_text("utf-8") == page
     head, _, line = page.splitlines()[:3]
@@ -143,7 +143,7 @@ def test_figures_and_tables_share_their_runs(ran: list[str], tmp_path: Path) -> 
     assert "| Synced LR | " in page or "| Synced LR | " in (tmp_path / "figure6.md").read_text("utf-8")
 
 
-def test_the_best_is_counted_and_an_interval_below_zero_too() -> None:
+def test_summary_counts_best_cells_and_intervals_below_zero() -> None:
     def cell(score: float, low: float, collapsed: int = 0, failed: int = 0) -> Cell:
         difference = tables.Difference(score - 0.5, low, score, 3)
         return Cell("0.1", {0: score, 1: score + 0.02}, failed, collapsed, difference)
@@ -166,7 +166,7 @@ def test_the_best_is_counted_and_an_interval_below_zero_too() -> None:
     assert "| a | iconqa | 10.0 | 20.0 | 51.0 | 0.0 | 2 | 2 |" in tasks_table(lines)
 
 
-def test_the_untuned_model_is_asked_once_and_only_where_its_device_is(
+def test_untuned_model_is_evaluated_once_on_its_device(
     ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert reproduction(tmp_path).make("table1").count("| 25.0 | 12.5 |") == 1
@@ -192,7 +192,7 @@ def test_the_methods_of_a_table_are_not_chosen() -> None:
         Grid("nano", Path(), ("compare.methods=[literal]",)).row(ROWS[0])
 
 
-def test_kappa_of_runs_on_either_side_does_not_cancel_out() -> None:
+def test_kappas_above_and_below_one_do_not_cancel() -> None:
     def group(label: str, *kappas: float) -> Group:
         return Group(label, "constant", (), tuple(tuple([{"kappa": kappa}] * 3) for kappa in kappas))
 
@@ -207,7 +207,7 @@ def test_seeds_that_a_spread_asks_for() -> None:
     assert seeds_for(None) == NOTHING
 
 
-def test_blind_score_is_that_of_the_commonest_answer_of_the_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blind_score_uses_the_commonest_answer_per_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     def sample(kind: str, answer: str, choices: tuple[str, ...] | None = None) -> Sample:
         return Sample("0", kind, "?", choices, (answer,), None)
 
@@ -229,7 +229,7 @@ def test_the_number_of_runs_is_what_is_run(ran: list[str], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_paper_scale_says_what_is_needed_without_running_anything(
+def test_paper_scale_states_needs_without_running(
     target: str, ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("commit_lab.reproduce.run.figure1", lambda folder: "drawn")

@@ -53,13 +53,13 @@ def test_kappa_at_a_point_by_hand():
     assert d_x / d_s == pytest.approx((0.2 / 0.3) ** 2 * 0.1596, rel=0.02)  # the squares of the gradients
 
 
-def test_kappa_goes_with_the_square_of_the_rates_and_is_nothing_where_a_module_stands_still():
+def test_kappa_is_quadratic_in_rates_or_nan():
     slow, fast = (kappa_field(*PLACES, Setting(language_rate=1e-4, encoder_rate=r)) for r in (1e-4, 1e-3))
     torch.testing.assert_close(slow, 100 * fast, rtol=2e-3, atol=0)
     assert math.isnan(kappa_field(*point(0.0, 1.0), Setting()))  # x = 0: the encoder has no gradient
 
 
-def test_the_gradient_is_that_of_autograd_and_the_pairs_stand_for_the_dataset():
+def test_gradient_equals_autograd_and_pairs_equal_the_dataset():
     x, s = (value.clone().requires_grad_() for value in PLACES)
     wanted = torch.autograd.grad(dataset().loss(x, s).sum(), (x, s))
     for samples in (dataset(), expected()):
@@ -75,13 +75,13 @@ def test_the_best_point_is_the_best():
     assert best_loss() == pytest.approx(sum(entropies) / 2)
 
 
-def test_a_run_is_the_same_again_and_another_with_another_seed():
+def test_trajectory_repeats_with_its_seed_alone():
     setting = Setting(steps=30)
     assert trajectory(CoMMITConfig(), setting) == trajectory(CoMMITConfig(), setting)
     assert trajectory(CoMMITConfig(), setting).points != trajectory(CoMMITConfig(), replace(setting, seed=1)).points
 
 
-def test_a_batch_of_all_samples_is_descent_on_the_dataset():
+def test_full_batch_is_descent_on_the_dataset():
     whole, shuffled = (trajectory(LITERAL, Setting(batch=size, steps=25)) for size in (None, 64))
     torch.testing.assert_close(torch.tensor(whole.points), torch.tensor(shuffled.points))
     x, s = point(*whole.points[0])
@@ -128,7 +128,7 @@ def test_a_run_is_that_of_the_coordinator(controller):
     torch.testing.assert_close(torch.tensor(trajectory(config, setting).points), torch.tensor(points))
 
 
-def test_when_a_run_is_close_and_when_for_good():
+def test_trajectory_knows_when_it_arrived_and_settled():
     near, far = CLOSE * best_loss() - 1e-9, CLOSE * best_loss() + 1e-9
     run = Trajectory([], [far, near, far, near, near], [], [])
     assert (run.arrived, run.settled) == (1, 3)
@@ -174,7 +174,7 @@ def test_the_figure_and_its_record(tmp_path, monkeypatch):
     assert "never" in rows[0]
 
 
-def test_the_table_says_how_many_runs_arrived_and_who_is_best():
+def test_table_counts_arrivals_and_names_the_best_arm():
     def run(losses, kappa):
         return Trajectory([], [1.0] * 20 + losses, [kappa] * 20, [])
 

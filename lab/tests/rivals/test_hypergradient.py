@@ -33,7 +33,7 @@ class Quadratic:
         return self.multipliers
 
 
-def test_a_step_that_could_be_longer_raises_the_rate_and_one_too_long_lowers_it():
+def test_short_steps_raise_rates_and_long_ones_lower():
     loop = Quadratic(language=1.0, vision=15.0)  # x: 1, 0.9, 0.81; y: 1, -0.5, 0.25
     assert loop.multipliers == {"language_model": 1.0, "vision": 1.0}
     assert loop.go(3) == {"language_model": 1.25, "vision": 0.8}
@@ -64,7 +64,7 @@ def test_multipliers_stop_at_the_bound_on_either_side():
     assert applied == {"language_model": 2.0, "vision": 0.5}
 
 
-def test_it_settles_where_the_rate_is_the_inverse_curvature():
+def test_hypergradient_settles_at_the_inverse_curvature():
     loop = Quadratic(language=2.0, vision=18.0)
     for _ in range(12):
         multipliers = loop.go(4)

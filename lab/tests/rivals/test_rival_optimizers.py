@@ -96,7 +96,7 @@ def test_a_run_without_control_is_the_plain_loop(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FINDING)
-def test_a_module_does_not_feel_the_gradient_scale_of_another(name: str) -> None:
+def test_rivals_isolate_modules_from_foreign_gradient_scales(name: str) -> None:
     trajectories = []
     for scale in (1.0, 100.0):
         partition = vectors()
@@ -133,7 +133,7 @@ def test_a_resumed_optimizer_is_the_uninterrupted_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["prodigy", "dog"])
-def test_rates_that_are_set_after_a_resume_reach_the_step(name: str) -> None:
+def test_rates_set_after_a_resume_take_effect(name: str) -> None:
     partition = vectors()
     follow(partition, optimizer := build_optimizer(partition, settings(name)), 2)
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
@@ -179,7 +179,7 @@ def test_the_rate_found_is_the_one_in_force(name: str) -> None:
     assert found["found_lr/vision"] > 0
 
 
-def test_dog_is_evaluated_at_its_average_and_trained_at_its_last_iterate() -> None:
+def test_dog_evaluates_its_average_and_trains_last_iterate() -> None:
     """The average (gamma 8) of two iterates: 1/10 of the first and 9/10 of the second."""
     partition = module_of([3.0, 4.0])
     optimizer = build_optimizer(partition, settings("dog").model_copy(update={"learning_rate": 1e4}))

@@ -157,7 +157,7 @@ def test_the_language_model_says_what_it_said(name, parts, small):
 
 
 @each_model
-def test_stored_and_loaded_it_says_the_same_and_answers(name, small, tmp_path):
+def test_small_model_answers_the_same_after_loading(name, small, tmp_path):
     model, processor = small(name)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -195,7 +195,7 @@ def test_its_recipe_trains_what_the_loss_reaches(name, parts):
     assert tower == (name in {"small-llava", "small-internvl2"})
 
 
-def test_the_seed_decides_what_is_fresh_and_the_global_state_stays(parts):
+def test_seed_fixes_fresh_weights_without_global_randomness(parts):
     before = torch.random.get_rng_state()
     projectors = [
         assemble_small("small-llava", parts, seed)[0].model.multi_modal_projector.linear_1.weight for seed in (0, 0, 1)
@@ -225,9 +225,7 @@ def test_other_parts_are_refused_in_one_line(parts, tmp_path):
         script.main(["small-llava", "--vision", str(tmp_path), "--language", str(parts["language"])])
 
 
-def test_a_model_that_is_not_assembled_stops_a_comparison_before_any_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_small_model_stops_comparison_before_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"make it with `python lab/pretraining/assemble_small.py small-llava`"):
         Comparison(load_recipe("small-llava"), tmp_path / "runs").run()

@@ -80,9 +80,7 @@ def finish(plan: Plan, output: Path) -> None:
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
 @pytest.mark.parametrize("defaults", [(), OTHER_DEFAULTS], ids=["defaults", "other-defaults"])
-def test_every_run_of_every_study_is_valid_whatever_the_default_controller(
-    plan: Plan, defaults: tuple[str, ...]
-) -> None:
+def test_every_study_is_valid_under_any_default_controller(plan: Plan, defaults: tuple[str, ...]) -> None:
     plan = replace(plan, settings=(*defaults, *plan.settings))
     recipe = plan.load()
     arms = screening_arms(recipe, plan.axes)
@@ -141,7 +139,7 @@ def test_a_folder_of_another_plan_is_refused(ran: list[str], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("broken", [True, False], ids=["one-failed", "all-well"])
-def test_the_exit_code_tells_of_a_comparison_that_failed(
+def test_exit_code_reports_a_failed_comparison(
     broken: bool, ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plans = {"first": Study(question="?", plans=(WINDOW,)), "second": Study(question="?", plans=(INTERVAL,))}
@@ -172,7 +170,7 @@ def test_the_studies_are_listed_with_their_commands(capsys: pytest.CaptureFixtur
     assert "no study 'windows'" in capsys.readouterr().err
 
 
-def test_a_run_that_two_studies_share_is_made_once(ran: list[str], tmp_path: Path) -> None:
+def test_run_shared_by_two_studies_is_made_once(ran: list[str], tmp_path: Path) -> None:
     finish(WINDOW, tmp_path)
     assert len(ran) == 6
     ran.clear()
@@ -215,7 +213,7 @@ def test_the_page_comes_from_records_and_findings_alone(ran: list[str], tmp_path
     assert (folder / "docs" / "again.md").read_text(encoding="utf-8") == page
 
 
-def test_a_sweep_of_rates_and_two_models_make_panels(ran: list[str], tmp_path: Path) -> None:
+def test_figure_has_one_panel_per_model(ran: list[str], tmp_path: Path) -> None:
     from commit_lab.studies.ablation_page import draw
 
     sweep = replace(WINDOW, name="sweep", rates=(1e-4, 1e-3))

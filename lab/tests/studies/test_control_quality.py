@@ -46,7 +46,7 @@ def test_a_run_by_hand(tmp_path: Path) -> None:
     assert run.accuracy == 0.5
 
 
-def test_a_starved_module_is_held_back_without_a_bound_too(tmp_path: Path) -> None:
+def test_starved_module_counts_as_held_without_bound(tmp_path: Path) -> None:
     rows = [row(1.0, 1.99, 0.01), row(1.0, 1.0, 1.0)]
     write_run(tmp_path / "literal", rows, "commit.method=commit-clr", "commit.controller=literal")
     assert [run.held for run in read_control([tmp_path])] == [0.5]

@@ -35,7 +35,7 @@ def test_lambda_by_hand(now: float, before: float, expected: float) -> None:
     assert balance_factor(now, before) == pytest.approx(expected)
 
 
-def test_lambda_exceeds_1_where_kappa_crosses_1_or_moves_away_from_it_and_nowhere_else() -> None:
+def test_lambda_exceeds_1_when_kappa_leaves_or_crosses() -> None:
     path = np.exp(np.random.default_rng(0).normal(size=200)).tolist()
     for before, now, factor in zip(path, path[1:], balance_factors(path), strict=False):
         crossed = (now - 1) * (before - 1) < 0
@@ -47,7 +47,7 @@ def test_lambda_multiplies_out_on_one_side_of_1() -> None:
     assert math.prod(balance_factors([2.0, 5.0, 3.0, 9.0])) == pytest.approx(10 / 3)
 
 
-def test_the_function_has_the_properties_that_the_bounds_use() -> None:
+def test_function_has_the_properties_the_bounds_assume() -> None:
     problem = Problem(dimension=1, noise=0.0)
     x = np.linspace(-8, 8, 20001)
     values = np.sqrt(1 + x**2) - 1 + problem.height * (1 - np.cos(problem.frequency * x))
@@ -96,14 +96,14 @@ def test_lambda_without_h_changes_nothing() -> None:
     assert hundred == pytest.approx(one, rel=1e-3)
 
 
-def test_without_noise_adam_finds_the_minimum_within_the_proven_bound() -> None:
+def test_adam_without_noise_stays_within_proven_bound() -> None:
     problem, adam = Problem(noise=0.0), Adam(rate=0.01)
     norms = gradient_norms(problem, adam, steps=3000, runs=1)
     assert norms[-1] < 0.05 * norms[0]
     assert norms.mean() < proven_bound(problem, adam, 3000)
 
 
-def test_gradients_stay_below_their_bound_with_a_drift_reward() -> None:
+def test_gradient_bound_includes_the_drift_reward() -> None:
     plain, rewarded, penalised = (Adam(rate=0.1, drift_reward=w) for w in (0.0, 2.0, -2.0))
     extra = math.sqrt(10) * 2 * 0.1 / math.sqrt(0.001)
     assert rewarded.gradient_bound(Problem()) - plain.gradient_bound(Problem()) == pytest.approx(extra)

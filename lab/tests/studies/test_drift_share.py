@@ -54,7 +54,7 @@ def test_the_table_has_the_best_arm_first(tmp_path: Path) -> None:
     assert lines[0].endswith(f"| 60.0 | 3.3e-03, 1.3e-03, 2.0e-03, 2.0e-03 | {NOTHING}, 1.3e-04, 4.0e-04, 1.0e-03 |")
 
 
-def test_a_third_module_has_a_column_of_its_own(tmp_path: Path) -> None:
+def test_third_module_has_its_own_column(tmp_path: Path) -> None:
     write_run(tmp_path / "two", "1e-3", 0.4)
     write_run(tmp_path / "three", "1e-2", 0.6, "model.projector=own", **{"drift/projector": 1e-3})
     head, _, three, two = (line.strip("| ").split(" | ") for line in share_table([tmp_path]).splitlines())

@@ -14,7 +14,7 @@ def test_equation_5_by_hand() -> None:
     assert gradient_bounds(kappa=1.0, language_h=2.0, encoder_h=3.0) == (6.0, 4.0)
 
 
-def test_a_bound_that_holds_in_two_of_three_steps_and_says_the_opposite() -> None:
+def test_bound_check_gives_share_looseness_and_correlation() -> None:
     check = check_bound([(1.0, 4.0), (2.0, 2.0), (6.0, 1.0)])
     assert (check.steps, check.held, check.looseness[1]) == (3, pytest.approx(2 / 3), 1.0)
     assert check.looseness[0] == pytest.approx(0.25 + 0.1 * 0.75)  # linear between 0.25 and 1 at 5 %

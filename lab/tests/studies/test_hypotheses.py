@@ -77,7 +77,7 @@ def test_a_run_by_hand(tmp_path: Path) -> None:
     assert (run.method, run.rates, run.log_rates) == ("constant", (1e-3, 1e-3), (0.0,))
 
 
-def test_seeds_share_an_arm_and_nested_folders_count_once(tmp_path: Path) -> None:
+def test_seeds_share_an_arm_nested_folders_count_once(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path / "runs" / f"seed-{seed}", history(), seed)
     runs, _ = read_runs([tmp_path, tmp_path / "runs"])
@@ -85,7 +85,7 @@ def test_seeds_share_an_arm_and_nested_folders_count_once(tmp_path: Path) -> Non
     assert len({run.arm for run in runs}) == len({run.task for run in runs}) == 1
 
 
-def test_runs_that_cannot_be_used_are_named_by_reason(tmp_path: Path) -> None:
+def test_unusable_runs_are_named_by_reason(tmp_path: Path) -> None:
     write_run(tmp_path / "good", history())
     write_run(tmp_path / "bad-1", None)
     write_run(tmp_path / "bad-2", None)
@@ -114,7 +114,7 @@ def test_ranks_stay_within_their_stratum_and_share_ties() -> None:
     assert ranks_within(values, "aaabbc")[:, 0].tolist() == [-1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
 
 
-def test_a_correlation_that_only_the_rates_make_turns_round_within_them() -> None:
+def test_correlation_due_to_rates_reverses_within_them() -> None:
     groups = np.repeat(np.arange(5), 4)
     inside = np.tile(np.arange(4.0), 5)
     values = np.stack([10 * groups + inside, 10 * groups - inside], axis=1)
@@ -124,7 +124,7 @@ def test_a_correlation_that_only_the_rates_make_turns_round_within_them() -> Non
     assert given[0] == pytest.approx(-1.0)
 
 
-def test_a_covariate_is_taken_out_as_in_the_textbook() -> None:
+def test_partial_correlation_equals_the_textbook_formula() -> None:
     noise = np.random.default_rng(1).normal(size=(30, 3))
     x, y, z = noise[:, 0] + noise[:, 2], noise[:, 1] + noise[:, 2], noise[:, 2]
     values = np.stack([x, y], axis=1)
@@ -217,7 +217,7 @@ def test_one_run_decides_nothing() -> None:
     assert "not decided; 1 run of 1 arm on 1 task" in sentence(HYPOTHESES[1], alone)
 
 
-def test_the_figure_has_a_panel_per_hypothesis_and_every_run_in_it(findings: Findings) -> None:
+def test_figure_shows_every_run_in_every_panel(findings: Findings) -> None:
     panels = draw(findings).axes
     assert len(panels) == len(HYPOTHESES)
     for axes in panels:

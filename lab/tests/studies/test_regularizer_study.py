@@ -64,7 +64,7 @@ def test_a_run_by_hand(tmp_path: Path) -> None:
     assert math.isnan(step_gain(0.1, 0.0, 1e-3, 1.0))
 
 
-def test_a_history_of_before_has_no_norms_and_no_gap(tmp_path: Path) -> None:
+def test_old_history_has_no_norms_and_no_gap(tmp_path: Path) -> None:
     old = [{"loss": 1.0, "kappa": 1.0, "grad_norm/vision": 0.5, "drift/vision": 0.1, "lr/vision": 1e-3}] * 4
     write_run(tmp_path / "a", CONSTANT, *PENALTY, rows=old, gap=0)
     [arm] = read_arms([tmp_path])
@@ -78,7 +78,7 @@ def test_a_history_of_before_has_no_norms_and_no_gap(tmp_path: Path) -> None:
     )
 
 
-def test_each_arm_is_paired_with_the_same_setting_without(tmp_path: Path) -> None:
+def test_each_arm_is_paired_with_its_unregularized_twin(tmp_path: Path) -> None:
     for seed, test in ((0, 0.5), (1, 0.6)):
         write_run(tmp_path / f"c{seed}", CONSTANT, seed=seed, test=test)
         write_run(tmp_path / f"p{seed}", CONSTANT, *PENALTY, seed=seed, test=test + 0.1)
@@ -107,7 +107,7 @@ def test_each_arm_is_paired_with_the_same_setting_without(tmp_path: Path) -> Non
     )
 
 
-def test_norms_come_with_the_factor_to_the_same_seed_without(tmp_path: Path) -> None:
+def test_norms_show_the_factor_to_unregularized_seed(tmp_path: Path) -> None:
     twice = [{key: 2 * v if v and key.startswith("step_norm") else v for key, v in line.items()} for line in ROWS]
     write_run(tmp_path / "c", CONSTANT)
     write_run(tmp_path / "p", CONSTANT, *PENALTY, rows=twice, gap=0.5)
@@ -120,7 +120,7 @@ def with_step_norm(norm: float | None, columns: str = "step_norm") -> list[dict[
     return [{key: norm if key.startswith(columns) else value for key, value in line.items()} for line in ROWS]
 
 
-def test_seeds_without_a_factor_are_left_out_of_its_median(tmp_path: Path) -> None:
+def test_median_factor_omits_seeds_without_one(tmp_path: Path) -> None:
     """Norms without: zero, unknown, 0.1, 0.1, 0.1; with: 0.4 each. The factors are 4 in the three that have one."""
     for seed, norm in enumerate((0.0, None, 0.1, 0.1, 0.1)):
         write_run(tmp_path / f"c{seed}", CONSTANT, seed=seed, rows=with_step_norm(norm))
@@ -130,7 +130,7 @@ def test_seeds_without_a_factor_are_left_out_of_its_median(tmp_path: Path) -> No
     assert f"| 0.4 (x4) / 0.4 (x4) | {NOTHING} |" in lines[3]
 
 
-def test_a_module_that_rested_in_the_runs_without_has_no_factor(tmp_path: Path) -> None:
+def test_module_at_rest_in_baseline_has_no_factor(tmp_path: Path) -> None:
     write_run(tmp_path / "c", CONSTANT, rows=with_step_norm(0.0, "step_norm/vision"))
     write_run(tmp_path / "p", CONSTANT, *PENALTY)
     assert f"| 0.2 (x1) / 0.2 | {NOTHING} |" in effect_table(read_arms([tmp_path])).splitlines()[3]

@@ -13,14 +13,14 @@ PAPER = {"controller": "literal", "kappa_estimator": "arithmetic", "kappa_window
 
 
 @pytest.mark.parametrize("rate", [1e-4, 1.0, 1e4])
-def test_the_trust_region_ends_at_the_same_rates_whatever_it_starts_from(rate):
+def test_trust_region_reaches_the_same_rates_from_anywhere(rate):
     plant = Plant(rho=0.02, drift=3e-2 * rate**2, log_sd=0.0)
     run = simulate(CoMMITConfig(controller=TrustRegion(kappa_target=2.0)), plant, steps=50)
     assert run.log_kappas[-1] == pytest.approx(math.log(2.0))
     assert run.lowest[-1] * rate == pytest.approx(math.sqrt(5e-4 / math.sqrt(2) / 3e-2))
 
 
-def test_the_literal_loop_collapses_in_simulation_and_the_default_does_not():
+def test_literal_loop_collapses_and_default_does_not():
     found = verdict(20, **PAPER)
     assert found.collapsed > 0.9
     default = verdict(20)
@@ -41,7 +41,7 @@ def test_simulation_and_root_agree_without_noise(size):
         assert late < 0.1 * early
 
 
-def test_the_compensated_loop_reaches_its_target_and_equation_8_stops_at_a_third():
+def test_compensated_loop_reaches_target_equation_8_does_not():
     plant, settings = Plant(rho=0.05, log_sd=0.0), {"steps": 1000, "runs": 1}
     assert verdict(plant=plant, controller=Compensated(kappa_target=0.5), **settings).residual == pytest.approx(
         0.0, abs=1e-9

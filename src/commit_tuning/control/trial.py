@@ -134,6 +134,8 @@ def _twin(optimizer: Any, toys: Mapping[int, nn.Parameter]) -> Any:
             twin.__setstate__({})  # makes the hooks anew
         for group in twin.param_groups:
             _make_testable(group)
+        if isinstance(twin, torch.optim.Adagrad):  # torch 2.6 makes its state when it is built, and never again
+            twin.state = torch.optim.Adagrad(twin.param_groups).state
     return twins[id(optimizer)]
 
 

@@ -1,7 +1,7 @@
 """Batches for vision-language and audio-language models, made with the model's own processor.
 
-:func:`build_prompt` is the one place that knows what stands around a question; how it is asked is
-:mod:`commit_tuning.data.prompts`.
+Only :func:`build_prompt` knows the text around a question. :mod:`commit_tuning.data.prompts` has the wording of the
+question.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class RefusedError(UserError):
 
 
 def question_text(sample: Sample, prompt: str = "plain") -> str:
-    """The words of a question, such as ``What is shown? Options: heart, star. Answer:``."""
+    """Return the words of a question, such as ``What is shown? Options: heart, star. Answer:``."""
     return find_prompt(prompt).question(sample)
 
 
 def build_prompt(processor: Any, sample: Sample, prompt: str = "plain") -> str:
-    """The text that goes to the processor, with the placeholder of picture or sound where the processor wants one.
+    """Write the text for the processor, with the placeholder of picture or sound where the processor needs one.
 
     A processor with a chat template gets one user turn; without, the plain words. LLaVA's processor expands an image
     token in the text; BLIP-2's puts its query tokens in front by itself. A placeholder or another special token that is
@@ -85,8 +85,9 @@ class VisionCollator:
             sound per text (such as Qwen2AudioProcessor, with Whisper's log-mel features).
         device: Where the tensors go; None leaves them on the CPU.
         prompt: How a question is asked: a name of :data:`commit_tuning.data.prompts.PROMPTS`.
-        max_tokens: Most tokens of prompt and answer together; None for what the tokenizer says of its model.
-        cut: Whether a question that is too long is cut, and not refused: its end, of a conversation its beginning.
+        max_tokens: Most tokens of prompt and answer together; None for the tokenizer's limit.
+        cut: Whether a question that is too long is cut instead of refused. It loses its end, a conversation its
+            beginning.
             Choices and answers are never cut.
         room: Tokens that are kept free for an answer at least.
 
@@ -125,7 +126,7 @@ class VisionCollator:
         self._cue: list[int] = tokenizer(_CUE, add_special_tokens=False)["input_ids"]
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Training batch, padded on the right.
+        """Make a training batch, padded on the right.
 
         Args:
             samples: B questions.
@@ -141,7 +142,7 @@ class VisionCollator:
         return self.training_batch(*self.encode(samples))
 
     def prompts(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Batch for generation: the prompts alone, padded on the left.
+        """Make a batch for generation: the prompts alone, padded on the left.
 
         Args:
             samples: B questions.
@@ -158,27 +159,27 @@ class VisionCollator:
     def training_batch(
         self, prompts: list[list[int]], answers: list[list[int]], images: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """What `__call__` returns, from encoded samples."""
+        """Make what `__call__` returns from encoded samples."""
         rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
         labels = [[IGNORED] * len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
         return self._place(self._tokens(rows) | {"labels": _pad(labels, IGNORED)} | images)
 
     def prompt_batch(self, prompts: list[list[int]], images: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What `prompts` returns, from encoded samples."""
+        """Make what `prompts` returns from encoded samples."""
         return self._place(self._tokens(prompts, left=True) | images)
 
     def _tokens(self, rows: list[list[int]], *, left: bool = False) -> dict[str, Tensor]:
-        """What a model wants to know of each token: id, mask, and for some processors the type."""
+        """Return a model's inputs for each token: id, mask, and for some processors the type."""
         ids = _pad(rows, self._pad, left=left)
         tokens = {"input_ids": ids, "attention_mask": _pad([[1] * len(row) for row in rows], 0, left=left)}
-        if getattr(self.processor, "return_mm_token_type_ids", False):
+        if _gives_types(self.processor):
             tokens["mm_token_type_ids"] = torch.as_tensor(self.processor.create_mm_token_type_ids(ids.tolist()))
         return tokens
 
     def encode(
         self, samples: Sequence[Sample], answered: bool = True
     ) -> tuple[list[list[int]], list[list[int]], dict[str, Tensor]]:
-        """Token ids of the prompts and of the answers, not padded, and the tensors of the images or sounds.
+        """Return unpadded token ids of the prompts and of the answers, and the tensors of the images or sounds.
 
         Args:
             samples: B questions.
@@ -209,7 +210,7 @@ class VisionCollator:
         return sample if size <= self._most else self._shortened(sample, len(prompt))
 
     def _shortened(self, sample: Sample, tokens: int) -> Sample:
-        """The sample with as much of its question as fits.
+        """Return the sample with as much of its question as fits.
 
         Args:
             sample: Too long.
@@ -238,13 +239,13 @@ class VisionCollator:
         return _framed(self.processor, sample, self._plain.question(question_text(sample, self._prompt)))
 
     def _prompt_ids(self, row: list[int]) -> list[int]:
-        """Without the end of the sequence, and with one beginning where chat template and tokenizer both write it."""
+        """Remove the end of the sequence, and one beginning where chat template and tokenizer both write it."""
         if self._bos is not None and row[:2] == [self._bos, self._bos]:
             row = row[1:]
         return row[:-1] if row[-1] == self._eos and len(row) > 1 else row
 
     def _media(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """The pictures or the sounds, as the processor takes them."""
+        """Return the pictures or the sounds, as the processor takes them."""
         sounds = [sample.audio for sample in samples if sample.audio is not None]
         if not sounds and all(sample.image is not None for sample in samples):
             if getattr(self.processor, "image_processor", None) is None:
@@ -262,15 +263,15 @@ class VisionCollator:
         return {"audio": [sound.samples for sound in sounds], "sampling_rate": wanted}
 
     def meant(self, sample: Sample, said: str) -> str:
-        """An answer in the words of the choices, where it was asked for by letter; see :meth:`Prompt.meant`."""
+        """Return an answer in the words of the choices, if a letter was asked for; see :meth:`Prompt.meant`."""
         return self._ask.meant(sample, said)
 
     def target_ids(self, sample: Sample) -> list[int]:
-        """Ids of what a sample is trained to be answered with, and the end of the sequence."""
+        """Return the ids of a sample's trained answer, and the end of the sequence."""
         return self.answer_ids(self._ask.answer(sample))
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Ids of an answer as it is written after the cue, and the end of the sequence.
+        """Return the ids of an answer as it is written after the cue, and the end of the sequence.
 
         Raises:
             FaultError: The tokenizer cannot write it.
@@ -289,7 +290,7 @@ class VisionCollator:
 
 
 def _each(samples: Sequence[Sample], make: Callable[..., Result], *more: Sequence[Any]) -> list[Result]:
-    """What is made of each sample, and what else there is for it; RefusedError names all of which it cannot be made."""
+    """Make a result from each sample and what belongs to it; RefusedError names all samples that fail."""
     made, reasons = [], {}
     for place, given in enumerate(zip(samples, *more, strict=True)):
         try:
@@ -301,13 +302,20 @@ def _each(samples: Sequence[Sample], make: Callable[..., Result], *more: Sequenc
     return made
 
 
+def _gives_types(processor: Any) -> bool:
+    """Whether a processor gives the type of each token: a setting of its own, or of its texts in older transformers."""
+    name = "return_mm_token_type_ids"
+    of_texts = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {}).get("text_kwargs", {})
+    return bool(getattr(processor, name, False) or of_texts.get(name, False))
+
+
 def _stack(values: Any) -> Tensor:
     """Stack one array or tensor per image."""
     return values if isinstance(values, torch.Tensor) else torch.stack([torch.as_tensor(value) for value in values])
 
 
 def _pad(rows: list[list[int]], value: int, *, left: bool = False) -> Tensor:
-    """Rows of unequal length as one int64 tensor (B, longest)."""
+    """Pad rows of unequal length to one int64 tensor (B, longest)."""
     longest = max(map(len, rows))
     gaps = [[value] * (longest - len(row)) for row in rows]
     return torch.tensor([gap + row if left else row + gap for row, gap in zip(rows, gaps, strict=True)])

@@ -1,4 +1,4 @@
-"""Files that nobody has vouched for: every failure to read one becomes a :class:`FaultError`, in bounded memory."""
+"""Reading of untrusted files: every failure becomes a :class:`FaultError`, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class FaultError(Exception):
 
 
 def shown(source: Source | str) -> str:
-    """A file's name, or any text of a dataset, as one short line, whatever it holds."""
+    """Show a file's name, or any text of a dataset, as one short line, whatever it holds."""
     if isinstance(source, bytes):
         return "the file"
     return ascii((source if isinstance(source, str) else source.name)[:60])[1:-1]
 
 
 def content_of(source: Source) -> io.BytesIO | Path:
-    """A file, or its content as a file, for a library to open.
+    """Return a file, or its content as a file, for a library to open.
 
     Raises:
         FileNotFoundError: There is no such file; nor may it be a pipe, which would be waited for.
@@ -64,7 +64,7 @@ def content_of(source: Source) -> io.BytesIO | Path:
 
 
 def not_whole(source: Source, what: str, error: Exception) -> FaultError:
-    """The fault of a file that a library cannot read as what it should be."""
+    """Return the fault of a file that a library cannot read as what it should be."""
     if isinstance(error, FileNotFoundError):
         return FaultError(f"{shown(source)} is missing")
     return FaultError(f"{shown(source)} is not a whole {what} ({type(error).__name__})")
@@ -90,7 +90,7 @@ def check_inside(base: Path, path: Path) -> None:
 
 
 def member(base: Path, folder: Path, name: str) -> Path:
-    """A file by its name in a dataset; `folder` is known to lie inside the resolved folder `base`.
+    """Return a file by its name in a dataset; `folder` must lie inside the resolved folder `base`.
 
     Raises:
         FaultError: As :func:`check_inside`.
@@ -102,7 +102,7 @@ def member(base: Path, folder: Path, name: str) -> Path:
 
 
 def located(base: Path, folder: Path, *names: str) -> Path:
-    """The first of some names that is a file; `folder` is known to lie inside the resolved folder `base`.
+    """Return the first of some names that is a file; `folder` must lie inside the resolved folder `base`.
 
     A name that is no file as it stands is looked for in other spellings: without the white space around it, with
     slashes for Windows' backslashes, and with accents composed (NFC) or apart (NFD, as macOS has them).
@@ -140,7 +140,7 @@ def user_path(path: str | Path) -> Path:
 
 
 def words(value: object, what: str) -> str:
-    """A text without the white space around it.
+    """Return a text without the white space around it.
 
     Raises:
         FaultError: It is no text, is blank, or holds what was not UTF-8.
@@ -153,7 +153,7 @@ def words(value: object, what: str) -> str:
 
 
 def file_name(value: object, what: str) -> str:
-    """A file's name as it stands, whose white space counts.
+    """Return a file's name unchanged; its white space counts.
 
     Raises:
         FaultError: As :func:`words`.
@@ -163,7 +163,7 @@ def file_name(value: object, what: str) -> str:
 
 
 def identity(value: object, what: str) -> str:
-    """An id: a text, or a number from 0.
+    """Return an id: a text, or a number from 0.
 
     Raises:
         FaultError: As :func:`words` or :func:`number`.
@@ -172,7 +172,7 @@ def identity(value: object, what: str) -> str:
 
 
 def said(value: object, what: str) -> str:
-    """A text as :func:`words`; a number is the text of it.
+    """Return a text as :func:`words`; a number becomes its text.
 
     Raises:
         FaultError: As :func:`words`; or it is true or false, whose text nobody has chosen.
@@ -184,7 +184,7 @@ def said(value: object, what: str) -> str:
 
 
 def western(text: str) -> str:
-    """A text of :func:`csv_rows`; if its bytes were not UTF-8, they are cp1252, or Latin-1 where that has no letter."""
+    """Decode a text of :func:`csv_rows`; bytes that are not UTF-8 are cp1252, or Latin-1 where that has no letter."""
     if not _SURROGATE.search(text):
         return text
     raw = text.encode("utf-8", "surrogateescape")
@@ -195,7 +195,7 @@ def western(text: str) -> str:
 
 
 def texts(value: object, what: str, *, blank: bool = False) -> tuple[str, ...]:
-    """A list of texts or numbers, as texts; blank ones are left out, or `blank`, are empty texts.
+    """Return a list of texts or numbers as texts; blank ones are omitted or, with `blank`, empty texts.
 
     Raises:
         FaultError: It is no list, an entry of it is neither, or none is left.
@@ -212,7 +212,7 @@ def texts(value: object, what: str, *, blank: bool = False) -> tuple[str, ...]:
 
 
 def number(value: object, what: str, below: int = 10**12) -> int:
-    """An integer from 0 to below `below`.
+    """Return an integer from 0 to below `below`.
 
     Raises:
         FaultError: It is none.
@@ -223,7 +223,7 @@ def number(value: object, what: str, below: int = 10**12) -> int:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises:
         FaultError: The file is missing, too large, not UTF-8, not JSON, or nested too deep.
@@ -232,7 +232,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: bytes, path: Path) -> Any:
-    """What a JSON text holds; see :func:`read_json`."""
+    """Parse a JSON text; see :func:`read_json`."""
     try:
         return json.loads(utf8(text, shown(path)))
     except (ValueError, RecursionError):  # not JSON, or nested too deep
@@ -240,7 +240,7 @@ def parse_json(text: bytes, path: Path) -> Any:
 
 
 def utf8(text: bytes, name: str) -> str:
-    """The text of bytes, without a mark of their order.
+    """Decode bytes, without a byte order mark.
 
     Raises:
         FaultError: They are UTF-16 or UTF-32, or else not UTF-8.
@@ -255,7 +255,7 @@ def utf8(text: bytes, name: str) -> str:
 
 
 def json_list(path: Path) -> Iterator[Any]:
-    """The entries of a list in a JSON file; each is built when its turn comes, so that a large file is no large tree.
+    """Yield the entries of a list in a JSON file, one at a time, so that a large file is no large tree.
 
     Raises:
         FaultError: As :func:`read_json`, perhaps after the first entries; or it is no list.
@@ -281,13 +281,13 @@ def json_list(path: Path) -> Iterator[Any]:
 
 
 def _after_space(text: str, at: int) -> int:
-    """The place of the next character that JSON counts."""
+    """Return the place of the next character that JSON counts."""
     found = _SPACE.match(text, at)
     return found.end() if found else at
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds, every scalar as its text.
+    """Read a YAML file, with every scalar as its text.
 
     Raises:
         FaultError: The file is missing, too large, not UTF-8, not YAML, nested too deep, or has too many values.
@@ -310,7 +310,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str] | FaultError]]:
-    """The rows of a CSV file with a header, each with its line (1-based), one at a time; a broken one is a fault.
+    """Yield the rows of a CSV file with a header, each with its line (1-based); a broken row is a fault.
 
     Bytes that are not UTF-8 are kept as surrogates, which :func:`words` refuses.
 
@@ -344,7 +344,7 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """What each line of a JSONL file holds, with its line (1-based), one at a time; a broken one is a fault.
+    """Yield the value of each line of a JSONL file with its line (1-based); a broken line is a fault.
 
     Raises:
         FaultError: The file is missing or UTF-16.

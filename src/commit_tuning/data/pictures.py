@@ -1,4 +1,4 @@
-"""Pictures of a dataset that nobody has vouched for, and the one picture of a multi-image question."""
+"""Reading of untrusted pictures, and the single picture made from a multi-image question."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ GRID_PLACES = ("top left", "top right", "bottom left", "bottom right")
 
 
 def picture_names(stem: str) -> tuple[str, ...]:
-    """The names that the file of a picture may have: the stem with each ending, or as it is."""
+    """Return the possible file names of a picture: the stem with each ending, or unchanged."""
     stems = dict.fromkeys((stem, stem.strip()))
     return (*(f"{it}{ending}" for it in stems for ending in ENDINGS), stem)
 
 
 def is_plain(picture: Image.Image) -> bool:
-    """Whether a picture is of one colour, so that it shows nothing."""
+    """Tell whether a picture has a single colour, so that it shows nothing."""
     return picture.getcolors(maxcolors=1) is not None
 
 
 def choice_names(question: Image.Image, count: int) -> tuple[str, ...]:
-    """What the choices of a collage are called: places in a grid of up to four, else letters in reading order."""
+    """Name the choices of a collage: places in a grid of up to four, else letters in reading order."""
     return GRID_PLACES[:count] if is_plain(question) and count <= len(GRID_PLACES) else LETTERS[:count]
 
 
@@ -156,7 +156,7 @@ def _scale_key(image: ImageFile.ImageFile) -> None:
 
 
 def _in_8_bits(picture: Image.Image) -> Image.Image:
-    """Grey of 0 to 65,535 as grey of 0 to 255; the one transparent value that there may be as white."""
+    """Convert grey of 0 to 65,535 to grey of 0 to 255, and the one possible transparent value to white."""
     import numpy as np
     from PIL import Image
 
@@ -166,7 +166,7 @@ def _in_8_bits(picture: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """A picture turned as its EXIF says, even if other tags are damaged, on which Pillow's own turn fails."""
+    """Turn a picture as its EXIF says, even if other tags are damaged, on which Pillow's own turn fails."""
     from PIL import ExifTags, Image
 
     try:
@@ -219,7 +219,7 @@ def _check_kind(image: ImageFile.ImageFile, name: str) -> None:
 
 
 def _unknown_values(image: ImageFile.ImageFile) -> str | None:
-    """What a picture holds of which nobody knows what is white, or Pillow does not heed it; None for all else."""
+    """Name pixel values whose white is unknown or that Pillow misreads; None for all others."""
     from PIL import ExifTags
 
     tags = getattr(image, "tag_v2", {})  # of TIFF

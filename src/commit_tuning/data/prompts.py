@@ -1,7 +1,7 @@
-"""How published models were asked: a table of prompts, each with its source.
+"""The prompts of published models, each with its source.
 
-`plain` is this project's own and the default. What stands around a prompt (the roles of a chat, the place of the
-picture) is the processor's business, see :mod:`commit_tuning.data.collate`.
+`plain` is this project's own and the default. The processor adds what surrounds a prompt (the roles of a chat, the
+place of the picture), see :mod:`commit_tuning.data.collate`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Prompt:
     source: str
 
     def question(self, sample: Sample) -> str:
-        """The words of a sample's question."""
+        """Return the words of a sample's question."""
         if sample.kind in {CAPTION, CONVERSATION}:
             return self.instruction.format(question=sample.question)
         if not sample.choices:
@@ -52,11 +52,11 @@ class Prompt:
         return self.choice.format(question=sample.question, options=self.between.join(options))
 
     def answer(self, sample: Sample) -> str:
-        """The words that are trained on."""
+        """Return the trained words."""
         return LETTERS[sample.choices.index(sample.answer)] if self.lettered and sample.choices else sample.answer
 
     def meant(self, sample: Sample, said: str) -> str:
-        """What a model said; where it was asked for a letter, the choice that this names, if it names one."""
+        """Return a model's answer; if a letter was asked for and names a choice, return that choice."""
         place = named_choice(said, sample.choices) if self.lettered and sample.choices else None
         return said if place is None or sample.choices is None else sample.choices[place]
 
@@ -98,7 +98,7 @@ PROMPTS = {
 
 
 def find_prompt(name: str) -> Prompt:
-    """A prompt by its name.
+    """Find a prompt by its name.
 
     Raises:
         UserError: There is none.

@@ -1,4 +1,4 @@
-"""Sounds of a dataset that nobody has vouched for, decoded to one channel at one rate.
+"""Reading of untrusted sounds, decoded to one channel at one rate.
 
 libsndfile decodes (WAV, FLAC, Ogg, MP3; package soundfile), the SoX resampler resamples (package soxr).
 """
@@ -85,7 +85,7 @@ def load_sound(source: Source, rate: int = 16_000, max_seconds: float | None = N
 
 
 def _wanted(file: Any, source: Source, max_seconds: float | None) -> int:
-    """How many frames to decode."""
+    """Return how many frames to decode."""
     name, rate = shown(source), file.samplerate
     if file.frames <= 0:
         raise FaultError(f"{name} holds no sound")
@@ -105,7 +105,7 @@ def _wanted(file: Any, source: Source, max_seconds: float | None) -> int:
 
 
 def _tail_decodes(file: Any) -> bool:
-    """Whether the end decodes; the file then stands at its start."""
+    """Tell whether the end decodes; the file is then at its start."""
     tail = min(file.frames, _TAIL)
     file.seek(file.frames - tail)
     decodes = len(file.read(tail, dtype="float32")) == tail
@@ -114,7 +114,7 @@ def _tail_decodes(file: Any) -> bool:
 
 
 def _mono_blocks(file: Any, source: Source, wanted: int) -> Iterator[NDArray[np.float32]]:
-    """The first frames as the mean of the channels; a compressed file may be a little shorter than it says."""
+    """Yield the first frames as the mean of the channels; a compressed file may be a little too short."""
     import numpy as np
 
     name, left, size = shown(source), wanted, max(1, _BLOCK // file.channels)
@@ -128,7 +128,7 @@ def _mono_blocks(file: Any, source: Source, wanted: int) -> Iterator[NDArray[np.
 
 
 def sound_libraries() -> tuple[Any, Any]:
-    """The modules soundfile and soxr; UserError if one is not installed."""
+    """Return the modules soundfile and soxr; UserError if one is not installed."""
     try:
         return import_module("soundfile"), import_module("soxr")
     except ImportError as error:

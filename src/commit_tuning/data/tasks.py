@@ -28,15 +28,15 @@ class Samples(Protocol):
     skipped: SkipList
 
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of samples."""
         ...
 
     def __getitem__(self, index: int) -> Sample:
-        """One, decoded."""
+        """Return a decoded sample."""
         ...
 
     def record(self, index: int) -> Record:
-        """One before its picture and sound are decoded."""
+        """Return a sample before its picture and sound are decoded."""
         ...
 
 
@@ -54,7 +54,7 @@ class Part:
         return self._reader[self._positions[index]]
 
     def record(self, index: int) -> Record:
-        """One before its picture and sound are decoded."""
+        """Return a sample before its picture and sound are decoded."""
         return self._reader.record(self._positions[index])
 
 
@@ -80,7 +80,7 @@ class Task:
     make: Callable[[Path | None, int], Path] | None = None
 
     def root(self, chosen: str | None, workers: int = 1) -> Path:
-        """The dataset's folder; one that is made here is made first if it is not there yet.
+        """Return the dataset's folder; a dataset that is made here is made first if it is missing.
 
         Raises:
             UserError: The folder holds something else, is damaged, or something that making needs is not installed.
@@ -94,19 +94,19 @@ class Task:
 
 
 def splits(reader: Callable[..., Reader[Any]], **options: Any) -> Read:
-    """A dataset whose three splits have answers."""
+    """Return a reader of a dataset whose three splits have answers."""
     return lambda root, split, limit, strict: reader(root, split, limit=limit, strict=strict, **options)
 
 
 def captions(reader: Callable[..., Reader[Any]]) -> Read:
-    """Trained on each caption, scored against all of a clip's."""
+    """Return a reader for training on each caption and scoring against all captions of a clip."""
     return lambda root, split, limit, strict: reader(
         root, split, captions="all" if split == "train" else "first", limit=limit, strict=strict
     )
 
 
 def _hidden_test(reader: Callable[..., Reader[Any]], **options: Any) -> Read:
-    """A dataset whose test answers are not public: its validation split is the test, a tenth of train validates."""
+    """Return a reader without public test answers: validation is the test, and a tenth of train validates."""
 
     def read(root: Path, split: str, limit: int | None, strict: bool) -> Samples:
         if split == "test":
@@ -121,7 +121,7 @@ def _hidden_test(reader: Callable[..., Reader[Any]], **options: Any) -> Read:
 
 
 def _validates(record: Record) -> bool:
-    """Whether the questions about a picture are held out: by its name alone, so that none is on both sides."""
+    """Tell whether a picture's questions are held out: by its name alone, so that none is on both sides."""
     return tenth(record.pictures[0].name) == 0
 
 
@@ -138,6 +138,6 @@ TASKS: dict[str, Task] = {
 
 
 def tasks() -> Mapping[str, Task]:
-    """The datasets by name, with those of plugins."""
+    """Return the datasets by name, with those of plugins."""
     load_plugins()
     return TASKS

@@ -1,4 +1,4 @@
-"""A dataset's text to tokens: a special token that is spelt in it, such as ``<image>`` or ``</s>``, stays text."""
+"""Conversion of a dataset's text to tokens: a spelt special token, such as ``<image>`` or ``</s>``, stays text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from commit_tuning.data.files import FaultError
 
 
 class PlainTokens:
-    """What a processor's tokenizer makes of text that people wrote.
+    """Tokenises text that people wrote, with a processor's tokenizer.
 
     A tokenizer takes the spelling of its special tokens for the tokens themselves: for a picture that is not there, or
     for the end of an answer. Answers are tokenised apart, so they are split as any text. A question goes through the
@@ -30,7 +30,7 @@ class PlainTokens:
         self._special = set(self._tokenizer.convert_tokens_to_ids(spelt)) - {self._tokenizer.unk_token_id}
 
     def question(self, text: str) -> str:
-        """The text for a processor, as it is where no special token is spelt.
+        """Return the text for a processor, unchanged where it spells no special token.
 
         Raises:
             FaultError: The tokenizer finds a special token in it all the same.
@@ -42,7 +42,7 @@ class PlainTokens:
         return apart
 
     def ids(self, text: str) -> list[int]:
-        """The ids of a text, without beginning and end of the sequence.
+        """Return the ids of a text, without beginning and end of the sequence.
 
         Raises:
             FaultError: The tokenizer finds a special token in it although it should split them.

@@ -40,6 +40,7 @@ _NOT_LOGITS = {
     "return_dict",
     "use_cache",
 }
+_CACHES = ("past_key_values", "cache")  # the old name, and the one of transformers 5.24
 
 
 @dataclass(frozen=True)
@@ -205,11 +206,12 @@ class TransformersForward:
         Raises:
             BatchError: The batch holds a cache, to which the training pass has added its own keys and values.
         """
-        if batch.get("past_key_values") is not None:
-            raise BatchError(
-                "the batch holds 'past_key_values', which every forward pass lengthens, so it cannot be measured; "
-                "give the model the whole sequence instead"
-            )
+        for name in _CACHES:
+            if batch.get(name) is not None:
+                raise BatchError(
+                    f"the batch holds {name!r}, which every forward pass lengthens, so it cannot be measured; "
+                    "give the model the whole sequence instead"
+                )
         arguments = {key: value for key, value in batch.items() if key not in _NOT_LOGITS}
         outputs = {modality: output for module in features.values() for modality, output in module.items()}
         if outputs:

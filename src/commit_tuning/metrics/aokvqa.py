@@ -19,7 +19,7 @@ _LETTERED = re.compile(r"\(?(?P<letter>[a-z])(?:[).:]+(?P<text>.*))?", re.IGNORE
 
 
 def named_choice(prediction: str, choices: Sequence[str]) -> int | None:
-    """The choice that a text names.
+    """Return the choice that a text names.
 
     A text names a choice if it equals it (:func:`~commit_tuning.metrics.iconqa.exact_match`), or is its letter
     (``B``, ``(b)``, ``B.``), or its letter and then itself (``B. bus``, ``b) bus``). The text counts before the letter
@@ -56,7 +56,7 @@ def _place(text: str, choices: Sequence[str]) -> int | None:
 
 
 def multiple_choice(prediction: str, choices: Sequence[str], answer: str) -> float:
-    """1 if the prediction names the right choice, else 0.
+    """Return 1 if the prediction names the right choice, else 0.
 
     Args:
         prediction: The model's text.
@@ -73,7 +73,7 @@ def multiple_choice(prediction: str, choices: Sequence[str], answer: str) -> flo
 
 
 def direct_answer(prediction: str, answers: Sequence[str]) -> float:
-    """min(1, matches / 3), without leaving answers out; texts are equal or not, as they stand (``Cab`` is not ``cab``).
+    """Return min(1, matches / 3) without leaving answers out; texts match only exactly (``Cab`` is not ``cab``).
 
     The script leaves out questions whose ``difficult_direct_answer`` is true; the caller does that. With fewer than
     three answers (there are ten) all of them suffice.

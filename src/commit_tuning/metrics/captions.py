@@ -4,10 +4,10 @@ They differ in the words, in the weight of recall, and in how references are joi
 caption's (tylin/coco-caption ``rouge.py``; aac-metrics carries it over), so that is the default; rouge-score's is what
 summarisation and most general libraries report.
 
-COCO caption's words come from Stanford's PTB tokenizer, a Java program, less punctuation; :func:`words` is its rules
-for plain captions, without Java. They can differ on abbreviations with periods (``U.S.``), on symbols (``%``, ``&``),
-brackets and repeated marks (``!!!``), which are dropped here, and on contractions without an apostrophe (``cannot``,
-``gonna``): docs/reference/metrics.md says how.
+COCO caption takes its words from Stanford's PTB tokenizer, a Java program, without punctuation. :func:`words` follows
+the tokenizer's rules for plain captions, without Java. The two can differ on abbreviations with periods (``U.S.``), on
+contractions without an apostrophe (``cannot``, ``gonna``), and on symbols (``%``, ``&``), brackets and repeated marks
+(``!!!``), which are dropped here. docs/reference/metrics.md has the details.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WORD = re.compile(r"n't\b|'(?:s|re|ve|ll|d|m)\b|\w+(?:[-'/]\w+|(?<=\d)[.,:]\d+)
 
 
 def words(caption: str) -> list[str]:
-    """The words of a caption: lower case, no punctuation, clitics apart, hyphenated words and numbers whole.
+    """Return a caption's words in lower case, without punctuation, clitics apart, hyphenated words and numbers whole.
 
     Accents are composed (NFC), and vowel signs and other marks belong to their letters.
 
@@ -42,7 +42,7 @@ def words(caption: str) -> list[str]:
 
 
 def rouge_l_coco(prediction: str, answers: Sequence[str]) -> float:
-    """COCO caption's ROUGE-L: the F measure, beta 1.2, of the best precision and the best recall over the references.
+    """Compute COCO caption's ROUGE-L: F measure, beta 1.2, of best precision and best recall over the references.
 
     LCS is the longest common subsequence in words, precision LCS / words of the caption, recall LCS / words of the
     reference; P and R are their maxima, each over all references (so they may come from two of them). The score is
@@ -66,7 +66,7 @@ def rouge_l_coco(prediction: str, answers: Sequence[str]) -> float:
 
 
 def rouge_l_f1(prediction: str, answers: Sequence[str]) -> float:
-    """rouge-score's ROUGE-L: the highest F1 over the references (``score_multi``), words ``[a-z0-9]+``, not stemmed.
+    """Compute rouge-score's ROUGE-L: the highest F1 over references (``score_multi``), words ``[a-z0-9]+`` unstemmed.
 
     Args:
         prediction: The caption.

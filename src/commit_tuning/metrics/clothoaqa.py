@@ -19,17 +19,17 @@ from commit_tuning.metrics.iconqa import exact_match, normalise
 
 
 def agreement(prediction: str, answers: Sequence[str]) -> float:
-    """The share of annotators who said the same, in [0, 1]."""
+    """Return the share of annotators who said the same, in [0, 1]."""
     return sum(exact_match(prediction, answer) for answer in answers) / len(answers)
 
 
 def majority(prediction: str, answers: Sequence[str]) -> float | None:
-    """1 if more than half of the annotators said the same, else 0; None if there is no such answer to find."""
+    """Return 1 if more than half of the annotators said the same, else 0; None if no answer has a majority."""
     return _against(prediction, answers, len(answers) // 2 + 1)
 
 
 def unanimous(prediction: str, answers: Sequence[str]) -> float | None:
-    """1 if all annotators said the same, else 0; None if they differ among themselves."""
+    """Return 1 if all annotators said the same, else 0; None if they differ among themselves."""
     return _against(prediction, answers, len(answers))
 
 

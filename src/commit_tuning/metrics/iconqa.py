@@ -13,7 +13,7 @@ _SYMBOLS = frozenset({"Sc", "Sm", "So"})  # Unicode's categories: money, mathema
 
 
 def normalise(text: str) -> str:
-    """Text as it is compared.
+    """Return a text in the form in which it is compared.
 
     Accents are composed (NFC); lower case; punctuation becomes a space, except inside numbers, times and fractions
     (``3.5``, ``6:30``, ``1/2``, ``-4``, ``50%``); vowel signs and other marks belong to their letters; each symbol
@@ -35,21 +35,21 @@ def _kept(letter: str) -> str:
 
 
 def _may_follow_an_article(letter: str) -> bool:
-    """Whether a word or a price begins with it."""
+    """Tell whether a letter can begin a word or a price."""
     return bool(letter) and (not _stands_alone(letter) or unicodedata.category(letter) == "Sc")
 
 
 def _stands_alone(letter: str) -> bool:
-    """Whether a letter is a symbol that tells answers apart."""
+    """Tell whether a letter is a symbol that tells answers apart."""
     return letter in "#^" or (unicodedata.category(letter) in _SYMBOLS and letter not in _IN_NUMBERS)
 
 
 def exact_match(prediction: str, answer: str) -> bool:
-    """Whether prediction and answer are the same after :func:`normalise`; an empty prediction is never right."""
+    """Tell whether prediction and answer agree after :func:`normalise`; an empty prediction is never right."""
     predicted = normalise(prediction)
     return bool(predicted) and predicted == normalise(answer)
 
 
 def any_match(prediction: str, answers: Iterable[str]) -> float:
-    """1 if the prediction is one of the answers by :func:`exact_match`, else 0."""
+    """Return 1 if the prediction is one of the answers by :func:`exact_match`, else 0."""
     return float(any(exact_match(prediction, answer) for answer in answers))

@@ -8,7 +8,7 @@ from commit_tuning.errors import UserError
 
 
 def mean_by_kind(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """The mean score, for each kind of question and for all.
+    """Return the mean score, for each kind of question and for all.
 
     Args:
         scores: (kind, score of one question in [0, 1]).

@@ -41,7 +41,7 @@ _CONTRACTIONS = _contractions()
 
 
 def normalise(text: str) -> str:
-    """Text as TextVQA's evaluator compares it.
+    """Return a text in the form that TextVQA's evaluator compares.
 
     In order: lower case, without commas and question marks, ``'s`` a word of its own; every other punctuation mark goes
     if it stands beside a space anywhere in the text and is a space otherwise (hyphens too; apostrophes and colons
@@ -64,7 +64,7 @@ def normalise(text: str) -> str:
 
 
 def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """min(1, matches / 3) among the other answers, averaged over leaving out each answer in turn.
+    """Return min(1, matches / 3) among the other answers, averaged over leaving out each answer in turn.
 
     With ten answers and m that match: 0, 0.3, 0.6, 0.9 for m = 0 to 3, then 1. A blank prediction is never right (in
     the script it matches references such as ``a``, of which nothing is left).

@@ -73,7 +73,7 @@ def convert_internvl2(original: str | Path, native: str | Path, output: str | Pa
 
 
 def load_internvl2(config: Any, state: Mapping[str, Tensor]) -> Any:
-    """The native model with an original checkpoint's tensors, in their number format.
+    """Load an original checkpoint's tensors into the native model, in their number format.
 
     Args:
         config: `InternVLConfig` with a Llama as its language model.
@@ -99,7 +99,7 @@ def load_internvl2(config: Any, state: Mapping[str, Tensor]) -> Any:
 
 
 def _native(name: str, value: Tensor, text: Any) -> Iterator[tuple[str, Tensor]]:
-    """An original tensor's native names and values; three for joined queries, keys and values."""
+    """Yield an original tensor's native names and values; three for joined queries, keys and values."""
     for pattern, replacement in _RENAMINGS:
         name = re.sub(pattern, replacement, name)
     if ".attn.qkv." in name:

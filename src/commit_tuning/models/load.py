@@ -41,7 +41,7 @@ MODELS: dict[str, NamedModel] = {}
 
 
 def models() -> Mapping[str, NamedModel]:
-    """The models by name, with those of plugins."""
+    """Return the models by name, with those of plugins."""
     load_plugins()
     return MODELS
 
@@ -82,7 +82,7 @@ def load_model(name_or_path: str | Path, *, trust_remote_code: bool = False) -> 
 
 
 def load_processor(name_or_path: str | Path, *, trust_remote_code: bool = False) -> ProcessorMixin:
-    """Processor of a model, by what :func:`load_model` takes.
+    """Load a model's processor, from what :func:`load_model` takes.
 
     Raises:
         UserError: There is no such model, or transformers cannot load it.
@@ -97,7 +97,7 @@ def load_processor(name_or_path: str | Path, *, trust_remote_code: bool = False)
 
 
 def max_positions(name_or_path: str | Path, trust_remote_code: bool = False) -> int | None:
-    """The longest text that a model reads, in tokens, by what :func:`load_model` takes; None for no limit.
+    """Return the longest text that a model reads, in tokens, by what :func:`load_model` takes; None for no limit.
 
     Raises:
         UserError: There is no such model, or transformers cannot load it.
@@ -111,7 +111,7 @@ def max_positions(name_or_path: str | Path, trust_remote_code: bool = False) -> 
 
 
 def model_checksum(name_or_path: str | Path) -> str:
-    """What tells a model's weights and files from others, by what :func:`load_model` takes.
+    """Return what tells a model's weights and files from others, by what :func:`load_model` takes.
 
     Returns:
         The SHA-256 over the files of a folder, or `commit:` and the hub's commit.
@@ -130,7 +130,7 @@ def model_checksum(name_or_path: str | Path) -> str:
 
 
 def _folder_checksum(folder: Path) -> str:
-    """The SHA-256 of the files that a model is loaded from, with their names; none of them is hidden or Markdown.
+    """Return the SHA-256 of a model's files and their names, without hidden and Markdown files.
 
     They lie in the folder itself, and those of a second tokenizer in a folder that is named after it.
     """
@@ -157,7 +157,7 @@ def _named(name_or_path: str | Path) -> NamedModel | None:
 
 
 def _place(name_or_path: str | Path) -> str:
-    """Where transformers looks for a model: a folder, or the hub's name."""
+    """Return where transformers looks for a model: a folder, or the hub's name."""
     named = _named(name_or_path)
     return str(named.folder) if named else os.path.expanduser(name_or_path)  # noqa: PTH111 (it never raises)
 

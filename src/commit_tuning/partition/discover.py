@@ -22,7 +22,7 @@ _OTHER_TOWERS = {
     "audio": ("embed_audio", "embed_tokens_extend.audio_embed"),
 }
 # Families whose images become the indices of the nearest codes, through which no gradient passes.
-_DISCRETE_IMAGES = ("chameleon", "emu3", "glm_image")
+_DISCRETE_IMAGES = ("apertus1p5", "chameleon", "emu3", "glm_image")
 
 
 def unwrap(model: nn.Module) -> Any:

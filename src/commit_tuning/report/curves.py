@@ -49,7 +49,7 @@ class Curve:
 
 
 def curve(group: Group, key: str, *, window: int = 1, log: bool = False, over: str | None = None) -> Curve | None:
-    """A quantity of a group's runs as a curve.
+    """Make a curve of a quantity of a group's runs.
 
     Args:
         group: The runs.
@@ -78,7 +78,7 @@ def curve(group: Group, key: str, *, window: int = 1, log: bool = False, over: s
 
 
 def _series(history: Sequence[dict[str, Any]], key: str, over: str | None, log: bool) -> dict[int, float]:
-    """Step to value, without what was not measured and, on a log scale, without what it cannot show."""
+    """Map step to value, without unmeasured values and, on a log scale, without what it cannot show."""
     found = {}
     for row in history:
         value, divisor = row.get(key), 1.0 if over is None else row.get(over)
@@ -91,7 +91,7 @@ def _series(history: Sequence[dict[str, Any]], key: str, over: str | None, log: 
 
 
 def _running_mean(steps: Array, values: Array, window: int) -> Array:
-    """Mean over the last `window` steps, over fewer at the start."""
+    """Return the mean over the last `window` steps, over fewer at the start."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)
     starts = np.searchsorted(steps, steps - window, side="right")

@@ -1,4 +1,4 @@
-"""How figures look: one colour for each method everywhere, and SVG that stands inside a page."""
+"""The style of figures: one colour for each method everywhere, and SVG that stands inside a page."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ STYLE: Any = {
 
 
 def legend(groups: Sequence[Group]) -> list[dict[str, str]]:
-    """Label, colour and SVG dash pattern of each group, for the page's own legend."""
+    """Return label, colour and SVG dash pattern of each group, for the page's own legend."""
     patterns = ("none", "7 3", "2 2.5", "8 3 2 3")
     styles = [line_style(groups, index) for index in range(len(groups))]
     return [
@@ -71,7 +71,7 @@ def legend(groups: Sequence[Group]) -> list[dict[str, str]]:
 
 
 def line_style(groups: Sequence[Group], index: int) -> dict[str, Any]:
-    """Colour by method; a second group of the same method, or a method after its twin, gets another dash pattern."""
+    """Return the colour by method; another group of the same method, or one after its twin, gets other dashes."""
     method = groups[index].method
     same = (method, TWINS.get(method))
     earlier = sum(group.method in same for group in groups[:index])
@@ -79,7 +79,7 @@ def line_style(groups: Sequence[Group], index: int) -> dict[str, Any]:
 
 
 def drawn(text: str) -> str:
-    """A text from outside as a label: short, no formula, and with escapes for what the figures' font cannot draw."""
+    """Return an outside text as a label: short, no formula, and escapes for what the figures' font cannot draw."""
     line = "".join(sign if ord(sign) in _drawable() else ascii(sign)[1:-1] for sign in visible_line(text))
     short = line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 20]}…{line[-19:]}"
     return short.replace("$", r"\$")
@@ -106,7 +106,7 @@ def save_png(figure: Figure, path: Path, **options: Any) -> None:
 
 
 def to_svg(figure: Figure, title: str) -> str:
-    """The figure as an `<svg>` element that fills its container; ids carry the title, so that figures share a page."""
+    """Return the figure as an `<svg>` element that fills its container; its ids carry the title and stay unique."""
     buffer, canvas = io.StringIO(), FigureCanvasSVG(figure)
     canvas.print_figure(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

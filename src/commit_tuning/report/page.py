@@ -151,13 +151,13 @@ def _render(folder: Path, contents: Contents) -> str:
 
 
 def _without_weights(arms: Iterable[Arm]) -> list[str]:
-    """One line on the runs whose weights were removed, which are shown like the others; none if there are none."""
+    """Return one line on the runs whose weights were removed, which are shown like the others; or none."""
     folders = [record.folder for arm in arms for record in arm.records if record.removed]
     return [f"{len(folders)} runs, first: {folders[0]}; their numbers are as they were"] if folders else []
 
 
 def _shown_in_page(value: Any) -> Any:
-    """What stands in the page for a value: a text without characters that act or hide, and not without end."""
+    """Return a value as the page shows it: a text of limited length without characters that act or hide."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     cut = f" … ({len(value):,} characters)" if len(value) > LONGEST else ""
@@ -165,7 +165,7 @@ def _shown_in_page(value: Any) -> Any:
 
 
 def _columns(arms: Sequence[Arm]) -> dict[str, str]:
-    """The columns that say something, in order, with their headings."""
+    """Return the columns with any content, in order, with their headings."""
     names = list(dict.fromkeys(name for arm in arms for name in arm.cells))
     kinds = sorted(name for name in names if name.startswith(_KIND))
     place = names.index("Validation")
@@ -180,7 +180,7 @@ def _heading(column: str) -> str:
 
 
 def read_contents(folder: Path) -> Contents:
-    """The arms of a comparison, as its table has them or with the runs so far, or the runs below a folder by recipe.
+    """Read a comparison's arms, from its table or the runs so far, or the runs below a folder by recipe.
 
     Raises:
         UserError: Neither is there, or the comparison's own files are damaged.
@@ -208,7 +208,7 @@ def _finished_comparison(folder: Path) -> Contents:
 
 
 def _inside(folder: Path, runs: Iterable[str]) -> list[Path]:
-    """The folders of a table's runs.
+    """Return the folders of a table's runs.
 
     Raises:
         UserError: One lies elsewhere.
@@ -244,7 +244,7 @@ _Family = tuple[tuple[str, str, str], list[RunRecord]]  # label, method and rate
 
 
 def _runs_so_far(folder: Path, families: Sequence[_Family], left_out: list[str]) -> Contents:
-    """The contents of a page about runs of which some may not be complete."""
+    """Return the contents of a page about runs of which some may not be complete."""
     contents = Contents([_arm_of_records(*key, records) for key, records in families], left_out=left_out)
     for record in (record for _, records in families for record in records if not record.complete):
         name = record.folder.relative_to(folder).as_posix()
@@ -256,14 +256,14 @@ def _runs_so_far(folder: Path, families: Sequence[_Family], left_out: list[str])
 
 
 def _state(record: RunRecord) -> str:
-    """How far a run came that is not complete."""
+    """Say how far an incomplete run came."""
     done = max((int(row["step"] or 0) for row in record.history()), default=0)
     where = f"step {done} of {record.recipe['train']['steps']}"
     return f"failed after {where}: {record.error}" if record.status == "failed" else f"running or interrupted: {where}"
 
 
 def _by_recipe(records: Sequence[RunRecord]) -> list[_Family]:
-    """Runs grouped by everything but the seed; what tells groups of one method and rate apart is in their labels."""
+    """Group runs by everything but the seed; labels carry what tells groups of one method and rate apart."""
     groups: dict[str, list[RunRecord]] = {}
     for record in records:
         groups.setdefault(json.dumps(_flat(_without_seed(record.recipe)), sort_keys=True), []).append(record)
@@ -286,13 +286,13 @@ def _without_seed(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Dotted keys of a recipe's sections to their values."""
+    """Map dotted keys of a recipe's sections to their values."""
     sections = ((name, section if isinstance(section, dict) else {"": section}) for name, section in recipe.items())
     return {f"{name}.{key}": value for name, section in sections for key, value in section.items()}
 
 
 def describe(record: RunRecord, seeds: int) -> dict[str, str]:
-    """What a reader has to know about the runs, by name; what an older record lacks is left out."""
+    """Return what a reader must know about the runs, by name, without what an older record lacks."""
     recipe, train, commit = record.recipe, record.recipe["train"], record.recipe["commit"]
     lora, task, hardware = recipe["model"].get("lora"), tasks().get(recipe["data"]["dataset"]), record.hardware
     scores = record.metrics.get("test")
@@ -302,7 +302,8 @@ def describe(record: RunRecord, seeds: int) -> dict[str, str]:
     data += [f"scored by {METRICS[task.metric].name}"] if task else []
     steps = f"{train['steps']} steps" + (f" of {train['batch_size']}" if "batch_size" in train else "")
     rate = [f"{train['scheduler']} rate"] if "scheduler" in train else []
-    kappa = [f"every {commit['probe']['interval']} steps"] if "probe" in commit else []
+    probe = commit.get("probe")
+    kappa = [f"every {probe['interval']} steps"] if isinstance(probe, dict) and "interval" in probe else []
     kappa += (
         [f"{commit.get('kappa_estimator', '')} mean of {commit['kappa_window']}"] if "kappa_window" in commit else []
     )
@@ -324,7 +325,7 @@ def describe(record: RunRecord, seeds: int) -> dict[str, str]:
 
 
 def gallery(arms: Sequence[Arm], keys: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
-    """Some test questions with picture, truth and the answer of each arm's first run."""
+    """Return some test questions with picture, truth and the answer of each arm's first run."""
     given = [{row.id: row.answer for row in answered(arm.records[0])} for arm in arms]
     first = arms[0].records[0]
     asked = []
@@ -347,7 +348,7 @@ def gallery(arms: Sequence[Arm], keys: Sequence[dict[str, str]]) -> list[dict[st
 
 
 def _picture(record: RunRecord, row: Answered) -> dict[str, str]:
-    """The `picture` of a question as the address of its own bytes, or its `fault`; nothing where it has none."""
+    """Return a question's `picture` as the address of its own bytes, or its `fault`; nothing where it has none."""
     try:
         path = record.file(row.picture or f"{IMAGES}/{row.id}.png")  # older runs named pictures by id
         return {"picture": picture_address(path)} if path else {}
@@ -356,7 +357,7 @@ def _picture(record: RunRecord, row: Answered) -> dict[str, str]:
 
 
 def picture_address(path: Path) -> str:
-    """A picture as a `data:` address: PNG, or JPEG where it had to be reduced.
+    """Return a picture as a `data:` address: PNG, or JPEG if it had to be reduced.
 
     Raises:
         FaultError: It is no whole picture, or too large to be decoded.
@@ -369,7 +370,7 @@ def picture_address(path: Path) -> str:
 
 
 def _is_right(row: Answered, answer: str, run: RunRecord) -> bool | None:
-    """Whether an answer gets at least half of the points; None where no metric says."""
+    """Tell whether an answer gets at least half of the points; None where no metric says."""
     task = tasks().get(run.recipe["data"]["dataset"])
     asked = {"kind": row.kind, "choices": row.choices, "truth": row.truth, "answers": row.answers or [row.truth]}
     try:
@@ -391,7 +392,7 @@ def _arm_of_records(label: str, method: str, rates: str, records: Sequence[RunRe
 
 
 def _cells(records: Sequence[RunRecord], spread: float | None) -> dict[str, str]:
-    """The numbers of the table that come from complete records alone."""
+    """Return the numbers of the table that come from complete records alone."""
     scores = [record.metrics["test"].get("by_kind", {}) for record in records]
     kinds = sorted({kind for by_kind in scores for kind in by_kind})
     test = percent(mean([record.accuracy("test") for record in records]))
@@ -408,7 +409,7 @@ def _cells(records: Sequence[RunRecord], spread: float | None) -> dict[str, str]
 
 
 def starvation(records: Sequence[RunRecord]) -> str:
-    """Modules that starve at the end of runs, with the steps since which they do."""
+    """Name the modules that starve at the end of runs, with the steps since which they do."""
     found: dict[str, list[int]] = {}
     for record in records:
         for module, since in record.metrics.get("starving", {}).items():

@@ -62,7 +62,7 @@ class Sheet:
 
 
 def sheets(modules: Sequence[str]) -> list[Sheet]:
-    """The figures of a report on runs with these modules."""
+    """Return the figures of a report on runs with these modules."""
     names = {module: MODULE_NAMES.get(module, drawn(module)) for module in modules}
     unit = "d_X / d_S"
     return [
@@ -108,13 +108,13 @@ def sheets(modules: Sequence[str]) -> list[Sheet]:
 
 
 def draw_curves(groups: Sequence[Group]) -> list[Plot]:
-    """Every figure that the histories of the groups have values for."""
+    """Draw every figure that the histories of the groups have values for."""
     drawn = [_draw(sheet, groups) for sheet in sheets(_modules(groups)) if sheet.panels]
     return [plot for plot in drawn if plot is not None]
 
 
 def draw_accuracy(arms: Sequence[tuple[str, str, Sequence[float]]]) -> Plot:
-    """A row of dots per arm: the test accuracy of each seed, and their mean.
+    """Draw a row of dots per arm: the test accuracy of each seed, and their mean.
 
     Args:
         arms: Label, method, and accuracies in [0, 1] of each arm, from top to bottom.
@@ -148,7 +148,7 @@ def _draw(sheet: Sheet, groups: Sequence[Group]) -> Plot | None:
 def draw_panels(
     panels: Sequence[tuple[Panel, Sequence[Group]]], window: int, *, level: float | None = None, shared: bool = False
 ) -> Figure:
-    """Panels side by side, each with the curves of its groups.
+    """Draw panels side by side, each with the curves of its groups.
 
     Args:
         panels: What is drawn, and of whom.
@@ -175,7 +175,7 @@ def draw_panels(
 
 
 def _curves(panel: Panel, groups: Sequence[Group], window: int) -> dict[int, Curve]:
-    """The curve of each group that has one, by the group's index."""
+    """Return the curve of each group that has one, by the group's index."""
     found = {
         i: curve(group, panel.key, window=window, log=panel.log, over=panel.over) for i, group in enumerate(groups)
     }
@@ -207,13 +207,13 @@ def _log_ticks(axes: Axes) -> None:
 
 
 def smoothing(groups: Sequence[Group], key: str) -> int:
-    """A twentieth of the steps over which a quantity was measured."""
+    """Return a twentieth of the steps over which a quantity was measured."""
     rows = (row for group in groups for history in group.histories for row in history)
     return max(1, max((int(row["step"]) for row in rows if row.get(key) is not None), default=0) // 20)
 
 
 def explanation(groups: Sequence[Group], panel: Panel, window: int) -> str:
-    """What line and band are, and how they were smoothed."""
+    """Explain line and band, and how they were smoothed."""
     fewest, most = (pick(len(group.records) for group in groups) for pick in (min, max))
     seeds = str(most) if fewest == most else f"{fewest} to {most}"
     kind = "geometric mean" if panel.log else "mean"
@@ -222,7 +222,7 @@ def explanation(groups: Sequence[Group], panel: Panel, window: int) -> str:
 
 
 def _modules(groups: Sequence[Group]) -> list[str]:
-    """The language model first, then the encoders."""
+    """Return the language model first, then the encoders."""
     keys = {key for group in groups for history in group.histories for row in history[:1] for key in row}
     found = sorted(key.removeprefix("lr/") for key in keys if key.startswith("lr/"))
     return sorted(found, key=lambda module: module != "language_model")

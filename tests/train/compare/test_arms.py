@@ -16,7 +16,7 @@ from commit_tuning.train.recipe.schema import StaticGrid
 PLAN = ("compare.rates=[1e-3, 1e-2]", "compare.methods=[commit-clr]", "compare.static_grid={}")
 
 
-def test_every_method_meets_every_rate_and_every_pair_that_differs() -> None:
+def test_screening_arms_cover_all_rates_and_pairs() -> None:
     arms = screening_arms(load_recipe(EXAMPLE, PLAN))
     assert [(arm.method, arm.rates) for arm in arms] == [
         ("constant", "0.001"),
@@ -35,7 +35,7 @@ def test_static_pairs_leave_out_the_diagonal() -> None:
     assert static_pairs(None, (1.0, 2.0)) == []
 
 
-def test_an_axis_varies_only_the_methods_it_matters_to() -> None:
+def test_axis_varies_only_the_methods_it_affects() -> None:
     axes = (("commit.kappa_window", (10, 50)), ("train.optimizer", ("adamw", "sgd")))
     assert len(variations("commit-clr", axes)) == 4
     assert variations("constant", axes) == [(("train.optimizer", "adamw"),), (("train.optimizer", "sgd"),)]
@@ -63,7 +63,7 @@ AXES = {
 
 
 @pytest.mark.parametrize("key", AXES)
-def test_nested_keys_and_null_make_valid_runs_in_folders_of_their_own(key: str) -> None:
+def test_nested_keys_and_null_give_separate_valid_runs(key: str) -> None:
     base = load_recipe(EXAMPLE, [*PLAN, "commit.controller.kappa_target=2"])
     arms = screening_arms(base, ((key, AXES[key]),))
     varied = [arm for arm in arms if arm.variation]
@@ -74,7 +74,7 @@ def test_nested_keys_and_null_make_valid_runs_in_folders_of_their_own(key: str) 
         arm.recipe(base, seed=0)
 
 
-def test_a_rank_of_null_is_full_fine_tuning_and_the_other_ranks_keep_the_recipes_adapter() -> None:
+def test_null_rank_means_full_tuning_others_keep_adapter() -> None:
     base = load_recipe(EXAMPLE)
     full, low = (Arm("commit-clr", 1e-3, 1e-3, (("model.lora.r", rank),)) for rank in (None, 2))
     assert full.recipe(base, 0).model.lora is None
@@ -91,7 +91,7 @@ def test_a_value_given_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize("key", ["commit.kapa", "train.seed", "commit.method", "compare.seeds"])
-def test_an_axis_must_be_a_setting_that_is_free(key: str) -> None:
+def test_axis_must_be_a_free_setting(key: str) -> None:
     with pytest.raises(UserError, match=key):
         variations("commit", ((key, (1,)),))
 
@@ -118,20 +118,20 @@ def test_an_impossible_combination_is_refused() -> None:
         Arm("commit-clr", 1e-3, 1e-3, (("commit.kappa_window", 0),)).recipe(load_recipe(EXAMPLE), 0)
 
 
-def test_a_penalty_of_the_recipe_is_not_dropped_silently() -> None:
+def test_recipe_penalty_is_not_dropped_silently() -> None:
     base = load_recipe(EXAMPLE, ["commit.regularizer=drift-penalty"])
     with pytest.raises(UserError, match="give it as --axis"):
         Arm("commit-clr", 1e-3, 1e-3).recipe(base, 0)
 
 
-def test_validation_chooses_one_arm_per_family_and_the_lower_rate_of_equals() -> None:
+def test_validation_chooses_one_arm_per_family() -> None:
     low, high = Arm("constant", 1e-3, 1e-3), Arm("constant", 1e-2, 1e-2)
     clr_low, clr_high = Arm("commit-clr", 1e-3, 1e-3), Arm("commit-clr", 1e-2, 1e-2)
     scores = {low: 0.5, high: 0.5, clr_low: 0.4, clr_high: 0.6}
     assert choose(list(scores), scores) == [low, clr_high]
 
 
-def test_the_reference_shares_the_settings_outside_of_the_method() -> None:
+def test_reference_arm_shares_settings_outside_the_method() -> None:
     sgd, adam = (("train.optimizer", "sgd"),), (("train.optimizer", "adamw"),)
     constants = [Arm("constant", 1e-2, 1e-2, sgd), Arm("constant", 1e-3, 1e-3, adam)]
     arm = Arm("commit-clr", 1e-3, 1e-3, (*adam, ("commit.kappa_window", 7)))
@@ -146,7 +146,7 @@ def test_long_axis_values_make_short_distinct_names() -> None:
     assert all(len(slug.encode()) <= 200 for slug in slugs)
 
 
-def test_plan_of_too_many_runs_is_refused_at_once() -> None:
+def test_plan_of_too_many_runs_is_refused() -> None:
     axes = tuple((key, tuple(range(1, 1000))) for key in ("commit.kappa_window", "train.steps", "train.batch_size"))
     with pytest.raises(UserError, match=r"has up to [\d,]+ runs, and 20,000 are the most"):
         screening_arms(load_recipe(EXAMPLE), axes)

@@ -68,9 +68,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return replace
 
 
-def test_jobs_of_the_local_executor_leave_what_those_of_the_pool_leave(
-    tmp_path: Path, trained: Callable[..., None]
-) -> None:
+def test_local_jobs_end_like_jobs_of_the_pool(tmp_path: Path, trained: Callable[..., None]) -> None:
     def before(folder: Path) -> None:
         heard = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
         sys.stdout.write(f"Ctrl-C is {'heard' if heard else 'not heard'}\n")
@@ -90,7 +88,7 @@ def test_jobs_of_the_local_executor_leave_what_those_of_the_pool_leave(
     assert not (jobs[2].folder / TICKET).exists()
 
 
-def test_no_more_jobs_run_on_this_machine_than_asked_for(tmp_path: Path, trained: Callable[..., None]) -> None:
+def test_local_executor_runs_only_the_allowed_jobs(tmp_path: Path, trained: Callable[..., None]) -> None:
     def before(folder: Path) -> None:
         (folder.parent / "busy").mkdir()  # fails where another one is at work
         (folder.parent / "busy").rmdir()
@@ -117,7 +115,7 @@ def test_a_preempted_job_starts_again(tmp_path: Path, trained: Callable[..., Non
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_job_that_outlived_its_parent_is_waited_for(
+def test_job_that_outlived_its_parent_is_awaited(
     tmp_path: Path, trained: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def before(folder: Path) -> None:
@@ -200,7 +198,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return Slurm(folder)
 
 
-def test_slurm_gets_one_array_and_its_word_on_what_died(
+def test_slurm_gets_one_array_and_names_dead_jobs(
     tmp_path: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = make_jobs(tmp_path, 3)
@@ -250,9 +248,7 @@ def test_only_what_slurm_has_lost_is_submitted_again(
     assert [json.loads((job.folder / TICKET).read_text())["job"] for job in jobs] == ["50", "51", "52", "70", "54"]
 
 
-def test_a_record_that_comes_into_sight_late_is_waited_for(
-    tmp_path: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_late_record_is_awaited(tmp_path: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = make_jobs(tmp_path, 1)
     import cloudpickle
 
@@ -318,7 +314,7 @@ def test_without_a_cluster_nothing_is_opened(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_options_of_slurm_do_not_disturb_a_trial_on_this_machine(tmp_path: Path) -> None:
+def test_local_trial_ignores_options_of_slurm(tmp_path: Path) -> None:
     assert open_cluster("local", ["slurm_partition=gpu,gpus_per_node=0"], tmp_path) is not None
 
 

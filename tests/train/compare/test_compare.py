@@ -91,7 +91,7 @@ def test_two_processes_do_not_work_in_one_folder(ran: list[str], tmp_path: Path)
     assert len(ran) == 2 * before
 
 
-def test_a_choice_is_confirmed_on_seeds_that_it_was_not_made_on(ran: list[str], tmp_path: Path) -> None:
+def test_comparison_without_alternatives_runs_every_seed(ran: list[str], tmp_path: Path) -> None:
     plan = ("compare.rates=[1e-3]", "compare.static_grid=null", "compare.first_seed=7", "compare.seeds=2")
     comparison = Comparison(load_recipe(EXAMPLE, ("compare.methods=[commit-clr]", *plan)), tmp_path)
     comparison.run()
@@ -107,9 +107,7 @@ def test_a_failed_run_is_never_chosen(ran: list[str], tmp_path: Path, monkeypatc
     assert [row.rates for row in comparison.rows if row.method == "commit-clr"] == ["0.001"]
 
 
-def test_constant_lr_is_chosen_on_all_seeds_and_the_others_in_the_screening(
-    ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_constant_lr_is_chosen_on_all_seeds(ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every rate of Constant LR runs with every seed: none of that is held back from the baseline."""
     for name in ("constant_lr-0.01", "commit-clr_lr-0.001"):
         for seed in (1, 2):

@@ -2,7 +2,7 @@
 
 
 def main() -> None:
-    """The console script.
+    """Run the console script.
 
     Raises:
         SystemExit: Always, with the exit code.

@@ -31,7 +31,7 @@ def commit_lab(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """The experiments behind commit-tuning (CoMMIT).
+    """Run the experiments behind commit-tuning (CoMMIT).
 
     Start with [bold]commit-lab demo[/bold]: it tunes a small model twice in a few minutes and writes a report.
     """

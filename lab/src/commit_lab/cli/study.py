@@ -74,7 +74,7 @@ def page(
 
 
 def _chosen(names: list[str] | None) -> dict[str, Study]:
-    """Some studies by name, or all.
+    """Return some studies by name, or all.
 
     Raises:
         UserError: There is none of that name.

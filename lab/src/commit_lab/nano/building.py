@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 
 def package_folder(package: str, folder: str, extra: str, use: str) -> Path:
-    """A folder of an installed package, which is not imported: only its files are wanted.
+    """Return the folder of an installed package without importing it: only its files are needed.
 
     Args:
         package: Its name.
@@ -115,7 +115,7 @@ def _remove(unfinished: Path) -> None:
 def recipe_of(
     title: str, form: int, seed: int, counts: dict[str, int], workers: int, *, unit: str = "question"
 ) -> dict[str, Any]:
-    """What decides a built dataset: its format, seed and counts by split.
+    """Return what determines a built dataset: its format, seed and counts by split.
 
     Raises:
         UserError: A count, or the number of workers, is not positive.
@@ -182,7 +182,7 @@ def _own_checksum(manifest: dict[str, Any]) -> str:
 
 
 def _listing(root: Path) -> str:
-    """The SHA-256 of the names, sizes and times of a dataset's files."""
+    """Return the SHA-256 of the names, sizes and times of a dataset's files."""
     said = ((name, path.stat()) for name, path in _files(root))
     lines = (f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in said)
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
@@ -200,7 +200,7 @@ def _damaged(root: Path, what: str) -> UserError:
 
 
 def in_processes(task: Callable[[Task], Result], tasks: list[Task], workers: int) -> Iterable[Result]:
-    """Results in the order of the tasks; with more than one worker, ``task`` has to be importable."""
+    """Return results in the order of the tasks; with more than one worker, ``task`` must be importable."""
     if workers == 1 or len(tasks) == 1:
         return map(task, tasks)
     context = get_context("spawn")
@@ -247,7 +247,7 @@ def _as_json(value: object) -> str:
 
 
 def dataset_checksum(root: str | Path) -> str:
-    """SHA-256 of what a dataset says, whatever the image encoder: sorted paths, JSON text and decoded pixels.
+    """Hash a dataset independently of the image encoder: sorted paths, JSON text and decoded pixels.
 
     Args:
         root: Folder of a dataset; the manifest itself is left out.
@@ -275,13 +275,13 @@ def dataset_checksum(root: str | Path) -> str:
 
 
 def _files(root: Path) -> list[tuple[str, Path]]:
-    """The files of a dataset by name, without its manifest and without hidden ones, which systems add."""
+    """Return a dataset's files by name, without its manifest and hidden files, which systems add."""
     files = ((path.relative_to(root).as_posix(), path) for path in root.rglob("[!.]*") if path.is_file())
     return sorted((name, path) for name, path in files if name != MANIFEST and "/." not in f"/{name}")
 
 
 def cache_dir() -> Path:
-    """Folder for what the package builds: $COMMIT_TUNING_CACHE, or ``commit-tuning`` in the platform's cache folder."""
+    """Return the folder for built files: $COMMIT_TUNING_CACHE, or ``commit-tuning`` in the platform's cache folder."""
     import platformdirs
 
     chosen = os.environ.get("COMMIT_TUNING_CACHE")

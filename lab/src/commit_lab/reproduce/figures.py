@@ -66,7 +66,7 @@ ON_LOSSES = {"figure4": "blip2", "figure5": "salmonn"}
 
 
 def draw_dynamics(name: str, plan: CurveFigure, comparison: Comparison, folder: Path) -> str:
-    """Figure 2, 3, 6 or 7: writes `folder/NAME.png` and returns its page as Markdown.
+    """Draw Figure 2, 3, 6 or 7 into `folder/NAME.png` and return its page as Markdown.
 
     Args:
         name: The figure's.
@@ -85,7 +85,7 @@ def draw_dynamics(name: str, plan: CurveFigure, comparison: Comparison, folder: 
 
 
 def draw_losses(name: str, comparisons: Sequence[tuple[str, Comparison]], folder: Path) -> str:
-    """Figure 4 or 5: writes `folder/NAME.png` and returns its page as Markdown.
+    """Draw Figure 4 or 5 into `folder/NAME.png` and return its page as Markdown.
 
     Args:
         name: The figure's.
@@ -100,7 +100,7 @@ def draw_losses(name: str, comparisons: Sequence[tuple[str, Comparison]], folder
 
 
 def groups_of(comparison: Comparison, methods: Sequence[str]) -> list[Group]:
-    """The chosen arm of each method with its finished runs, in the order of the methods."""
+    """Return the chosen arm of each method with its finished runs, in the order of the methods."""
     chosen = {arm.method: arm for arm in comparison.chosen}
     return [_group(comparison, chosen[method], methods) for method in methods if method in chosen]
 
@@ -112,7 +112,7 @@ def _group(comparison: Comparison, arm: Arm, methods: Sequence[str]) -> Group:
 
 
 def kappa_table(groups: Sequence[Group]) -> str:
-    """What kappa did under each method: the numbers that the paper writes into Figure 6.
+    """Tabulate kappa under each method: the numbers that the paper writes into Figure 6.
 
     The standard deviation is of log kappa over the measurements of a run, the distance that of its median from 0; means
     over seeds, so runs that are out of balance on either side do not cancel out.

@@ -18,7 +18,7 @@ FLOAT32 = 4
 
 
 def saved_bytes(model: nn.Module, paper: PaperModel, settings: Model, samples: int) -> tuple[int, int]:
-    """What the forward pass of a micro-batch keeps for the backward pass, without gradient checkpointing.
+    """Count what the forward pass of a micro-batch keeps for the backward pass, without gradient checkpointing.
 
     The encoder and the language model run one after the other, at full size, as fake tensors of PyTorch: every
     operation gives shapes and formats, and what autograd saves is added up. The kernels are those of the CPU; their
@@ -46,7 +46,7 @@ def saved_bytes(model: nn.Module, paper: PaperModel, settings: Model, samples: i
 
 
 def activation_bytes(saved: tuple[int, int], paper: PaperModel, samples: int, checkpointed: bool) -> int:
-    """What a micro-batch keeps: `saved_bytes`, or with gradient checkpointing the inputs of all layers and one layer.
+    """Count what a micro-batch keeps: `saved_bytes`, or with checkpointing all layers' inputs and one layer.
 
     A layer's input counts as float32. The logits of all b s tokens take 14 bytes for each of the vocabulary: bfloat16,
     float32, their log-softmax and its gradient.
@@ -60,7 +60,7 @@ def activation_bytes(saved: tuple[int, int], paper: PaperModel, samples: int, ch
 
 
 def measurement_bytes(trainable: dict[str, int], paper: PaperModel, samples: int) -> int:
-    """An estimate of what a measurement of kappa takes.
+    """Estimate the memory of a measurement of kappa.
 
     `measure/probe.py` keeps the values of all trained parameters from before the step, and their present ones while
     they are swapped out: 8 bytes each. Forward mode adds the update of one module, 4 bytes each, and runs attention
@@ -73,7 +73,7 @@ def measurement_bytes(trainable: dict[str, int], paper: PaperModel, samples: int
 
 
 def regularizer_bytes(trainable: dict[str, int], saved: tuple[int, int]) -> int:
-    """An estimate of what Eq. 9-10 take beyond that: the drift's gradients, and a backward pass in evaluation mode.
+    """Estimate the further memory of Eq. 9-10: the drift's gradients, and a backward pass in evaluation mode.
 
     Gradient checkpointing works in training mode alone, so this pass keeps the activations of every layer.
     """
@@ -97,7 +97,7 @@ def _fake(model: nn.Module) -> None:
 
 
 def _saved(run: Callable[[], Any], model: nn.Module) -> int:
-    """Bytes that autograd saves in a forward pass, each storage once, parameters apart."""
+    """Count the bytes that autograd saves in a forward pass, each storage once, without parameters."""
     parameters = {p.untyped_storage()._cdata for p in model.parameters()}
     storages: dict[int, int] = {}
     kept: list[Any] = []  # alive, so that no storage gets the address of another

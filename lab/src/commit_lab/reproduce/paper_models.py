@@ -56,12 +56,12 @@ class PaperModel:
     Attributes:
         model_class: In transformers, or in `commit_tuning.models.salmonn`.
         sizes: What its config class takes.
-        narrow: What of that a narrow one has instead.
+        narrow: The sizes that a narrow model changes.
         published: Parameters as published.
         sources: Where sizes and number were published.
         samples: `"image"` or `"audio"`.
         medium_tokens: Placeholders in the text of one sample.
-        encoder: What of the encoder is trained, without the projector.
+        encoder: The trained part of the encoder, without the projector.
         stored_bytes: Of one parameter in the released files.
         copies: How often the weights lie on disk before a run: twice where they have to be converted.
     """
@@ -78,13 +78,13 @@ class PaperModel:
     copies: int = 1
 
     def language_model(self) -> Stack:
-        """The language model on one sample: placeholders and text."""
+        """Return the language model on one sample: placeholders and text."""
         text = self.sizes["text_config"]
         tokens = self.medium_tokens + TEXT_TOKENS
         return Stack(tokens, text["num_hidden_layers"], text["hidden_size"], text["num_attention_heads"])
 
     def build(self, narrow: bool = False) -> Any:
-        """The untrained model: of real size on the meta device, where it takes no memory; a narrow one on the CPU."""
+        """Build the untrained model: in real size on the meta device, without memory, or narrow on the CPU."""
         import transformers
 
         from commit_tuning.models import salmonn
@@ -98,7 +98,7 @@ class PaperModel:
 
 
 def _merged(sizes: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes with changes, both nested."""
+    """Merge changes into the sizes, both nested."""
     merged = dict(sizes)
     for key, value in changes.items():
         merged[key] = _merged(merged.get(key, {}), value) if isinstance(value, Mapping) else value
@@ -272,7 +272,7 @@ PAPER_MODELS: dict[str, PaperModel] = {
 
 
 def find_paper_model(name: str) -> PaperModel:
-    """A model by the name in its recipe.
+    """Find a model by the name in its recipe.
 
     Raises:
         UserError: It is none of the paper's.
@@ -283,7 +283,7 @@ def find_paper_model(name: str) -> PaperModel:
 
 
 def narrow_batch(model: Any, samples: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A random batch for a narrow model: placeholders, eight tokens of text, of which the last three are the answer.
+    """Make a random batch for a narrow model: placeholders and eight tokens of text, the last three the answer.
 
     Args:
         model: Of `PaperModel.build(narrow=True)`, wrapped by nothing.

@@ -49,8 +49,8 @@ DATASETS = {"textvqa": 8.1, "iconqa": 1.8, "aokvqa": 19.0, "clothoaqa": 3.1, "ma
 class Needs:
     """What one run needs.
 
-    Memory is that of one GPU, in bytes. The sum takes a measurement and the activations of training to be there at
-    the same time, which they are not.
+    Memory is that of one GPU, in bytes. The sum counts a measurement and the activations of training as simultaneous,
+    which they are not.
 
     Attributes:
         recipe: Its name.
@@ -137,7 +137,7 @@ class FirstStep:
     """What the first optimizer step of a narrow model did.
 
     Attributes:
-        loss: Before it, in nats per answer token.
+        loss: Before it, in nats per target token.
         kappa: As it was measured.
         moved: Module to the share of its trained tensors that changed.
     """
@@ -173,7 +173,7 @@ def first_step(recipe: str, settings: Sequence[str] = ()) -> FirstStep:
 
 
 def narrow_model(recipe: Recipe, paper: PaperModel) -> tuple[Any, ModulePartition, dict[str, torch.Tensor]]:
-    """The narrow model as a run would have it, its partition, and a random batch."""
+    """Build the narrow model as a run prepares it, its partition, and a random batch."""
     torch.manual_seed(recipe.train.seed)
     model = paper.build(narrow=True)
     batch = narrow_batch(model)
@@ -184,7 +184,7 @@ def narrow_model(recipe: Recipe, paper: PaperModel) -> tuple[Any, ModulePartitio
 
 
 def markdown(found: Iterable[Needs]) -> str:
-    """Tables of needs: parameters, and memory in gigabytes (1e9 bytes)."""
+    """Tabulate needs: parameters, and memory in gigabytes (1e9 bytes)."""
     rows = list(found)
     counts = [["recipe", "parameters", "trained: language model", "trained: encoder", "weights on disk", "a run takes"]]
     memory = [["recipe", "weights", "gradients", "AdamW", "CoMMIT", "activations", "sum", "GPUs of 80 GB"]]

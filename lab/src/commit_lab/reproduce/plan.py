@@ -73,7 +73,7 @@ ROWS = tuple(Row(model, task) for model in MODELS for task in (_OF_SOUNDS if mod
 
 
 def rows_named(names: str | None) -> tuple[Row, ...]:
-    """Rows by their names or their models', separated by commas; all of them for None.
+    """Return rows by their names or their models', separated by commas; all rows for None.
 
     Raises:
         UserError: One that there is not.
@@ -89,7 +89,7 @@ def rows_named(names: str | None) -> tuple[Row, ...]:
 
 
 def of_model(model: str) -> tuple[Row, ...]:
-    """The rows of a model."""
+    """Return the rows of a model."""
     return tuple(row for row in ROWS if row.model == model)
 
 
@@ -110,11 +110,11 @@ class Grid:
     data: Path = Path("data")
 
     def recipe_name(self, model: str) -> str:
-        """The shipped recipe of a model."""
+        """Return the shipped recipe of a model."""
         return f"{self.scale}-{model}"
 
     def row(self, row: Row) -> Recipe:
-        """Table 1's comparison of a row: every method at the best of the rates of the sweep.
+        """Return Table 1's comparison of a row: every method at the best of the rates of the sweep.
 
         Raises:
             UserError: A setting is not valid.
@@ -123,7 +123,7 @@ class Grid:
         return self._recipe(row, before=seeds)
 
     def _recipe(self, row: Row, before: Sequence[str] = (), after: Sequence[str] = ()) -> Recipe:
-        """The recipe of a row, with settings that lose against those of the command, and some that win."""
+        """Return the recipe of a row; the command's settings win over `before` and lose against `after`."""
         if any(setting.startswith("compare.methods=") for setting in self.settings):
             raise UserError("compare.methods: the paper's tables have all methods; choose with commit-tuning compare")
         official = self.scale == "paper"
@@ -136,7 +136,7 @@ class Grid:
         return load_recipe(self.recipe_name(row.model), [*own, methods, *before, *self.settings, *after])
 
     def dynamics(self) -> Recipe:
-        """The runs of Figures 2, 3, 6 and 7: BLIP-2 on TextVQA, all methods from one base rate, no sweep."""
+        """Return the runs of Figures 2, 3, 6 and 7: BLIP-2 on TextVQA, all methods from one base rate, no sweep."""
         rate = self._recipe(DYNAMICS).train.learning_rate
         own = (
             f"compare.methods=[{', '.join(DYNAMICS_METHODS)}]",
@@ -146,5 +146,5 @@ class Grid:
         return self._recipe(DYNAMICS, after=own)
 
     def place(self, name: str) -> Path:
-        """Folder of a comparison."""
+        """Return the folder of a comparison."""
         return self.folder / "grids" / name

@@ -1,4 +1,4 @@
-"""What the paper has: Tables 1 and 2, in percent (accuracy; ROUGE-L for the captions), and its words on the figures."""
+"""The paper's Tables 1 and 2, in percent (accuracy; ROUGE-L for the captions), and its words on the figures."""
 
 from __future__ import annotations
 

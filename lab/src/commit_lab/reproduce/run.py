@@ -27,7 +27,7 @@ Start = Callable[[Recipe, Path], Comparison]
 
 
 def rows_of(target: str, rows: Sequence[Row]) -> Sequence[Row]:
-    """Those of some rows of Table 1 that a table or figure is about; Figure 1 is about none."""
+    """Return those of some rows of Table 1 that a table or figure uses; Figure 1 uses none."""
     if target == "table1":
         return rows
     about = of_model(ON_LOSSES.get(target, "blip2")) if target == "table2" or target in ON_LOSSES else ()
@@ -37,7 +37,7 @@ def rows_of(target: str, rows: Sequence[Row]) -> Sequence[Row]:
 
 
 def targets_of(asked: str, rows: Sequence[Row]) -> list[str]:
-    """The tables and figures to make of some rows: the one that was asked for, or all that are about any of them.
+    """Return the tables and figures to make of some rows: the requested one, or all that use any of them.
 
     Raises:
         UserError: No such table or figure, or it is about none of the rows.
@@ -55,7 +55,7 @@ def _files_of(target: str) -> list[str]:
 
 
 def runs_of(recipe: Recipe) -> int:
-    """How many runs a comparison takes: the screening, then all seeds of what it chose and of every constant rate."""
+    """Count a comparison's runs: the screening, then all seeds of its choices and of every constant rate."""
     plan, rates = recipe.compare, len(recipe.compare.rates)
     more = plan.seeds - plan.screen_seeds
     return len(plan.methods) * rates * plan.screen_seeds + (len(plan.methods) + rates - 1) * more
@@ -63,12 +63,12 @@ def runs_of(recipe: Recipe) -> int:
 
 @dataclass
 class Reproduction:
-    """Tables and figures under way.
+    """The tables and figures of one reproduction.
 
     Attributes:
         grid: Which comparisons, at which scale, where.
         start: Runs the comparison of a recipe in a folder, and returns it when it is through.
-        rows: Of Table 1, to which everything keeps.
+        rows: The rows of Table 1 that are used.
         done: Comparisons by folder, so that none is run twice.
     """
 
@@ -102,12 +102,12 @@ class Reproduction:
         refuse_taken(self.grid.folder, [name for target in targets for name in _files_of(target)], self._made())
 
     def _made(self) -> list[str]:
-        """The files in the folder that a reproduction has written."""
+        """Return the files in the folder that a reproduction has written."""
         path = self.grid.folder / MADE
         return list(read_json(path, Made).root) if path.is_file() else []
 
     def needs(self, target: str) -> str:
-        """What the runs of a table or figure need at paper scale, and the command that starts them, as Markdown."""
+        """Describe in Markdown what a table's or figure's runs need at paper scale, and the command for them."""
         rows = rows_of(target, self.rows)
         if not rows:
             return self.make(target)

@@ -58,7 +58,7 @@ class Cell:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Cell:
-        """A cell of plain JSON values."""
+        """Make a cell from plain JSON values."""
         scores = {int(seed): score for seed, score in plain["by_seed"].items()}
         difference = plain["difference"] and Difference(**plain["difference"])
         return cls(**plain | {"by_seed": scores, "difference": difference})
@@ -79,7 +79,7 @@ class Line:
         metric: Its name.
         untuned: The model's score before tuning; None where it was not asked.
         blind: Score of always giving the most common training answer of the question's kind; None as well.
-        cells: Method to what it came to.
+        cells: Method to its result.
         constant: Rate to Constant LR's cell, for every rate of the sweep.
     """
 
@@ -97,18 +97,18 @@ class Line:
         return max(self.cells, key=lambda method: self.cells[method].mean)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Line:
-        """What :meth:`to_dict` made, also after it was written as JSON."""
+        """Restore what :meth:`to_dict` made, also after it was written as JSON."""
         cells = ({key: Cell.from_dict(cell) for key, cell in plain[name].items()} for name in ("cells", "constant"))
         return cls(**plain | dict(zip(("cells", "constant"), cells, strict=True)))
 
 
 def line_of(row: Row, comparison: Comparison, floors: Mapping[str, float | None] = MappingProxyType({})) -> Line:
-    """A row of Table 1.
+    """Make a row of Table 1.
 
     Args:
         row: Which.
@@ -135,7 +135,7 @@ def line_of(row: Row, comparison: Comparison, floors: Mapping[str, float | None]
 
 
 def floors_of(comparison: Comparison) -> dict[str, float | None]:
-    """What any method has to be above: the scores `untuned` and `blind` of a :class:`Line`, kept beside the runs.
+    """Return what any method must beat: the scores `untuned` and `blind` of a :class:`Line`, kept beside the runs.
 
     The untuned model is not asked where there is no such device, as on the head of a cluster: None, and not kept.
     """
@@ -153,7 +153,7 @@ def floors_of(comparison: Comparison) -> dict[str, float | None]:
 
 
 def blind_score(recipe: Recipe) -> float:
-    """Score on the test questions of the most common training answer of each kind of question: what looking adds to.
+    """Score the most common training answer of each kind on the test questions: the score without looking.
 
     Args:
         recipe: Its `data` section says which dataset.
@@ -178,12 +178,12 @@ def blind_score(recipe: Recipe) -> float:
 
 
 def _commonest(answers: Counter[str], choices: Sequence[str] | None) -> str:
-    """The most common answer, of those to choose from where there are any."""
+    """Return the most common answer, among the choices if there are any."""
     return max(choices or answers, key=lambda answer: answers[answer], default="")
 
 
 def table1(lines: Sequence[Line]) -> str:
-    """Table 1 as Markdown, with the paper's number in brackets where it has one.
+    """Write Table 1 as Markdown, with the paper's number in brackets where it has one.
 
     The best of a row, to the digit that is shown, is in bold; runs that collapsed or failed are counted.
     """
@@ -195,7 +195,7 @@ def table1(lines: Sequence[Line]) -> str:
 
 
 def summary(lines: Sequence[Line]) -> str:
-    """In how many rows the default is ahead, in one paragraph."""
+    """Count, in one paragraph, the rows in which the default is ahead."""
     ours = [line.cells[OURS] for line in lines]
     above = sum(cell.difference is not None and cell.difference.mean > 0 for cell in ours)
     sure = sum(cell.difference is not None and (cell.difference.low or 0) > 0 for cell in ours)
@@ -212,7 +212,7 @@ def summary(lines: Sequence[Line]) -> str:
 
 
 def tasks_table(lines: Sequence[Line]) -> str:
-    """Whether a row can tell methods apart: floor, ceiling, spread, and the seeds that its spread asks for."""
+    """Show whether a row can tell methods apart: floor, ceiling, spread, and the seeds that its spread asks for."""
     head = ["Model and task", "Metric", "Untuned", "Blind", "Constant LR", "SD of the difference", "Seeds", "Asked for"]
     rows = []
     for line in lines:
@@ -226,14 +226,14 @@ def tasks_table(lines: Sequence[Line]) -> str:
 
 
 def _spread(line: Line) -> float | None:
-    """Standard deviation over seeds of the default's difference to Constant LR."""
+    """Return the standard deviation over seeds of the default's difference to Constant LR."""
     ours, constant = line.cells[OURS].by_seed, line.cells[CONSTANT].by_seed
     pairs = [ours[seed] - constant[seed] for seed in ours.keys() & constant.keys()]
     return statistics.stdev(pairs) if len(pairs) > 1 else None
 
 
 def seeds_for(spread: float | None) -> int | str:
-    """How many seeds a 95 % interval of ± `WANTED` takes, where seeds differ by `spread`.
+    """Return how many seeds a 95 % interval of ± `WANTED` takes, where seeds differ by `spread`.
 
     Example:
         >>> seeds_for(0.01), seeds_for(0.02)
@@ -247,7 +247,7 @@ def seeds_for(spread: float | None) -> int | str:
 
 
 def table2(lines: Sequence[Line]) -> str:
-    """Table 2 as Markdown: Constant LR at every rate of the sweep beside CoMMIT; the paper's own table below it."""
+    """Write Table 2 as Markdown: Constant LR at every rate of the sweep and CoMMIT, then the paper's own table."""
     rates = list(lines[0].constant)
     tasks = [line.title for line in lines]
     ours = [[f"Constant LR, {rate}", *(_mean(line.constant[rate]) for line in lines)] for rate in rates]
@@ -283,7 +283,7 @@ def _cell(line: Line, method: str) -> str:
 
 
 def _mean(cell: Cell) -> str:
-    """Mean and half of its 95 % interval over seeds, in percent."""
+    """Write the mean and half of its 95 % interval over seeds, in percent."""
     if not cell.by_seed:
         return "failed"
     found = paired_difference(cell.by_seed, dict.fromkeys(cell.by_seed, 0.0))

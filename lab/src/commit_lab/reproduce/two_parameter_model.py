@@ -43,30 +43,30 @@ class Samples:
     answer: Tensor
 
     def __len__(self) -> int:
-        """How many they are."""
+        """Return the number of samples."""
         return len(self.answer)
 
     def __getitem__(self, index: Tensor) -> Samples:
-        """Those with these numbers."""
+        """Return the samples with these numbers."""
         return Samples(self.text[index], self.picture[index], self.answer[index])
 
     def logits(self, x: Tensor, s: Tensor) -> Tensor:
-        """Logit of yes, [..., samples], of parameters of shape [...]."""
+        """Return the logit of yes, [..., samples], for parameters of shape [...]."""
         return x[..., None] * (self.text + s[..., None] * self.picture)
 
     def loss(self, x: Tensor, s: Tensor) -> Tensor:
-        """Mean cross-entropy in nats, [...]."""
+        """Return the mean cross-entropy in nats, [...]."""
         z = self.logits(x, s)
         return (softplus(z) - self.answer * z).mean(-1)
 
     def gradient(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives of the loss by x and by s, each [...]."""
+        """Return the derivatives of the loss by x and by s, each [...]."""
         error = torch.sigmoid(self.logits(x, s)) - self.answer
         by_x = self.text + s[..., None] * self.picture
         return (error * by_x).mean(-1), (error * x[..., None] * self.picture).mean(-1)
 
     def drifts(self, x: Tensor, s: Tensor, new_x: Tensor, new_s: Tensor) -> tuple[Tensor, Tensor]:
-        """d_X and d_S of Eq. 2-3 in nats, each [...]: what moving x alone, and s alone, does to the answers."""
+        """Return d_X and d_S of Eq. 2-3 in nats, each [...]: what moving x alone, and s alone, does to the answers."""
         moved = torch.stack((self.logits(new_x, s), self.logits(x, new_s)))
         old = self.logits(x, s).expand_as(moved)
         pairs = (torch.stack((torch.zeros_like(z), z), dim=-1).reshape(-1, 2) for z in (old, moved))
@@ -75,24 +75,24 @@ class Samples:
 
 
 def dataset() -> Samples:
-    """All 64 samples."""
+    """Return all 64 samples."""
     rows = [(t, u, float(i < yes)) for (t, u), yes in YES.items() for i in range(REPEATS)]
     return Samples(*torch.tensor(rows, dtype=torch.float64).T)
 
 
 def expected() -> Samples:
-    """The four pairs (t, u) with their share of yes: loss, gradient and drifts of the dataset, from 4 rows."""
+    """Return the four pairs (t, u) with their share of yes: the dataset's loss, gradient and drifts from 4 rows."""
     rows = [(t, u, yes / REPEATS) for (t, u), yes in YES.items()]
     return Samples(*torch.tensor(rows, dtype=torch.float64).T)
 
 
 def point(x: float, s: float) -> tuple[Tensor, Tensor]:
-    """The two parameters as float64 scalars."""
+    """Return the two parameters as float64 scalars."""
     return torch.tensor(x, dtype=torch.float64), torch.tensor(s, dtype=torch.float64)
 
 
 def best_loss() -> float:
-    """The loss of the best model, in nats."""
+    """Return the loss of the best model, in nats."""
     return float(expected().loss(*point(*BEST)))
 
 
@@ -119,7 +119,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The way of a run over the plane of the two parameters.
+    """The path of a run in the plane of the two parameters.
 
     Attributes:
         points: (x, s) before every step and after the last, [steps + 1].
@@ -189,7 +189,7 @@ def trajectory(config: CoMMITConfig, setting: Setting) -> Trajectory:
 
 
 def kappa_field(x: Tensor, s: Tensor, setting: Setting) -> Tensor:
-    """Kappa of the plain gradient step on the whole dataset at the base rates, without any control.
+    """Return kappa of the plain gradient step on the whole dataset at the base rates, without any control.
 
     Args:
         x: Language model parameters, float64 of any shape [...].
@@ -207,7 +207,7 @@ def kappa_field(x: Tensor, s: Tensor, setting: Setting) -> Tensor:
 
 
 def _batches(samples: Samples, setting: Setting) -> Iterator[Samples]:
-    """As many batches as there are steps; the samples are shuffled anew whenever they are used up."""
+    """Yield as many batches as there are steps; the samples are shuffled again whenever they are used up."""
     generator, size = torch.Generator().manual_seed(setting.seed), setting.batch or len(samples)
     order: list[int] = []
     for _ in range(setting.steps):

@@ -144,7 +144,7 @@ Results = Mapping[str, Mapping[str, Sequence[Trajectory]]]  # panel to arm to a 
 
 
 def results(seeds: int = 5) -> Results:
-    """Every trajectory with seeds 0, 1, ...; the picture shows seed 0."""
+    """Compute every trajectory with seeds 0, 1, ...; the picture shows seed 0."""
     return {panel.key: {arm.label: _runs(arm, panel.setting, seeds) for arm in ARMS} for panel in (*PANELS, NO_NOISE)}
 
 
@@ -155,7 +155,7 @@ def _runs(arm: Arm, setting: Setting, seeds: int) -> list[Trajectory]:
 
 
 def draw(found: Results) -> Figure:
-    """A panel for each dilemma: trajectories of seed 0 over the contours of kappa at the panel's base rates."""
+    """Draw a panel per dilemma: trajectories of seed 0 over the contours of kappa at the panel's base rates."""
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(13.4, 6.6), layout="constrained")
         both = figure.subplots(1, 2, sharey=True)
@@ -179,13 +179,13 @@ def draw(found: Results) -> Figure:
 
 
 def _plane() -> tuple[Tensor, Tensor]:
-    """The parameters x and s at every point of the picture, each [GRID, GRID]; none has x = 0 exactly."""
+    """Return the parameters x and s at every point of the picture, each [GRID, GRID]; no x is exactly 0."""
     x, s = torch.meshgrid(*(torch.linspace(*span, GRID).double() for span in (SPAN_X, SPAN_S)), indexing="ij")
     return x, s
 
 
 def _draw_kappa(axes: Axes, setting: Setting) -> ContourSet:
-    """Kappa in steps of a decade: amber where the language model moves the answers, teal where the encoder does."""
+    """Draw kappa in decades: amber where the language model moves the answers, teal where the encoder does."""
     x, s = _plane()
     log_kappa = kappa_field(x, s, setting).log10().clamp(DECADES[0], DECADES[-1])
     steep = torch.stack(torch.gradient(log_kappa)).abs().sum(0) > 0.5  # kappa is 0 or without end along a line
@@ -231,7 +231,7 @@ def _power(decade: float, _: object = None) -> str:
 
 
 def markdown(found: Results) -> str:
-    """A caption, and what every trajectory came to: a table for each panel, with who comes out best."""
+    """Write a caption and each trajectory's result: a table for each panel, with the best arm."""
     seeds = max(len(runs) for arms in found.values() for runs in arms.values())
     tables = [_table(panel, found[panel.key]) for panel in (*PANELS, NO_NOISE)]
     caption = CAPTION.format(best=best_loss(), last=LAST, seeds=seeds)
@@ -253,7 +253,7 @@ def _table(panel: Panel, arms: Mapping[str, Sequence[Trajectory]]) -> str:
 
 
 def _steps(steps: Sequence[int | None]) -> str:
-    """The median, and how many runs got there where not all did."""
+    """Write the median, and the number of runs that arrived if not all did."""
     there = [step for step in steps if step is not None]
     if not there:
         return "never"
@@ -274,7 +274,7 @@ def figure1(folder: Path, seeds: int = 5) -> str:
 
 
 def _record(found: Results) -> dict[str, Any]:
-    """Settings, the points of the trajectories that are drawn, and what every run came to, as JSON values."""
+    """Return settings, the drawn trajectories' points and every run's result, as JSON values."""
     panels = {
         panel.key: {
             "title": panel.title,

@@ -1,1 +1,1 @@
-"""What else promises a rate without a sweep."""
+"""Rival methods that promise a rate without a sweep."""

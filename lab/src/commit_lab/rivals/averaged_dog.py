@@ -1,4 +1,4 @@
-"""DoG as its authors ask for it: with the polynomial average of the iterates at evaluation."""
+"""DoG as its authors recommend it: with the polynomial average of the iterates at evaluation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AveragedDoG(DoG):  # type: ignore[misc]
         return PolynomialDecayAverager(self._parameters)
 
     def step(self, closure: None = None) -> None:
-        """One step and its share in the average; a parameter that got no gradient counts as one with a zero."""
+        """Take one step and add it to the average; a parameter without a gradient counts as one with a zero."""
         del closure
         for parameter in self._parameters:
             if parameter.grad is None:
@@ -58,7 +58,7 @@ class AveragedDoG(DoG):  # type: ignore[misc]
         torch._foreach_copy_(list(self._parameters), values)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of DoG, and the average."""
+        """Return the state of DoG, and the average."""
         return {**super().state_dict(), "average": self._averager.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

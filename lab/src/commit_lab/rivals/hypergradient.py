@@ -59,7 +59,7 @@ class HypergradientController(Controller):
         self._last, self._now, self._signs_now = self._now, {}, {}
 
     def multipliers(self, step: int) -> dict[str, float]:
-        """The multipliers after the signs since the last call, which are used up."""
+        """Return the multipliers after the signs since the last call, and forget these signs."""
         del step
         for name, signs in self._signs.items():
             if signs:
@@ -69,7 +69,7 @@ class HypergradientController(Controller):
         return dict(self._multipliers)
 
     def state_dict(self) -> dict[str, Any]:
-        """The multipliers, the signs since the last update and the parameters before the last step."""
+        """Return the multipliers, the signs since the last update and the parameters before the last step."""
         return {
             "multipliers": dict(self._multipliers),
             "signs": {name: list(signs) for name, signs in self._signs.items()},
@@ -87,7 +87,7 @@ class HypergradientController(Controller):
 
 
 def _sign_along(parameters: list[nn.Parameter], last: list[Tensor]) -> int:
-    """The sign of gradient . (parameters - last): 1, -1, or 0 where it is zero, NaN or without a gradient."""
+    """Return the sign of gradient . (parameters - last): 1, -1, or 0 if it is zero, NaN or without a gradient."""
     dots = [
         exact_sum(parameter.grad * (parameter - old))
         for parameter, old in zip(parameters, last, strict=True)

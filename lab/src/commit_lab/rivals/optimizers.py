@@ -15,7 +15,7 @@ from commit_tuning.partition.modules import ModulePartition
 class ModuleOptimizers(Optimizer):
     """Several optimizers as one: each steps on its own parameter groups and knows nothing of the others.
 
-    The groups are the very objects that the parts hold, so whoever sets a rate here sets it there.
+    The groups are the same objects as those of the parts, so a rate that is set here applies there.
 
     Args:
         parts: Optimizers without a parameter in common.
@@ -29,13 +29,13 @@ class ModuleOptimizers(Optimizer):
         return [group for part in self._parts for group in part.param_groups]
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step of every part; a closure is not supported."""
+        """Take one step of every part; a closure is not supported."""
         del closure
         for part in self._parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of every part, in order."""
+        """Return the state of every part, in order."""
         return {"parts": [part.state_dict() for part in self._parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -46,13 +46,13 @@ class ModuleOptimizers(Optimizer):
 
 
 def prodigy(partition: ModulePartition, rates: Mapping[str, float], weight_decay: float) -> Optimizer:
-    """Prodigy (Mishchenko & Defazio 2024, arXiv 2306.06101), with a step size for each module."""
+    """Make Prodigy (Mishchenko & Defazio 2024, arXiv 2306.06101), with a step size for each module."""
     make, groups = _package("prodigyopt", "prodigy").Prodigy, partition.param_groups(rates, weight_decay)
     return ModuleOptimizers([make([g for g in groups if g["module"] == module]) for module in partition])
 
 
 def dog(partition: ModulePartition, rates: Mapping[str, float], weight_decay: float) -> Optimizer:
-    """DoG (Ivgi et al. 2023, arXiv 2302.12022), with a step size for each module; its average is evaluated."""
+    """Make DoG (Ivgi et al. 2023, arXiv 2302.12022), with a step size for each module; its average is evaluated."""
     _package("dog", "dog")
     from commit_lab.rivals.averaged_dog import AveragedDoG
 
@@ -62,7 +62,7 @@ def dog(partition: ModulePartition, rates: Mapping[str, float], weight_decay: fl
 
 
 def schedule_free(partition: ModulePartition, rates: Mapping[str, float], weight_decay: float) -> Optimizer:
-    """Schedule-free AdamW (Defazio et al. 2024, arXiv 2405.15682), ready to train."""
+    """Make schedule-free AdamW (Defazio et al. 2024, arXiv 2405.15682), ready to train."""
     groups = partition.param_groups(rates, weight_decay)
     optimizer: Optimizer = _package("schedulefree", "schedule-free").AdamWScheduleFree(groups)
     optimizer.train()  # type: ignore[attr-defined]

@@ -67,7 +67,7 @@ _AS_BLIP2 = (
 def assemble_small(
     name: str, parts: Mapping[str, str | Path] = PARTS, seed: int = 0
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Model in evaluation mode (fp32, CPU) and its processor; what is fresh is the same for the same seed.
+    """Assemble a model in evaluation mode (fp32, CPU) and its processor; fresh parts depend on the seed alone.
 
     Args:
         name: One of :data:`SMALL_MODELS`.
@@ -95,7 +95,7 @@ def assemble_small(
 
 
 def dinov2_at(vision: str | Path, side: int = SIDE) -> PreTrainedModel:
-    """DINOv2 for pictures of one size: the positions are interpolated once, as its own forward does each time.
+    """Fit DINOv2 to pictures of one size: the positions are interpolated once, as its own forward does each time.
 
     Args:
         vision: Folder or hub name.
@@ -125,7 +125,7 @@ def dinov2_at(vision: str | Path, side: int = SIDE) -> PreTrainedModel:
 
 
 def as_internvl(tower: PreTrainedModel) -> PreTrainedModel:
-    """A DINOv2 as InternVL's tower, with the same output."""
+    """Convert a DINOv2 to InternVL's tower, with the same output."""
     from transformers import InternVLVisionConfig, InternVLVisionModel
 
     config = tower.config
@@ -137,7 +137,7 @@ def as_internvl(tower: PreTrainedModel) -> PreTrainedModel:
 
 
 def as_blip2(tower: PreTrainedModel) -> PreTrainedModel:
-    """A DINOv2 as BLIP-2's tower, with the same output: queries, keys and values joined, layer scale multiplied in."""
+    """Convert a DINOv2 to BLIP-2's tower, with the same output: queries, keys and values joined, no layer scale."""
     import torch
     from transformers import Blip2VisionConfig, Blip2VisionModel
 
@@ -157,7 +157,7 @@ def as_blip2(tower: PreTrainedModel) -> PreTrainedModel:
 
 
 def _llava(tower: Any, decoder: Any, tokenizer: Any, scale: dict[str, Any]) -> tuple[Any, Any]:
-    """As LLaVA-1.5: patches of the last layer but one, a projector of two layers."""
+    """Assemble as LLaVA-1.5: patches of the last layer but one, a projector of two layers."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
     token = _add_image_token(tokenizer, decoder)
@@ -179,7 +179,7 @@ def _llava(tower: Any, decoder: Any, tokenizer: Any, scale: dict[str, Any]) -> t
 
 
 def _internvl2(tower: Any, decoder: Any, tokenizer: Any, scale: dict[str, Any]) -> tuple[Any, Any]:
-    """One tile a picture, of whose patches two by two become one token; a projector of two layers."""
+    """Assemble with one tile a picture, two by two of its patches one token, and a projector of two layers."""
     from transformers import InternVLConfig, InternVLForConditionalGeneration
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
@@ -202,7 +202,7 @@ def _internvl2(tower: Any, decoder: Any, tokenizer: Any, scale: dict[str, Any]) 
 
 
 def _blip2(tower: Any, decoder: Any, tokenizer: Any, scale: dict[str, Any]) -> tuple[Any, Any]:
-    """32 queries through a Q-Former of half BERT's width and depth, a linear projection."""
+    """Assemble with 32 queries through a Q-Former of half BERT's width and depth, and a linear projection."""
     from torch import nn
     from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, Blip2QFormerConfig
 
@@ -218,7 +218,7 @@ def _blip2(tower: Any, decoder: Any, tokenizer: Any, scale: dict[str, Any]) -> t
 
 
 def _salmonn(audio: str | Path, language: str | Path) -> tuple[Any, Any]:
-    """SALMONN with Whisper alone."""
+    """Assemble SALMONN with Whisper alone."""
     from commit_tuning.models.salmonn import assemble
 
     qformer = {**_QFORMER, "num_hidden_layers": _SALMONN_LAYERS, "cross_attention_frequency": 1}
@@ -227,7 +227,7 @@ def _salmonn(audio: str | Path, language: str | Path) -> tuple[Any, Any]:
 
 
 def _language_model(language: str | Path) -> tuple[Any, Any]:
-    """Decoder with its head, and tokenizer; prompts are plain text, so its chat template goes."""
+    """Return a decoder with its head, and a tokenizer without chat template, because prompts are plain text."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -237,7 +237,7 @@ def _language_model(language: str | Path) -> tuple[Any, Any]:
 
 
 def _add_image_token(tokenizer: Any, decoder: Any) -> int:
-    """Id of the placeholder, with a row in the embeddings for it and for all other added tokens."""
+    """Return the placeholder's id; it and all other added tokens get a row in the embeddings."""
     from tokenizers import AddedToken
 
     tokenizer.add_tokens([AddedToken(_IMAGE, normalized=False, special=True)], special_tokens=True)
@@ -247,14 +247,14 @@ def _add_image_token(tokenizer: Any, decoder: Any) -> int:
 
 
 def _around(model: Any, tower: Any, decoder: Any) -> Any:
-    """The model with the pretrained parts in it; its projector stays as it was initialised."""
+    """Build the model around the pretrained parts; its projector stays as initialised."""
     model.model.vision_tower, model.model.language_model = tower, decoder.base_model
     model.lm_head = decoder.get_output_embeddings()
     return model
 
 
 def _pixel_scale(vision: str | Path) -> dict[str, Any]:
-    """Size, mean and deviation of the pixels, the latter two as the tower was trained with."""
+    """Return size, mean and deviation of the pixels, the latter two as the tower was trained with."""
     from transformers import AutoImageProcessor
 
     trained = AutoImageProcessor.from_pretrained(vision, trust_remote_code=False, backend="pil")
@@ -269,12 +269,12 @@ def _square_pictures(scale: dict[str, Any]) -> Any:
 
 
 def _patches(tower: Any) -> int:
-    """Along a side."""
+    """Count the patches along a side."""
     return int(tower.config.image_size // tower.config.patch_size)
 
 
 def _sizes(config: Any) -> dict[str, Any]:
-    """What the configs of all towers call by the same names."""
+    """Return the sizes that the configs of all towers call by the same names."""
     same = ("hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps")
     more = ("image_size", "patch_size", "initializer_range")
     return {name: getattr(config, name) for name in (*same, *more)} | {

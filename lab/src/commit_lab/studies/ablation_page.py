@@ -36,23 +36,30 @@ _INTRODUCTION = """\
 # Ablations
 
 > **Default:** `trust-region`, before its last change
-> (it still averaged all that it had while its window filled; [log.md](log.md)).
+> (it still averaged all its measurements while its window filled; [log.md](log.md)).
 > **Nano models:** first generation.
 
-One setting at a time, from the records in `lab/results/ablations/` by `commit-lab study page` (text
-included: change the records, the studies or `findings.md` there). Every arm has run with all of its seeds. Validation
-and test: accuracy in percent, mean ± standard deviation over seeds. Difference: test accuracy to Constant LR at the
-rate that validation chose for it, with the same settings outside of the method, seed by seed, in percentage points,
-with the interval of Student's t; with two seeds it is wide, and only large effects show. Distance: of mean log
-smoothed kappa from its log target over the last three quarters of a run; movement: its standard deviation there;
-medians over seeds. Held back: steps with a module's rate below a fiftieth of its base rate or at the controller's
-bound, worst seed. Overhead: wall time of measuring, control and regulariser over that of the rest of the training loop
-(Constant LR measures too, as the recipe says). Seconds: a run with its evaluation, on a shared machine.
+Each study changes one setting. `commit-lab study page` writes this page from the records in
+`lab/results/ablations/`, text included: change the records, the studies or `findings.md` there, not this page. Every
+arm has run with all of its seeds. The columns:
+
+- *Validation* and *Test*: accuracy in percent, mean ± standard deviation over seeds.
+- *Difference*: test accuracy minus that of Constant LR with the same other settings, at the rate that validation chose
+  for it, seed by seed, in percentage points, with the interval of Student's t. With two seeds the interval is wide, and
+  only large effects show.
+- *Distance*: of mean log smoothed kappa from its log target over the last three quarters of a run. *Movement*: its
+  standard deviation there. Both are medians over seeds.
+- *Held back*: share of the steps at which a module's rate is below a fiftieth of its base rate or at the controller's
+  bound, in the worst seed.
+- *Overhead*: wall time of measuring, control and regulariser, relative to the rest of the training loop. Constant LR
+  measures too, as the recipe says.
+- *Seconds*: a run with its evaluation, on a shared machine.
+
 """
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Every condensed comparison in a folder, in the order of the names.
+    """Read every condensed comparison in a folder, in the order of the names.
 
     Raises:
         UserError: There is none, or one cannot be read.
@@ -67,7 +74,7 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def read_findings(path: Path) -> dict[str, str]:
-    """Study to the Markdown below its `## name` heading; nothing if there is no file."""
+    """Map each study to the Markdown below its `## name` heading; nothing if there is no file."""
     if not path.is_file():
         return {}
     _, *sections = re.split(r"^## +", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -104,12 +111,12 @@ def write_page(folder: Path, page: Path, order: Sequence[str]) -> None:
 
 
 def image_name(study: str) -> str:
-    """File name of a study's figure."""
+    """Return the file name of a study's figure."""
     return f"ablation-{study}.png"
 
 
 def section(name: str, records: Sequence[Record], finding: str | None) -> str:
-    """A study on the page: question, commands, a table for each model, figure, finding."""
+    """Write a study on the page: question, commands, a table for each model, figure, finding."""
     title = name.replace("-", " ").capitalize()
     blocks = [f"## {title}", records[0]["question"]]
     blocks.append("```\n" + "\n".join(record["command"] for record in records) + "\n```")
@@ -121,7 +128,7 @@ def section(name: str, records: Sequence[Record], finding: str | None) -> str:
 
 
 def _by_model(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Model to the rows of all its comparisons."""
+    """Map each model to the rows of all its comparisons."""
     rows: dict[str, list[Record]] = {}
     for record in records:
         rows.setdefault(record["model"], []).extend(record["rows"])
@@ -148,7 +155,7 @@ def _with_sign(share: float | None) -> str:
 
 
 def draw(records: Sequence[Record]) -> Figure:
-    """A study's figure: a panel for each model, of accuracy over the base rate where one was swept, else by arm."""
+    """Draw a study: a panel for each model, of accuracy over the base rate where one was swept, else by arm."""
     panels = _by_model(records)
     tallest = max(len(rows) for rows in panels.values())
     swept = any(_swept(rows) for rows in panels.values())
@@ -163,7 +170,7 @@ def draw(records: Sequence[Record]) -> Figure:
 
 
 def _swept(rows: Sequence[Record]) -> bool:
-    """Whether an arm was run at several rates."""
+    """Tell whether an arm was run at several rates."""
     return len({row["label"] for row in rows}) < len(rows)
 
 

@@ -1,6 +1,6 @@
-"""Studies of one setting at a time: which comparisons they are, and the small record that is kept of each.
+"""Studies of one setting each: their comparisons, and the small record that is kept of each comparison.
 
-A study is one question and the comparisons that answer it; `experiments.ablation_page` shows what came out.
+A study is one question and the comparisons that answer it; `ablation_page` shows the results.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Plan:
     seeds: int = 2
 
     def load(self) -> Recipe:
-        """The recipe with this plan in it.
+        """Load the recipe with this plan in it.
 
         Raises:
             UserError: It cannot be read, or a setting is not valid.
@@ -66,7 +66,7 @@ class Plan:
         return load_recipe(self.recipe, [*self.settings, *(f"compare.{key}={value}" for key, value in plan.items())])
 
     def arguments(self) -> list[str]:
-        """What `commit-tuning` is given to make the same comparison, without the folder."""
+        """Return the arguments of `commit-tuning` for the same comparison, without the folder."""
         axes = [f"{key}={','.join(map(as_text, values))}" for key, values in self.axes]
         return [
             *("compare", self.recipe, *self.settings, "--methods", ",".join(self.methods)),
@@ -76,7 +76,7 @@ class Plan:
         ]
 
     def command(self, output: str | Path) -> str:
-        """The command line of this comparison below a folder."""
+        """Return the command line of this comparison below a folder."""
         return shlex.join(["commit-tuning", *self.arguments(), "--output", str(Path(output) / self.name)])
 
 
@@ -113,7 +113,7 @@ def _identity(recipe: dict[str, Any]) -> str:
 
 
 def condense(study: str, question: str, plan: Plan, output: Path) -> dict[str, Any] | None:
-    """What is kept of a comparison, as plain JSON values; None if it has not finished.
+    """Return what is kept of a comparison, as plain JSON values; None if it has not finished.
 
     Accuracies are shares in [0, 1], and `tests` has one for each seed. `distance` and `movement` of log smoothed kappa
     (see `Control`) are medians over seeds, `held` is the worst seed's share of steps; all three are None where a

@@ -18,12 +18,12 @@ TRUST_REGION = "commit.controller=trust-region"
 
 
 def on_blip2(study: str, key: str, *values: object, settings: tuple[str, ...] = ()) -> tuple[Plan, ...]:
-    """CoMMIT-CLR and Constant LR on nano BLIP-2 along one axis."""
+    """Plan CoMMIT-CLR and Constant LR on nano BLIP-2 along one axis."""
     return (Plan(name=f"{study}-nano-blip2", **BLIP2, settings=settings, axes=((key, values),)),)
 
 
 def on_both(study: str, key: str, *values: object, settings: tuple[str, ...] = ()) -> tuple[Plan, ...]:
-    """The same on nano LLaVA, too."""
+    """Plan the same on nano BLIP-2 and nano LLaVA."""
     return (
         *on_blip2(study, key, *values, settings=settings),
         Plan(name=f"{study}-nano-llava", **LLAVA, settings=settings, axes=((key, values),)),
@@ -53,7 +53,7 @@ STUDIES: dict[str, Study] = {
     ),
     "controller": Study(
         question="Which controller turns kappa into rates: Eq. 8 as printed, bounded, compensated, or a trust region? "
-        "With the rates' sum kept, as in Eq. 8, or their product; on the default moving average.",
+        "The arms keep the sum of the rates, as Eq. 8 does, or their product, and use the default moving average.",
         plans=(
             Plan(
                 name="controller-sum-nano-blip2",
@@ -105,12 +105,13 @@ STUDIES: dict[str, Study] = {
         ),
     ),
     "lora-rank": Study(
-        question="LoRA rank of the language model, or (null) full fine-tuning? Alpha stays 16, so the adapter's scale, "
-        "alpha / r, falls as the rank rises.",
+        question="Which LoRA rank for the language model, or (null) full fine-tuning? Alpha stays 16, so the adapter's "
+        "scale, alpha / r, falls as the rank rises.",
         plans=on_blip2("lora-rank", "model.lora.r", 2, 8, 32, None),
     ),
     "projector": Study(
-        question="Whose is the projector: the encoder's, the language model's, or a third module of its own?",
+        question="Which module should own the projector: the encoder, the language model, or a third module of its "
+        "own?",
         plans=on_both("projector", "model.projector", "encoder", "language_model", "own"),
     ),
     "learning-rates": Study(

@@ -40,7 +40,7 @@ class Control:
 
 
 def read_control(folders: Iterable[str | Path]) -> list[Control]:
-    """Every complete run in or below some folders whose method moves both modules and measures kappa.
+    """Read all complete runs in or below some folders whose method moves both modules and measures kappa.
 
     Raises:
         UserError: There is none.
@@ -49,7 +49,7 @@ def read_control(folders: Iterable[str | Path]) -> list[Control]:
 
 
 def steered_runs(folders: Iterable[str | Path]) -> list[RunRecord]:
-    """The records of those runs.
+    """Return the records of those runs.
 
     Raises:
         UserError: There is none.
@@ -63,7 +63,7 @@ def steered_runs(folders: Iterable[str | Path]) -> list[RunRecord]:
 
 
 def control_of(record: RunRecord) -> Control:
-    """What one run did.
+    """Summarise the control of one run.
 
     Raises:
         UserError: It has no history, or a schedule that changes the rates as well.
@@ -105,7 +105,7 @@ _HEAD = ("model", "method", "base rate", "seeds", "held back, worst seed", "dist
 
 
 def control_table(runs: Sequence[Control]) -> str:
-    """A Markdown table with a row for each arm: medians over seeds, and the worst seed's share of steps held back."""
+    """Tabulate the arms in Markdown: medians over seeds, and the worst seed's share of steps held back."""
     arms: dict[tuple[str, str, str], list[Control]] = defaultdict(list)
     for run in runs:
         arms[run.arm].append(run)

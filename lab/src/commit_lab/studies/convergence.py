@@ -19,7 +19,7 @@ _CHUNK = 1000  # steps whose noise is drawn at once
 
 
 def balance_factor(smoothed_kappa: float, previous: float) -> float:
-    """Lambda_t of Section 7.2, from smoothed kappa at two learning-rate updates that follow each other.
+    """Return lambda_t of Section 7.2, from smoothed kappa at two consecutive learning-rate updates.
 
     It is (kappa_t + 1) / (kappa_{t-1} + 1) where kappa_t > 1, and the same of the reciprocals where kappa_t < 1; at
     kappa_t = 1, which the paper leaves out, the first form.
@@ -34,7 +34,7 @@ def balance_factor(smoothed_kappa: float, previous: float) -> float:
 
 
 def balance_factors(smoothed_kappas: Sequence[float]) -> list[float]:
-    """Lambda_t along a path of smoothed kappa."""
+    """Return lambda_t along a path of smoothed kappa."""
     return [balance_factor(now, before) for before, now in itertools.pairwise(smoothed_kappas)]
 
 
@@ -76,7 +76,7 @@ class Problem:
         return self.dimension * one
 
     def gradient(self, x: Array) -> Array:
-        """Of f, without noise; any shape."""
+        """Return the gradient of f, without noise; any shape."""
         slope = self.height * self.frequency
         result: Array = x / np.sqrt(1 + x * x) + slope * np.sin(self.frequency * x)
         return result
@@ -101,7 +101,7 @@ class Adam:
     copy: float = 0.0
 
     def gradient_bound(self, problem: Problem) -> float:
-        """R of the theorem: |grad f + grad h| + sqrt(epsilon) never exceeds it, in the L2 norm."""
+        """Return R of the theorem: |grad f + grad h| + sqrt(epsilon) never exceeds it, in the L2 norm."""
         longest_step = self.rate / math.sqrt(1 - self.beta2)
         partial = abs(1 + self.copy) * problem.largest_partial + abs(self.drift_reward) * longest_step
         return math.sqrt(problem.dimension) * partial + math.sqrt(self.epsilon)
@@ -110,7 +110,7 @@ class Adam:
 def gradient_norms(
     problem: Problem, adam: Adam, steps: int, *, runs: int = 32, factors: Sequence[float] = (1.0,), seed: int = 0
 ) -> Array:
-    """Squared norm of grad f at x_0, ..., x_{steps-1}, averaged over simulated runs.
+    """Return the squared norm of grad f at x_0, ..., x_{steps-1}, averaged over simulated runs.
 
     Args:
         problem: What is minimised.
@@ -142,19 +142,19 @@ def gradient_norms(
 
 
 def equation_13(problem: Problem, adam: Adam, steps: int, factor: float = 1.0) -> float:
-    """The right-hand side of Eq. 13 at K = `steps` and lambda = `factor`."""
+    """Return the right-hand side of Eq. 13 at K = `steps` and lambda = `factor`."""
     first, size, logarithm = _parts(problem, adam, steps)
     return first / factor + size * (logarithm - math.log(adam.beta2)) / steps
 
 
 def equation_26(problem: Problem, adam: Adam, steps: int, factor: float = 1.0) -> float:
-    """The right-hand side of Eq. 26: 1 + lambda for lambda, and -ln(beta_2) is not divided by K."""
+    """Return the right-hand side of Eq. 26: 1 + lambda for lambda, and -ln(beta_2) is not divided by K."""
     first, size, logarithm = _parts(problem, adam, steps)
     return first / (1 + factor) + size * (logarithm / steps - math.log(adam.beta2))
 
 
 def _parts(problem: Problem, adam: Adam, steps: int) -> tuple[float, float, float]:
-    """2 R (F(x_0) - f*) / (alpha K), the factor of C and its logarithm, as both equations have them."""
+    """Return 2 R (F(x_0) - f*) / (alpha K), the factor of C and its logarithm, as in both equations."""
     bound, rest = adam.gradient_bound(problem), 1 - adam.beta2
     size = 2 * adam.rate * bound / math.sqrt(rest) + adam.rate**2 * problem.lipschitz / (2 * rest)
     logarithm = math.log((1 - adam.beta2**steps) * bound**2 / (rest * adam.epsilon))
@@ -162,7 +162,7 @@ def _parts(problem: Problem, adam: Adam, steps: int) -> tuple[float, float, floa
 
 
 def proven_bound(problem: Problem, adam: Adam, steps: int) -> float:
-    """Defossez et al. (2020), Theorem 2: the mean over x_0, ..., x_{K-1}, for h = 0, with R in the maximum norm.
+    """Return Defossez et al. (2020), Theorem 2: the mean over x_0, ..., x_{K-1}, h = 0, R in the maximum norm.
 
     Summing Eq. 25 and solving for the gradient gives it, and multiplies C by 2 R d / alpha, which Eq. 13 and 26 do not
     have. Lambda is not in it: R and L then belong to lambda f, and it cancels but for the logarithm.

@@ -1,4 +1,4 @@
-"""How far a step moves the output distribution for what is left to learn: a module's drift over the loss.
+"""A module's drift over the loss: how far a step moves the output distribution, relative to what is left to learn.
 
 The loss is the training loss of the step, on its whole batch; the controller `"trust-region"` takes that of the
 measured samples in evaluation mode, which a record does not hold.
@@ -22,7 +22,7 @@ QUARTERS = 4
 
 
 def drift_shares(history: Sequence[Mapping[str, float | None]]) -> dict[str, list[float]]:
-    """Module to its drift over the loss, by quarter of the run: geometric mean of the one over the mean of the other.
+    """Map each module to its drift over the loss by quarter of the run: geometric mean over mean.
 
     Args:
         history: The rows of a run, with `loss` and `drift/<module>` (None where nothing was measured).
@@ -43,7 +43,7 @@ def _share(rows: Sequence[Mapping[str, float | None]], module: str) -> float:
 
 
 def share_table(folders: Iterable[str | Path]) -> str:
-    """A Markdown table of finished runs: an arm's validation accuracy, and its shares by quarter, means over seeds.
+    """Tabulate finished runs in Markdown: an arm's validation accuracy, and its shares by quarter, means over seeds.
 
     Every module that any run has is a column, with a dash for a model without it.
 
@@ -70,7 +70,7 @@ def _cells(
 
 
 def _quarters(shares: Sequence[Sequence[float]]) -> str:
-    """Geometric means over runs, quarter by quarter."""
+    """Write geometric means over runs, quarter by quarter."""
     columns = [[value for value in column if math.isfinite(value)] for column in zip(*shares, strict=True)]
     texts = [f"{math.exp(fmean(map(math.log, column))):.1e}" if column else NOTHING for column in columns]
     return ", ".join(texts)

@@ -15,7 +15,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 
 def gradient_bounds(kappa: float, language_h: float, encoder_h: float) -> tuple[float, float]:
-    """The right-hand sides of Eq. 5.
+    """Return the right-hand sides of Eq. 5.
 
     Args:
         kappa: The balance coefficient of the step, > 0.

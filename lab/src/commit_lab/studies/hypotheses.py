@@ -87,7 +87,7 @@ def examine(runs: Sequence[RunSummary], draws: int = 1000) -> Findings:
 
 
 def markdown(findings: Findings) -> str:
-    """The rank correlations as a Markdown table."""
+    """Write the rank correlations as a Markdown table."""
     head = ["hypothesis", "of κ", "of the loss", *(f"given {control}" for control in CONTROLS)]
     lines = [head, ["---"] * len(head)]
     for hypothesis in HYPOTHESES:
@@ -98,7 +98,7 @@ def markdown(findings: Findings) -> str:
 
 
 def sentence(hypothesis: Hypothesis, findings: Findings) -> str:
-    """What the runs say about a hypothesis, in one sentence."""
+    """Say in one sentence what the runs show about a hypothesis."""
     x, y = hypothesis.pairs[0]
     estimate = findings.estimates[x, y][HEADLINE]
     arms, tasks = (len({getattr(run, name) for run in findings.runs}) for name in ("arm", "task"))
@@ -114,7 +114,7 @@ def sentence(hypothesis: Hypothesis, findings: Findings) -> str:
 
 
 def estimate_text(estimate: Estimate) -> str:
-    """A correlation with its interval; a dash where there is none."""
+    """Write a correlation with its interval; a dash where there is none."""
     if not math.isfinite(estimate.value):
         return NOTHING
     interval = f" [{estimate.low:+.2f}, {estimate.high:+.2f}]" if math.isfinite(estimate.low) else ""
@@ -122,7 +122,7 @@ def estimate_text(estimate: Estimate) -> str:
 
 
 def draw(findings: Findings) -> Figure:
-    """One row per task, one panel per hypothesis, one dot per run."""
+    """Draw one row per task, one panel per hypothesis, one dot per run."""
     tasks = list(dict.fromkeys(run.task for run in findings.runs))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.8, 0.5 + 3.4 * len(tasks)), layout="constrained")

@@ -1,4 +1,4 @@
-"""What kappa did in a run and what its loss did, as numbers that can be compared over runs (Hypotheses 4.1 and 4.2)."""
+"""Numbers that describe kappa and the loss of a run and compare over runs (Hypotheses 4.1 and 4.2)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SPLIT_OFF = ("learning_rate", "encoder_learning_rate", "seed", "save_weights", 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run. Losses are training losses in nats per answer token; logarithms are natural.
+    """One run. Losses are training losses in nats per target token; logarithms are natural.
 
     Attributes:
         task: What must agree for losses to be comparable: model, data, and training but for the rates.
@@ -57,7 +57,7 @@ class RunSummary:
 
 
 def read_runs(folders: Iterable[str | Path]) -> tuple[list[RunSummary], list[str]]:
-    """Summaries of all runs in and below some folders.
+    """Summarise all runs in and below some folders.
 
     Returns:
         The summaries, and one line for each reason for which runs were left out: the reason, how many, the first.
@@ -89,7 +89,7 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[RunSummary], list[str
 
 
 def summarise(record: RunRecord) -> RunSummary:
-    """The numbers of one run.
+    """Compute the numbers of one run.
 
     Raises:
         UserError: The run did not finish, or its history lacks what is needed.
@@ -129,7 +129,7 @@ def summarise(record: RunRecord) -> RunSummary:
 
 
 def jumps(values: Any) -> float:
-    """Standard deviation of a series around its trend: RMS difference of neighbours over sqrt(2) (von Neumann 1941).
+    """Return a series' standard deviation around its trend: RMS neighbour difference over sqrt(2) (von Neumann 1941).
 
     Args:
         values: Array [n], at least two.
@@ -142,7 +142,7 @@ def jumps(values: Any) -> float:
 
 
 def task_name(task: str) -> str:
-    """A short name of a task, for a heading."""
+    """Return a short name of a task, for a heading."""
     parts = json.loads(task)
     model, train = parts["model"], parts["train"]
     lora = f"LoRA r = {model['lora']['r']}" if model["lora"] else "full tuning"
@@ -160,13 +160,13 @@ def _text(value: Any) -> str:
 
 
 def log_kappas(history: Sequence[Mapping[str, float | None]]) -> Any:
-    """Log kappa at every step that has one, [measurements]."""
+    """Return log kappa at every step that has one, [measurements]."""
     kappas = [with_nan(row.get("kappa")) for row in history]
     return np.log([kappa for kappa in kappas if math.isfinite(kappa) and kappa > 0])
 
 
 def _log_rates(history: Sequence[Mapping[str, float | None]]) -> tuple[float, ...]:
-    """Mean log rate of each module over the steps at which it moved."""
+    """Return the mean log rate of each module over the steps at which it moved."""
     keys = sorted(key for key in history[0] if key.startswith("lr/"))
     used = [[math.log(rate) for row in history if (rate := row.get(key))] for key in keys]
     return tuple(float(np.mean(logs)) if logs else math.nan for logs in used)

@@ -22,7 +22,7 @@ class Estimate:
 
 
 def ranks_within(values: Array, strata: Sequence[Hashable]) -> Array:
-    """Ranks of each column in [-1, 1] within strata, ties shared; 0 for a stratum of one.
+    """Rank each column in [-1, 1] within strata, with ties shared; 0 for a stratum of one.
 
     Args:
         values: [runs, columns], finite.
@@ -41,7 +41,7 @@ def ranks_within(values: Array, strata: Sequence[Hashable]) -> Array:
 
 
 def residuals(values: Array, factors: Sequence[Sequence[Hashable]], covariates: Array | None = None) -> Array:
-    """What is left of each column after least squares on the levels of `factors` and on `covariates`.
+    """Return the residuals of each column after least squares on the levels of `factors` and on `covariates`.
 
     Args:
         values: [runs, columns].
@@ -63,7 +63,7 @@ def residuals(values: Array, factors: Sequence[Sequence[Hashable]], covariates: 
 
 
 def correlation(x: Array, y: Array) -> float:
-    """Pearson's; NaN without variation."""
+    """Return Pearson's correlation; NaN without variation."""
     x, y = x - x.mean(), y - y.mean()
     size = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / size if size > 0 else float("nan")
@@ -76,7 +76,7 @@ def partial_rank_correlations(
     factors: Sequence[Sequence[Hashable]] = (),
     covariates: Array | None = None,
 ) -> Array:
-    """Spearman's correlation of pairs of columns within strata, given factors and covariates (as ranks too).
+    """Correlate pairs of columns (Spearman) within strata, given factors and covariates (as ranks too).
 
     Example:
         >>> values = np.array([[0, 3], [1, 2], [10, 13], [11, 12.0]])
@@ -101,7 +101,7 @@ def with_intervals(
     draws: int = 1000,
     seed: int = 0,
 ) -> list[Estimate]:
-    """`partial_rank_correlations` with percentile bootstrap intervals.
+    """Return `partial_rank_correlations` with percentile bootstrap intervals.
 
     Whole clusters are drawn, as many as there are: the runs of an arm differ in their seed alone and are not
     independent of each other.
@@ -133,7 +133,7 @@ def with_intervals(
 
 
 def _interval(draws: Array) -> tuple[float, float]:
-    """The middle 95 % of the draws; NaN if more than a tenth of them is."""
+    """Return the middle 95 % of the draws; NaN if more than a tenth of them is NaN."""
     finite = draws[np.isfinite(draws)]
     if len(finite) < 0.9 * len(draws):
         return float("nan"), float("nan")
@@ -142,7 +142,7 @@ def _interval(draws: Array) -> tuple[float, float]:
 
 
 def _codes(levels: Sequence[Hashable]) -> Indices:
-    """Levels as 0, 1, ... in order of appearance."""
+    """Return the levels as 0, 1, ... in order of appearance."""
     known: dict[Hashable, int] = {}
     return np.array([known.setdefault(level, len(known)) for level in levels], dtype=np.intp)
 

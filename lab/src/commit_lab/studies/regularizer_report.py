@@ -25,7 +25,7 @@ _EFFECT = (*_ARM, "step norm", "predicted, at least", "gradient norm", "noise of
 
 
 def regularizer_name(regularizer: Regularizer) -> str:
-    """Words for a regulariser: reading, signed weight, and what differs from a raw step on given answers.
+    """Name a regulariser: reading, signed weight, and what differs from a raw step on given answers.
 
     Example:
         >>> regularizer_name(Regularizer("previous-step", "optimizer", "given", -0.3))
@@ -40,12 +40,12 @@ def regularizer_name(regularizer: Regularizer) -> str:
 
 
 def accuracy_table(arms: Sequence[Arm]) -> str:
-    """Accuracy in percent, mean ± standard deviation over seeds, and differences in points to the arm without."""
+    """Tabulate accuracy in percent, mean ± standard deviation over seeds, and differences to the arm without."""
     return markdown_table(_ACCURACY, [_accuracy_cells(arm) for arm in arms])
 
 
 def effect_table(arms: Sequence[Arm]) -> str:
-    """What else an arm did: medians over seeds, language model / encoders; in brackets the factor to the arm without.
+    """Tabulate an arm's other numbers: medians over seeds by module; in brackets the factor to the arm without.
 
     The factor is a median over the seeds that both have. The loss gap is a mean with its standard deviation.
     """
@@ -79,7 +79,7 @@ def _effect_cells(arm: Arm, without: Arm | None) -> list[str]:
 
 
 def _norms(arm: Arm, without: Arm | None, name: str) -> str:
-    """Median norm of each module, with its factor to the arm without the regulariser, where that is not zero."""
+    """Write each module's median norm, with its factor to the arm without the regulariser unless that is zero."""
     cells = []
     for module in getattr(arm.runs[0], name):
         norms = {run.seed: getattr(run, name)[module] for run in arm.runs}
@@ -107,7 +107,7 @@ def _mean(values: Sequence[float], form: Callable[[float | None], str]) -> str:
 
 
 def into_page(page: str, figures: str) -> str:
-    """The page with what is between its two markers replaced.
+    """Replace what is between a page's two markers.
 
     Raises:
         UserError: The markers are not there once each, in order.
@@ -120,7 +120,7 @@ def into_page(page: str, figures: str) -> str:
 
 
 def draw(arms: Sequence[Arm]) -> Figure:
-    """Difference of test accuracy over the signed weight: a row for each model, a panel for each reading."""
+    """Draw the difference of test accuracy over the signed weight: a row per model, a panel per reading."""
     shown = [arm for arm in arms if arm.regularizer != NONE and arm.test is not None]
     models = sorted({arm.setting.model for arm in shown})
     if not models:
@@ -153,14 +153,14 @@ def _panel(axes: Axes, arms: Sequence[Arm]) -> None:
 
 
 def _points(group: Sequence[Arm]) -> tuple[list[float], list[float], list[float]]:
-    """Weight, difference in points, and half of its interval (none where there is a single seed)."""
+    """Return weight, difference in points, and half of its interval (none where there is a single seed)."""
     found = [(arm.regularizer.weight, arm.test) for arm in group if arm.test]
     halves = [100 * (test.high - test.mean) if test.high is not None else 0.0 for _, test in found]
     return [weight for weight, _ in found], [100 * test.mean for _, test in found], halves
 
 
 def _style(setting: Setting, step: str, labels: str) -> dict[str, Any]:
-    """Colour by what sets the rates, marker by the step, dashes and hollow markers for sampled answers."""
+    """Return the colour by what sets the rates, marker by step, dashes and hollow markers for sampled answers."""
     method = "constant" if setting.method == "Constant LR" else "commit-clr"
     label = f"{setting.method} at {setting.rates}, {step}" + (", sampled answers" if labels == "sampled" else "")
     hollow: dict[str, Any] = {"markerfacecolor": "white"} if labels == "sampled" else {}

@@ -41,7 +41,7 @@ class Regularizer:
 
     @classmethod
     def of(cls, config: CoMMITConfig) -> Regularizer:
-        """The regulariser that a configuration names."""
+        """Return the regulariser that a configuration names."""
         reading = config.regularizer
         if reading is None:
             return cls()
@@ -84,7 +84,7 @@ class Run:
         predicted_gain: Module to the least that the ascent should add to a step (`step_gain`); NaN for every reading
             but lookahead.
         kappa_noise: Standard deviation of log kappa around its trend (`kappa_and_loss.jumps`), after a quarter.
-        gap: Loss on validation questions less the loss on questions seen, in nats per answer token; NaN likewise.
+        gap: Loss on validation questions less the loss on questions seen, in nats per target token; NaN likewise.
         step_seconds: Wall time of training per optimizer step.
     """
 
@@ -111,7 +111,7 @@ class Arm:
 
 
 def step_gain(drift: float, step_norm: float, rate: float, weight: float) -> float:
-    """The least that a raw lookahead ascent adds to the length of a step, as a share of it.
+    """Return the least share by which a raw lookahead ascent lengthens a step.
 
     A step v moves the output by d = v'Fv / 2 nats, F being the Fisher information, and the ascent adds rate x weight x
     Fv to it: rate x weight x 2 d / |v|^2 of its length along the step itself, and something across it.
@@ -124,7 +124,7 @@ def step_gain(drift: float, step_norm: float, rate: float, weight: float) -> flo
 
 
 def read_arms(folders: Iterable[str | Path]) -> list[Arm]:
-    """Every arm of the complete runs in or below some folders, those without a regulariser first in each setting.
+    """Read all arms of the complete runs in or below some folders; those without regulariser come first.
 
     A seed that was run twice counts once.
 
@@ -196,13 +196,13 @@ def _run(record: RunRecord, config: CoMMITConfig) -> Run:
 
 
 def known_median(values: Iterable[float | None]) -> float:
-    """The median of the numbers among the values; NaN if there is none."""
+    """Return the median of the numbers among the values; NaN if there is none."""
     known = [value for value in values if value is not None and not math.isnan(value)]
     return median(known) if known else math.nan
 
 
 def _unclipped(row: Mapping[str, Any], module: str, limit: float | None) -> float | None:
-    """The module's gradient norm before all gradients were scaled down to `limit` together."""
+    """Return the module's gradient norm before all gradients were scaled down to `limit` together."""
     norm, total = row.get(f"grad_norm/{module}"), row.get("grad_norm")
     if norm is None or total is None:
         return None
@@ -210,6 +210,6 @@ def _unclipped(row: Mapping[str, Any], module: str, limit: float | None) -> floa
 
 
 def _gain(row: Mapping[str, Any], module: str, weight: float) -> float | None:
-    """The predicted gain at one step; None for a history without the norm of the step."""
+    """Return the predicted gain at one step; None for a history without the norm of the step."""
     drift, norm, rate = (row.get(f"{key}/{module}") for key in ("drift", "step_norm", "lr"))
     return step_gain(drift, norm, rate, weight) if drift and norm and rate is not None else None

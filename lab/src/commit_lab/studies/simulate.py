@@ -29,7 +29,7 @@ _LARGEST_LOG = 340.0  # drifts stay within e to this, so that their ratio is a f
 
 @dataclass(frozen=True, kw_only=True)
 class Plant:
-    """What the controller steers.
+    """The simulated process that the controller steers.
 
     Attributes:
         rho: Kappa at equal learning rates, at the first step.
@@ -67,7 +67,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What simulated runs of one configuration came to.
+    """The result of the simulated runs of one configuration.
 
     Attributes:
         collapsed: Share of runs in which a multiplier falls below a hundredth.
@@ -91,7 +91,7 @@ def simulate(
     seed: int = 0,
     controller: Controller | None = None,
 ) -> Trajectory:
-    """One simulated run of a coordinated method.
+    """Simulate one run of a coordinated method.
 
     Args:
         config: Settings of window and controller.
@@ -122,7 +122,7 @@ def simulate(
 
 
 def _drift(multiplier: float, plant: Plant, noise: random.Random) -> float:
-    """Drift of a module: a power of its learning rate, with half of the noise of log kappa."""
+    """Return the drift of a module: a power of its learning rate, with half of the noise of log kappa."""
     log_drift = plant.exponent * math.log(max(multiplier, 1e-300)) + noise.gauss(0.0, plant.log_sd / math.sqrt(2))
     return math.exp(min(max(log_drift, -_LARGEST_LOG), _LARGEST_LOG))
 
@@ -132,7 +132,7 @@ def _log_ratio(multipliers: dict[str, float]) -> float:
 
 
 def judge(config: CoMMITConfig, runs: Sequence[Trajectory]) -> Verdict:
-    """What simulated runs of one configuration came to."""
+    """Judge the simulated runs of one configuration."""
     target, limit = 0.0, math.inf
     if not isinstance(config.controller, LiteralEq8):
         target, limit = math.log(config.controller.kappa_target), math.log(config.controller.bound) * (1 - 1e-9)

@@ -15,7 +15,7 @@ def test_no_font_is_in_two_splits() -> None:
 
 
 @pytest.mark.parametrize("split", SPLIT_FONTS)
-def test_fonts_write_what_is_asked_and_tell_letters_apart(split: str) -> None:
+def test_fonts_draw_distinct_texts(split: str) -> None:
     for font in split_fonts(split, "$"):
         drawn = [text_mask(text, font).tobytes() for text in ("boat", "coat", "BOAT", "13", "18", "$18")]
         assert len(set(drawn)) == len(drawn)

@@ -111,7 +111,7 @@ def test_the_layout_is_the_official_one(root: Path) -> None:
     assert {(relation, thing) for relation, thing in manifest["held_out"]} == HELD_OUT
 
 
-def test_a_question_depends_on_seed_split_and_number_alone(root: Path, tmp_path: Path) -> None:
+def test_question_depends_only_on_seed_split_and_number(root: Path, tmp_path: Path) -> None:
     few = {"train": 7, "val": 1, "test": 1}
     made = {seed: build_nano_aokvqa(tmp_path / str(seed), **few, seed=seed) for seed in (0, 1)}
     assert dataset_checksum(made[0]) != dataset_checksum(made[1])
@@ -160,7 +160,7 @@ def test_a_question_alone_says_little(asked: dict[str, list[Asked]]) -> None:
     assert right < 0.5 * len(which)  # who knows all facts and sees nothing
 
 
-def test_some_facts_are_only_met_the_other_way_round_in_train(asked: dict[str, list[Asked]]) -> None:
+def test_held_out_facts_appear_only_reversed_in_train(asked: dict[str, list[Asked]]) -> None:
     def facts(split: str, *forms: str) -> set[tuple[str, str]]:
         return {(one.relation, one.shown[0]) for one in asked[split] if one.question.label in forms}
 

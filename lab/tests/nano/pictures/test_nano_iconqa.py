@@ -63,7 +63,7 @@ def test_a_growing_dataset_keeps_its_questions(root: Path, tmp_path: Path) -> No
         assert path.read_bytes() == (larger / path.relative_to(root)).read_bytes()
 
 
-def test_checksum_sees_pixels_and_text_but_not_the_encoder(tmp_path: Path) -> None:
+def test_checksum_sees_pixels_but_not_the_png_encoder(tmp_path: Path) -> None:
     root = build_nano_iconqa(tmp_path / "data", train=1, val=1, test=1)
     before = dataset_checksum(root)
     picture = next(root.rglob("image.png"))

@@ -67,7 +67,7 @@ def test_answers_are_spread_evenly(questions: dict[str, list[Question]], split: 
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_the_words_of_a_question_do_not_tell_the_answer(questions: dict[str, list[Question]]) -> None:
+def test_words_of_question_do_not_reveal_the_answer(questions: dict[str, list[Question]]) -> None:
     """The most frequent answer to the same words, learnt on train, is near chance on test."""
     seen: dict[str, Counter[str]] = defaultdict(Counter)
     favourite: Counter[str] = Counter()
@@ -87,7 +87,7 @@ def test_the_words_of_a_question_do_not_tell_the_answer(questions: dict[str, lis
 
 
 @pytest.mark.parametrize("label", ["count", "count colour"])
-def test_the_number_of_other_icons_does_not_tell_the_count(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_other_icons_does_not_reveal_count(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Icons beside the counted ones are as many on average whatever the count."""
     painted: list[int] = []
     scatter = nano_questions._Painter.scatter

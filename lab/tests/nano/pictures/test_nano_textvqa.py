@@ -80,7 +80,7 @@ def test_the_layout_is_the_official_one(root: Path) -> None:
     assert len(list((root / "test_images").iterdir())) == COUNTS["test"]
 
 
-def test_a_question_depends_on_seed_split_and_number_alone(root: Path, tmp_path: Path) -> None:
+def test_question_depends_only_on_seed_split_and_number(root: Path, tmp_path: Path) -> None:
     few = {"train": 7, "val": 1, "test": 1}
     made = {seed: build_nano_textvqa(tmp_path / str(seed), **few, seed=seed) for seed in (0, 1)}
     assert dataset_checksum(made[0]) != dataset_checksum(made[1])
@@ -92,7 +92,7 @@ def test_a_question_depends_on_seed_split_and_number_alone(root: Path, tmp_path:
             assert (made[0] / picture).read_bytes() == (root / picture).read_bytes()
 
 
-def test_words_of_a_question_say_nothing_about_its_answer(undrawn: list[TextQuestion]) -> None:
+def test_words_of_question_do_not_reveal_its_answer(undrawn: list[TextQuestion]) -> None:
     pools = {"sign": WORDS, "beside": WORDS, "colour": WORDS, "number": NUMBERS, "price": NUMBERS}
     told: dict[str, Counter[str]] = defaultdict(Counter)
     for question in undrawn:

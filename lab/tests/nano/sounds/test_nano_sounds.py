@@ -68,7 +68,7 @@ def test_same_seed_same_files(
         BUILDERS[name](tmp_path / "again", **SIZES, seed=1)
 
 
-def test_other_processes_write_the_same_and_another_seed_does_not(roots: dict[str, Path], tmp_path: Path) -> None:
+def test_dataset_depends_on_seed_and_not_on_workers(roots: dict[str, Path], tmp_path: Path) -> None:
     two = build_nano_macs(tmp_path / "two", **SIZES, workers=2)
     other = build_nano_macs(tmp_path / "other", **SIZES, seed=1)
     assert dataset_checksum(two) == dataset_checksum(roots["macs"]) != dataset_checksum(other)
@@ -91,7 +91,7 @@ def test_clothoaqa_has_three_rows_per_question(roots: dict[str, Path]) -> None:
     assert {row["confidence"] for row in rows} <= {"yes", "maybe", "no"}
 
 
-def test_the_majority_of_annotators_is_right_and_some_are_wrong() -> None:
+def test_majority_of_annotators_is_right_some_are_wrong() -> None:
     votes = [nano_clothoaqa._votes(random.Random(number), "two", ("one", "two", "three")) for number in range(300)]
     right = [sum(answer == "two" for answer, _ in three) for three in votes]
     assert set(right) == {2, 3}
@@ -155,7 +155,7 @@ def asked(split: str, count: int) -> list[tuple[str, str]]:
 
 
 @pytest.mark.usefixtures("unheard")
-def test_words_of_a_question_say_nothing_about_its_answer() -> None:
+def test_words_of_question_do_not_reveal_its_answer() -> None:
     questions, unseen = asked("train", 800), asked("test", 400)
     answers: dict[str, Counter[str]] = defaultdict(Counter)
     for question, answer in questions:

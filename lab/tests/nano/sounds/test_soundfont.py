@@ -40,7 +40,7 @@ def test_a_note_begins_and_ends_when_it_should() -> None:
     assert strength(samples[32_000:]) < 0.01 * strength(samples[10_000:11_000])
 
 
-def test_a_struck_note_dies_away_and_velocity_is_loudness() -> None:
+def test_struck_note_fades_and_velocity_sets_loudness() -> None:
     loud, soft = (render([Note(XYLOPHONE, 0, 1, 72, velocity)], 1) for velocity in (120, 60))
     assert strength(loud[8000:]) < 0.1 * strength(loud[:8000])
     assert strength(soft) == pytest.approx(strength(loud) / 4, rel=0.01)

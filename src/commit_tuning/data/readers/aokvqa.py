@@ -17,7 +17,7 @@ class AOKVQA(Reader[object]):
     """The questions of one split in the file's order; see :class:`Reader`.
 
     In the multiple-choice setting the answer is the right choice. In the direct-answer setting the answers are those of
-    ten people, blank ones too. Questions marked ``difficult_direct_answer`` are left out, but not of train: the
+    ten people, blank ones too. Outside train, questions marked ``difficult_direct_answer`` are left out, because the
     official ``evaluation/eval_predictions.py`` does not count them. The answers of the test split are not public.
 
     Args:
@@ -68,14 +68,14 @@ class AOKVQA(Reader[object]):
 
 
 def _pictures(image_id: object) -> tuple[str, ...]:
-    """The names of a picture whose id is a number of COCO's, or a text."""
+    """Return the possible names of a picture whose id is a number of COCO's, or a text."""
     if isinstance(image_id, str):
         return (*picture_names(file_name(image_id, "image_id")), *picture_names(image_id.strip().zfill(12)))
     return picture_names(f"{number(image_id, 'image_id'):012d}")
 
 
 def choice_of(choices: object, index: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The choices and, alone, the right one.
+    """Return the choices and, alone, the right one.
 
     Raises:
         FaultError: They are no list of two to 26 texts, or the index is none of it.

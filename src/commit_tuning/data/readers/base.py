@@ -1,7 +1,7 @@
-"""What the readers of all datasets share: a check of everything when opened, decoding when asked for.
+"""The common part of all readers: it checks everything at opening and decodes on request.
 
-A reader says how one entry of its files becomes records (:meth:`Reader._read`); the rest is here, so that every dataset
-keeps the same promises.
+A reader turns one entry of its files into records (:meth:`Reader._read`). The rest is here, so that every dataset
+behaves alike.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Skipped:
         return f"{Place(self.path, self.line)}: {self.reason}"
 
     def to_dict(self) -> dict[str, object]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         return {"path": str(self.path), "line": self.line, "reason": self.reason}
 
 
@@ -95,7 +95,7 @@ class Record:
     sound: Path | None = None
 
     def per_caption(self) -> Iterator[Record]:
-        """A record for each caption: it comes first in its answers, the others stay as references."""
+        """Yield a record for each caption: it comes first in its answers, the others stay as references."""
         for turn, own in enumerate(self.answers):
             others = self.answers[:turn] + self.answers[turn + 1 :]
             yield replace(self, id=f"{self.id}#{turn}", answers=(own, *others))
@@ -168,14 +168,14 @@ class Reader(Generic[Entry]):
             raise DamagedError(Skipped(record.place.path, str(fault), record.place.line)) from None
 
     def record(self, index: int) -> Record:
-        """A sample before its picture and sound are decoded."""
+        """Return a sample before its picture and sound are decoded."""
         return self._records[index]
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
     def _read(self, place: Place, entry: Entry) -> Iterator[Record]:
-        """The records of an entry, checked; FaultError if it is broken."""
+        """Yield the checked records of an entry; FaultError if it is broken."""
         raise NotImplementedError
 
     def _sample(self, record: Record) -> Sample:
@@ -206,7 +206,7 @@ class Reader(Generic[Entry]):
         return f" ({len(self.skipped)} broken, first: {self.skipped[0].reason})" if self.skipped else ""
 
     def _texts(self, place: Place, value: object, what: str) -> tuple[str, ...]:
-        """A list of texts; those that are blank are left out and counted among the skipped.
+        """Return a list of texts; blank ones are omitted and counted among the skipped.
 
         Raises:
             FaultError: As :func:`~commit_tuning.data.files.texts`; or one is blank, and the reader is strict.
@@ -220,11 +220,11 @@ class Reader(Generic[Entry]):
         return kept
 
     def _picture(self, folder: Path, *names: str) -> Path:
-        """The picture of a resolved media folder that has the first of some names, checked once."""
+        """Return the picture in a resolved media folder that has the first of some names, checked once."""
         return self._checked("picture", located(folder, folder, *names), check_picture)
 
     def _sound(self, folder: Path, name: str) -> Path:
-        """A sound of a resolved media folder, checked once."""
+        """Return a sound in a resolved media folder, checked once."""
         return self._checked("sound", located(folder, folder, name), lambda it: check_sound(it, self._max_seconds))
 
     def _checked(self, medium: str, path: Path, check: Callable[[Path], object]) -> Path:
@@ -241,7 +241,7 @@ class Reader(Generic[Entry]):
 
 
 def find(root: str | Path, names: Sequence[str], layout: str) -> Path:
-    """The first of some files or folders under a root, which may begin with `~`, that exists.
+    """Find the first of some files or folders under a root, which may begin with `~`, that exists.
 
     Raises:
         UserError: None does.
@@ -264,12 +264,12 @@ def check_option(value: str, what: str, options: Sequence[str] = SPLITS) -> None
 
 
 def tenth(name: str) -> int:
-    """Which of ten parts, 0 to 9, something falls into by its name alone."""
+    """Return the tenth, 0 to 9, that a name falls into."""
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10
 
 
 def json_entries(path: Path, key: str | None = None) -> Iterator[tuple[Place, object]]:
-    """The entries of a JSON list, or of the list under a key, with their places.
+    """Yield the entries of a JSON list, or of the list under a key, with their places.
 
     Raises:
         FaultError: The file is no such thing.
@@ -282,7 +282,7 @@ def json_entries(path: Path, key: str | None = None) -> Iterator[tuple[Place, ob
 
 
 def fields(entry: object) -> dict[str, object]:
-    """An entry that has fields.
+    """Return an entry that has fields.
 
     Raises:
         FaultError: It has none.

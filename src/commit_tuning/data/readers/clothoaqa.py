@@ -60,12 +60,12 @@ class ClothoAQA(Reader[_Question]):
 
 
 def answer_kind(answers: Sequence[str]) -> str:
-    """Kind of a question: yes_no if its most frequent answer is yes or no, else single_word."""
+    """Return the kind of a question: yes_no if its most frequent answer is yes or no, else single_word."""
     return YES_NO if max(answers, key=answers.count).lower() in {"yes", "no"} else SINGLE_WORD
 
 
 def _questions(path: Path) -> Iterator[tuple[Place, _Question | FaultError]]:
-    """The broken rows, then the questions."""
+    """Yield the broken rows, then the questions."""
     questions: dict[tuple[str, str], tuple[Place, _Question]] = {}
     counts: dict[str, int] = {}
     for line, row in csv_rows(path, _COLUMNS):

@@ -93,7 +93,7 @@ class Conversations(Reader[object]):
             yield Record(place, _name(base, number), CONVERSATION, question, None, (answer,), pictures, sound)
 
     def _base(self, place: Place, given: object, numbers: Sequence[int]) -> str:
-        """The id of a conversation: what is given, unless an answer has it already; of LLaVA's it is the picture's."""
+        """Return a conversation's id: the given one, unless an answer has it already; for LLaVA the picture's."""
         base = str(given) if isinstance(given, (str, int)) and str(given).strip() else str(place.line)
         taken = base in self._ids or any(_name(base, number) in self._ids for number in numbers)
         return f"{base}@{place.line}" if taken else base
@@ -142,7 +142,7 @@ def _check_lines(path: Path) -> None:
 
 
 def _whole(path: Path) -> object:
-    """What a file of one JSON value holds; None for any other."""
+    """Return the value of a file with one JSON value; None for any other file."""
     try:
         return read_json(path)
     except FaultError:

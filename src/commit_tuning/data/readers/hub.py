@@ -89,7 +89,7 @@ class HubReader(Reader[int]):
         max_seconds: Cut sounds to their first so many seconds; None for all.
 
     Raises:
-        UserError: As :class:`Reader`; and where the dataset has not the columns.
+        UserError: As :class:`Reader`; or the dataset lacks the columns.
     """
 
     layout = "a split with the columns that data.hub.Columns names"
@@ -141,7 +141,7 @@ class HubReader(Reader[int]):
         return Sample(record.id, record.kind, record.question, record.choices, record.answers, image, audio)
 
     def _named(self, column: str, value: object) -> object:
-        """A value, or of a column of classes the name of each number."""
+        """Return a value, or in a column of classes the name of each number."""
         names = _class_names(self._rows.features[column])
         if names is None:
             return value
@@ -196,7 +196,7 @@ def _find_columns(columns: Columns | str) -> Columns:
 
 
 def _undecoded(rows: Any, columns: Columns, name: str) -> Any:
-    """The dataset with the columns that are read, its pictures and sounds as bytes."""
+    """Return the dataset with the columns that are read, and its pictures and sounds as bytes."""
     if isinstance(rows, Mapping):
         raise UserError(f"{name} has several splits: give one, such as dataset[{next(iter(rows), 'train')!r}]")
     if not hasattr(rows, "__len__") or not hasattr(rows, "select_columns"):
@@ -219,21 +219,21 @@ def _undecoded(rows: Any, columns: Columns, name: str) -> Any:
 
 
 def _class_names(feature: Any) -> list[str] | None:
-    """The names of a ClassLabel, or of a list of them; None for another feature."""
+    """Return the names of a ClassLabel, or of a list of them; None for another feature."""
     inner = getattr(feature, "feature", feature)
     names = getattr(inner, "names", None)
     return list(names) if isinstance(names, list) and hasattr(inner, "int2str") else None
 
 
 def _flag(value: object, what: str) -> bool:
-    """Whether a column says yes."""
+    """Tell whether a column says yes."""
     if not isinstance(value, (bool, int)) and value is not None:
         raise FaultError(f"the column {what} is neither true nor false")
     return bool(value)
 
 
 def _list_of(value: object) -> object:
-    """A list, one text or number as a list, or a list written as Python text (as the hub's A-OKVQA has it)."""
+    """Return a list, one text or number as a list, or a list from its Python text (as in the hub's A-OKVQA)."""
     if isinstance(value, str) and value.startswith("["):
         try:
             return ast.literal_eval(value) if len(value) <= _MOST_WRITTEN else None

@@ -60,13 +60,13 @@ class SongDescriber(Reader[list[dict[str, str]]]):
 
 
 def split_of(artist: str) -> str:
-    """The split of an artist: a tenth of the hashes of the ids is val, a tenth test."""
+    """Return the split of an artist: a tenth of the hashes of the ids is val, a tenth test."""
     part = tenth(artist)
     return {8: "val", 9: "test"}.get(part, "train")
 
 
 def _tracks(path: Path, split: str, valid_only: bool) -> Iterator[tuple[Place, list[dict[str, str]] | FaultError]]:
-    """The broken rows, then the tracks: the rows of each."""
+    """Yield the broken rows, then the tracks: the rows of each."""
     tracks: dict[str, tuple[Place, list[dict[str, str]]]] = {}
     seen: set[str] = set()
     for line, row in csv_rows(path, _COLUMNS):

@@ -1,7 +1,7 @@
 """One conversation about a picture or a sound, whatever tool its file was written for, in one form.
 
-What changes the meaning of an entry is read, or makes the entry a fault: a video, places in the picture, calls of
-tools, a preference, a part of a turn that alone is trained on. Other keys are named in :attr:`Talk.unread`.
+Keys that change the meaning of an entry are read or make it a fault: a video, places in the picture, calls of tools, a
+preference, a part of a turn that alone is trained on. :attr:`Talk.unread` names the other keys.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Talk:
 
 
 def talk_of(entry: object) -> Talk:
-    """The conversation of an entry.
+    """Read the conversation of an entry.
 
     Raises:
         FaultError: It is none, or it says something that cannot be learnt here.
@@ -112,7 +112,7 @@ def talk_of(entry: object) -> Talk:
 
 
 def exchanges(turns: Iterable[Turn]) -> list[tuple[int, str, str]]:
-    """For each answer that is trained on, its number from 0, all that was said before it, and it.
+    """Return, for each trained answer, its number from 0, everything said before it, and the answer.
 
     Raises:
         FaultError: There is none, or one has no question.
@@ -140,7 +140,7 @@ def _refuse(item: dict[str, object]) -> None:
 
 
 def _turns(item: dict[str, object], unread: Counter[str]) -> tuple[list[Turn], set[str]]:
-    """The turns, and the keys that they were made of."""
+    """Return the turns, and the keys that they were made from."""
     lists = [key for key in TURN_LISTS if key in item]
     if len(lists) > 1:
         raise FaultError(f"both {' and '.join(lists)}: leave one")
@@ -172,7 +172,7 @@ def _listed(turns: object, unread: Counter[str]) -> list[Turn]:
 
 
 def _of_list(turn: dict[str, object], unread: Counter[str]) -> list[Turn]:
-    """The turn, or both turns of a pair such as ``{"human": ..., "assistant": ...}``."""
+    """Return the turn, or both turns of a pair such as ``{"human": ..., "assistant": ...}``."""
     pair = [key for key in turn if key in _ROLE_OF]
     if pair and not {"from", "role"} & set(turn):
         unread.update(set(turn) - set(pair))
@@ -189,7 +189,7 @@ def _of_list(turn: dict[str, object], unread: Counter[str]) -> list[Turn]:
 
 
 def _is_trained(role: str, turn: dict[str, object]) -> bool:
-    """Whether a turn's own flags, if it has any, say that it is trained on."""
+    """Tell whether a turn is trained on, by its own flags if it has any."""
     flags = {key: turn[key] for key in _TRAINED if turn.get(key) is not None}
     for key, value in flags.items():
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):
@@ -213,7 +213,7 @@ def _with_system(system: str, turns: list[Turn]) -> list[Turn]:
 
 
 def _turn(role: str, content: object) -> Turn:
-    """A turn of a text, or of parts that are texts and files."""
+    """Make a turn from a text, or from parts that are texts and files."""
     texts, media, files = [], [], []
     for part in map(fields, content) if isinstance(content, list) else [{"text": content}]:
         kind = _part_type(part)
@@ -228,7 +228,7 @@ def _turn(role: str, content: object) -> Turn:
 
 
 def _part_type(part: dict[str, object]) -> str:
-    """text, image or audio."""
+    """Return text, image or audio."""
     named = part.get("type", next((key for key in (*_TEXT_PARTS, *_FILE_KEYS) if key in part), None))
     if named in _TEXT_PARTS:
         return "text"
@@ -238,7 +238,7 @@ def _part_type(part: dict[str, object]) -> str:
 
 
 def _file_of_part(kind: str, part: dict[str, object]) -> list[tuple[str, str]]:
-    """Its file, or nothing where that stands beside the conversation."""
+    """Return a part's file, or nothing where the file stands beside the conversation."""
     keys = [key for key in part if key in ("path", "url") or _MEDIUM_OF.get(key) == kind]
     return [(kind, _local(part[key])) for key in keys if part[key]][:1]
 
@@ -252,7 +252,7 @@ def _without_marks(text: str) -> str:
 
 
 def _files(item: dict[str, object]) -> list[tuple[str, str]]:
-    """The files that an entry or a turn names beside its text."""
+    """Return the files that an entry or a turn names beside its text."""
     found = []
     for key in _FILE_KEYS:
         names = item.get(key)
@@ -262,7 +262,7 @@ def _files(item: dict[str, object]) -> list[tuple[str, str]]:
 
 
 def _local(value: object) -> str:
-    """A local file's name, given as such or as an object's path or url."""
+    """Return a local file's name, given as such or as an object's path or url."""
     if isinstance(value, dict):
         value = value.get("path") or value.get("url")
     words(value, "name of a picture or sound")

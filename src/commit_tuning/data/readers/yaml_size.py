@@ -8,7 +8,7 @@ import yaml
 
 
 def sizes(events: Iterable[yaml.Event], most: int) -> Iterator[tuple[int, int]]:
-    """After each part of a YAML text: how deep it is nested, and the values so far, aliases written out.
+    """Yield, after each part of a YAML text, its depth and the number of values so far, aliases written out.
 
     Args:
         events: Of `yaml.parse`.

@@ -1,4 +1,4 @@
-"""SALMONN of its parts: a language model, a Whisper and a BEATs, each as it was released."""
+"""Assembly of SALMONN from its parts: a language model, a Whisper and a BEATs, each as it was released."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def assemble(
     seconds: int | None = None,
     **config: Any,
 ) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor, LoadReport | None]:
-    """SALMONN before its training: the parts as released, Q-Former, norms and projector fresh.
+    """Assemble SALMONN before its training: the parts as released; Q-Former, norms and projector fresh.
 
     What SALMONN's own checkpoint holds comes on top: `load_trained(get_peft_model(model, LoraConfig(**LORA)), file)`.
 
@@ -88,7 +88,7 @@ def _shorten(encoder: Any, seconds: int) -> None:
 
 
 def _joined(config: SalmonnConfig, text: Any, encoder: nn.Module, dtype: torch.dtype) -> Any:
-    """The model around parts that are there already; only what is fresh is allocated."""
+    """Build the model around existing parts; only fresh parts are allocated."""
     with torch.device("meta"):
         model = SalmonnForConditionalGeneration(config)
     base, width = model.model, config.text_config.hidden_size

@@ -1,4 +1,4 @@
-"""From sounds to the Q-Former's outputs: the two encoders, and what looks at them window by window."""
+"""The path from sounds to the Q-Former's outputs: the two encoders, and the Q-Former that reads them by windows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SalmonnAudioTower(nn.Module):
     def forward(
         self, input_features: Tensor, fbank_features: Tensor | None, fbank_features_mask: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Features of both: [sounds, frames, width], [sounds, patches, width], and the mask of the patches.
+        """Return features of both: [sounds, frames, width], [sounds, patches, width], and the mask of the patches.
 
         The arguments are those of `SalmonnModel.get_audio_features`.
 
@@ -54,7 +54,7 @@ class SalmonnWindowQFormer(nn.Module):
         self.qformer = Blip2QFormerModel._from_config(config.qformer_config)
 
     def forward(self, speech: Tensor, audio: Tensor | None, audio_mask: Tensor | None) -> Tensor:
-        """Run it.
+        """Return features of both: [sounds, frames, width], [sounds, patches, width], and the mask of the patches.
 
         Args:
             speech: Of Whisper, [sounds, frames, width].
@@ -72,7 +72,7 @@ class SalmonnWindowQFormer(nn.Module):
         return joined
 
     def _join(self, speech: Tensor, audio: Tensor | None, audio_mask: Tensor | None) -> Tensor:
-        """Both normed, the shorter one filled up with zeros, side by side in one feature.
+        """Norm both, fill the shorter one up with zeros, and join them side by side in one feature.
 
         Patches of padding become zeros, too. So a sound's features are those that the official code gives to it alone;
         in a batch, that leaves there what BEATs makes of padding.

@@ -43,7 +43,7 @@ class BeatsModel(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def forward(self, fbank_features: Tensor, fbank_features_mask: Tensor | None = None) -> BaseModelOutput:
-        """Run it.
+        """Return the weight [outputs, inputs, kernel] from [1, 1, kernel] and a direction of its own shape.
 
         Args:
             fbank_features: [sounds, frames, mel bins], normed; frames that fill no patch are left out.
@@ -66,14 +66,14 @@ class BeatsModel(PreTrainedModel):  # type: ignore[misc]
         return BaseModelOutput(last_hidden_state=self.encoder(hidden, mask))
 
     def patch_mask(self, mask: Tensor) -> Tensor:
-        """Which patches have no frame of padding in them: [sounds, frames] -> [sounds, patches], boolean."""
+        """Return which patches have no padding frame: [sounds, frames] -> [sounds, patches], boolean."""
         size = self.config.patch_size
         columns = mask.bool().unfold(1, size, size).all(-1)
         return columns.repeat_interleave(self.config.num_mel_bins // size, dim=1)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Deep norm's gains (its Section 4), the paper's positions, and transformers' rules for all else."""
+        """Initialise with Deep norm's gains (its Section 4), the paper's positions, and else transformers' rules."""
         if isinstance(module, ScaledLinear):
             initialization.xavier_normal_(module.weight, gain=module.gain)
             initialization.zeros_(module.bias)
@@ -113,7 +113,7 @@ class BeatsEncoder(nn.Module):
         self.layers = nn.ModuleList([BeatsLayer(config, index) for index in range(config.num_hidden_layers)])
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Run it.
+        """Return the weight [outputs, inputs, kernel] from [1, 1, kernel] and a direction of its own shape.
 
         Args:
             hidden: [sounds, patches, width].
@@ -134,18 +134,18 @@ class BeatsEncoder(nn.Module):
 
 
 class WeightNorm(nn.Module):
-    """A length of its own for each place in the kernel: torch's weight norm, which no forward-mode derivative passes.
+    """Weight norm with a length for each place in the kernel; torch's own has no forward-mode derivative.
 
     The parameters are named as torch names them: `parametrizations.weight.original0` is the length, the official
     `weight_g`, and `original1` the direction, `weight_v`.
     """
 
     def forward(self, length: Tensor, direction: Tensor) -> Tensor:
-        """The weight [outputs, inputs, kernel] from [1, 1, kernel] and a direction of its own shape."""
+        """Return the weight [outputs, inputs, kernel] from [1, 1, kernel] and a direction of its own shape."""
         return direction * (length / direction.square().sum((0, 1), keepdim=True).sqrt())
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Length and direction of a weight."""
+        """Return length and direction of a weight."""
         return weight.norm(dim=(0, 1), keepdim=True), weight.clone()
 
 
@@ -166,7 +166,7 @@ class BeatsLayer(GradientCheckpointingLayer):  # type: ignore[misc]
         self.final_layer_norm = nn.LayerNorm(width)
 
     def forward(self, hidden: Tensor, bias: Tensor | None, padding: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Run it; arguments and second output are those of the attention."""
+        """Return the weight [outputs, inputs, kernel] from [1, 1, kernel] and a direction of its own shape."""
         attended, bias = self.self_attn(hidden, bias, padding)
         attended = dropout(attended, self.dropout, self.training)
         hidden = self.self_attn_layer_norm(hidden * self.residual_scale + attended)
@@ -176,7 +176,7 @@ class BeatsLayer(GradientCheckpointingLayer):  # type: ignore[misc]
 
 
 class BeatsAttention(nn.Module):
-    """Self-attention whose relative position bias each query lets through by gates of its own."""
+    """Self-attention in which each query gates the relative position bias."""
 
     def __init__(self, config: BeatsConfig, has_position_bias: bool) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class BeatsAttention(nn.Module):
             self.relative_attention_bias = nn.Embedding(self.buckets, self.heads)
 
     def forward(self, hidden: Tensor, bias: Tensor | None, padding: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Attend.
+        """Return the weight [outputs, inputs, kernel] from [1, 1, kernel] and a direction of its own shape.
 
         Args:
             hidden: [sounds, patches, width].
@@ -219,13 +219,13 @@ class BeatsAttention(nn.Module):
         return self.out_proj(attended.transpose(1, 2).flatten(2)), bias
 
     def position_bias(self, length: int) -> Tensor:
-        """What the distance from query to key adds to a score: [heads, queries, keys]."""
+        """Return what the distance from query to key adds to a score: [heads, queries, keys]."""
         place = torch.arange(length, device=self.relative_attention_bias.weight.device)
         bias: Tensor = self.relative_attention_bias(self._bucket(place - place[:, None]))
         return bias.permute(2, 0, 1)
 
     def _bucket(self, distance: Tensor) -> Tensor:
-        """T5's buckets: half for keys ahead; of each half, half for one distance each, the rest logarithmic."""
+        """Return T5's buckets: half for keys ahead; in each half, half for one distance each, the rest logarithmic."""
         half = self.buckets // 2
         exact = half // 2
         far = distance.abs()

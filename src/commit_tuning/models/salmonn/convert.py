@@ -1,4 +1,4 @@
-"""The official checkpoints' parameters, loaded into our model by name, and what of them did not match.
+"""Loading of the official checkpoints' parameters into our model by name, with a report of what did not match.
 
 SALMONN's own checkpoint holds what was trained: `{"model": {...}}` with the Q-Former in BERT's naming, the norms, the
 projector, and LoRA in PEFT's naming. BEATs comes in a file of its own, `{"cfg": {...}, "model": {...}}`.
@@ -52,7 +52,7 @@ _BEATS_FIXED = {"deep_norm": True, "layer_norm_first": False, "relative_position
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What came of loading a checkpoint.
+    """The result of loading a checkpoint.
 
     Attributes:
         loaded: Our names of the parameters that were loaded.
@@ -72,14 +72,14 @@ class LoadReport:
         return not (self.missing or self.unexpected or self.wrong_shape)
 
     def __str__(self) -> str:
-        """One line for each fault, after the count of what was loaded."""
+        """Write one line for each fault, after the count of what was loaded."""
         faults = {"missing": self.missing, "unexpected": self.unexpected, "wrong shape": self.wrong_shape}
         lines = [f"{fault}: {name}" for fault, names in faults.items() for name in names]
         return "\n".join([f"{len(self.loaded)} parameters loaded", *lines])
 
 
 def our_name(official: str) -> str:
-    """Our name of a parameter of the official model: `speech_query_tokens` is `model.window_qformer.query_tokens`."""
+    """Translate an official parameter's name: `speech_query_tokens` is `model.window_qformer.query_tokens`."""
     for pattern, replacement in _RENAMINGS:
         official = re.sub(pattern, replacement, official)
     return official
@@ -114,7 +114,7 @@ def load_beats(model: nn.Module, checkpoint: str | Path | Mapping[str, Any]) -> 
 
 
 def beats_config(checkpoint: str | Path | Mapping[str, Any]) -> BeatsConfig:
-    """The config of an official BEATs checkpoint.
+    """Return the config of an official BEATs checkpoint.
 
     Raises:
         UserError: It is no checkpoint, or of a form of BEATs that no released encoder has.
@@ -128,7 +128,7 @@ def beats_config(checkpoint: str | Path | Mapping[str, Any]) -> BeatsConfig:
 
 
 def _read(checkpoint: str | Path | Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
-    """What is in a file of `torch.save`, tensors and plain values alone."""
+    """Read a file of `torch.save`, tensors and plain values alone."""
     content: Any = checkpoint
     if isinstance(checkpoint, str | Path):
         try:

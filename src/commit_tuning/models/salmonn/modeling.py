@@ -2,8 +2,8 @@
 
 Sounds pass Whisper's encoder and BEATs side by side, 50 features a second each; both are normed and concatenated. The
 Q-Former looks at one window after another and makes its queries' outputs of each, which a linear layer brings to the
-width of the language model (Tang et al. 2023, Section 3.1; the official `models/salmonn.py`). LoRA is PEFT's business:
-`convert.LORA` is the official one.
+width of the language model (Tang et al. 2023, Section 3.1; the official `models/salmonn.py`). PEFT adds the LoRA;
+`convert.LORA` is the official configuration.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, GenerationMixin, PreTrainedModel, initialization
-from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     BaseModelOutputWithPooling,
@@ -27,14 +26,14 @@ from commit_tuning.models.salmonn.configuration import SalmonnConfig
 
 
 class SalmonnPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
-    """What both models have in common."""
+    """The common base of both models."""
 
     config_class = SalmonnConfig
     base_model_prefix = "model"
     input_modalities = ("audio", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ("WhisperEncoderLayer", "BeatsLayer", "SalmonnWindowQFormer")  # and those of the language model
-    _skip_keys_device_placement = ("past_key_values",)
+    _skip_keys_device_placement = ("past_key_values", "cache")
     _keep_in_fp32_modules = ("window_qformer",)  # as in BLIP-2
     _supports_sdpa = True
     _supports_attention_backend = True
@@ -64,7 +63,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
         fbank_features_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """What the language model hears of sounds.
+        """Return what the language model hears of sounds.
 
         Args:
             input_features: Whisper's log-mel spectrograms, [sounds, mel bins, frames]; two frames for each source
@@ -92,7 +91,6 @@ class SalmonnModel(SalmonnPreTrainedModel):
         fbank_features_mask: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         use_cache: bool | None = None,
@@ -112,13 +110,12 @@ class SalmonnModel(SalmonnPreTrainedModel):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             **kwargs,
         )
 
     def _placed(self, heard: Tensor, input_ids: Tensor, embeddings: Tensor) -> Tensor:
-        """The embeddings of the text [samples, length, width] with those of the sounds at their placeholders."""
+        """Put the sounds' embeddings into the text's [samples, length, width] at their placeholders."""
         places = input_ids == self.config.audio_token_id
         count = int(places.sum())
         if count != len(heard):
@@ -143,7 +140,7 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin): 
         self.post_init()
 
     def get_audio_features(self, input_features: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """What the language model hears of sounds: see `SalmonnModel.get_audio_features`."""
+        """Return what the language model hears of sounds: see `SalmonnModel.get_audio_features`."""
         return self.model.get_audio_features(input_features, **kwargs)
 
     def forward(
@@ -155,7 +152,6 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin): 
         fbank_features_mask: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         labels: Tensor | None = None,
@@ -173,14 +169,13 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin): 
             fbank_features_mask: Which of their frames are no padding.
             attention_mask: [samples, length].
             position_ids: [samples, length].
-            past_key_values: What went before.
             inputs_embeds: [samples, length, width], in the place of tokens; sounds are not put into it.
             mm_encoder_outputs: `{"audio": output of get_audio_features}`, in the place of sounds.
             labels: [samples, length]; -100 counts for nothing.
             use_cache: Whether to return what later calls can go on from.
             logits_to_keep: How many of the last positions, or which, get logits; 0 for all.
             return_dict: False for a tuple.
-            kwargs: Of the language model and of the loss.
+            kwargs: Of the language model, such as its cache, and of the loss.
 
         Raises:
             BatchError: Placeholders and sounds do not match, or BEATs has nothing to hear.
@@ -192,7 +187,6 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin): 
             fbank_features_mask=fbank_features_mask,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
             use_cache=use_cache,
@@ -203,11 +197,6 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin): 
         if labels is not None:
             vocabulary = self.config.text_config.vocab_size
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocabulary, **kwargs)
-        output = CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        cache = outputs["cache"] if "cache" in outputs else outputs.get("past_key_values")  # the same by its old name
+        output = CausalLMOutputWithPast(loss, logits, cache, outputs.hidden_states, outputs.attentions)
         return output.to_tuple() if return_dict is False else output

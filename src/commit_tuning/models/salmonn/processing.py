@@ -51,7 +51,7 @@ class SalmonnFeatureExtractor(WhisperFeatureExtractor):  # type: ignore[misc]
     def __call__(
         self, raw_speech: Any, sampling_rate: int | None = None, return_tensors: str | None = None, **kwargs: Any
     ) -> BatchFeature:
-        """Features of sounds.
+        """Compute features of sounds.
 
         Args:
             raw_speech: A sound or a list of them, each [samples], mono, from -1 to 1.
@@ -79,7 +79,7 @@ class SalmonnFeatureExtractor(WhisperFeatureExtractor):  # type: ignore[misc]
 
 
 def fbank(wave: Array, sampling_rate: int = 16000, bins: int = 128) -> Array:
-    """BEATs' filter bank of a sound, normed: Kaldi's, as torchaudio computes it.
+    """Compute BEATs' filter bank of a sound, normed: Kaldi's, as torchaudio computes it.
 
     With 128 bins the lowest ones are narrower than a bin of the spectrum, and some hold nothing.
 
@@ -111,13 +111,13 @@ def fbank(wave: Array, sampling_rate: int = 16000, bins: int = 128) -> Array:
 
 
 def _fft_length(length: int) -> int:
-    """The power of two that a frame fits into."""
+    """Return the power of two that a frame fits into."""
     return 1 << (length - 1).bit_length()
 
 
 @cache
 def _filters(sampling_rate: int, bins: int) -> Array:
-    """Triangles in mel from 20 Hz to half the sampling rate: [bins of the spectrum, mel bins]."""
+    """Return triangles in mel from 20 Hz to half the sampling rate: [bins of the spectrum, mel bins]."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
         filters: Array = mel_filter_bank(
@@ -161,6 +161,6 @@ class SalmonnProcessor(ProcessorMixin):  # type: ignore[misc]
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
 
     def replace_audio_token(self, audio_inputs: dict[str, Any], audio_idx: int, **kwargs: Any) -> str:
-        """The placeholders of a sound; all sounds have as many, since Whisper hears the silence after them, too."""
+        """Return a sound's placeholders; all sounds have equally many, as Whisper also hears the silence after them."""
         del audio_inputs, audio_idx, kwargs
         return str(self.audio_token) * self.num_audio_tokens

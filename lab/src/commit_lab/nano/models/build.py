@@ -49,7 +49,7 @@ LANGUAGE_MODEL: dict[str, Any] = {
 
 
 def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Word-level tokenizer: lower case, split at white space and punctuation, ``<s>`` in front.
+    """Build a word-level tokenizer: lower case, split at white space and punctuation, ``<s>`` in front.
 
     Args:
         words: The vocabulary after the special tokens; sorted and deduplicated here.
@@ -77,7 +77,7 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def build_processor(name: str, tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
-    """LlavaProcessor, Blip2Processor or InternVLProcessor with a PIL image processor, or a SalmonnProcessor.
+    """Build a LLaVA, BLIP-2 or InternVL processor with a PIL image processor, or a SalmonnProcessor.
 
     Raises:
         UserError: Unknown name.
@@ -118,7 +118,7 @@ def build_processor(name: str, tokenizer: PreTrainedTokenizerFast) -> ProcessorM
 
 
 def build_model(name: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
-    """Untrained model, the same for the same seed; the global random state is left as it was.
+    """Build an untrained model, the same for the same seed; the global random state does not change.
 
     Args:
         name: One of :data:`BUILT`.
@@ -143,7 +143,7 @@ def build_model(name: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
 
 
 def known(name: str, among: tuple[str, ...] = NANO_MODELS) -> str:
-    """The name itself.
+    """Return the name, or raise an error if it is unknown.
 
     Raises:
         UserError: It is none of the names.
@@ -154,7 +154,7 @@ def known(name: str, among: tuple[str, ...] = NANO_MODELS) -> str:
 
 
 def family(name: str) -> str:
-    """What a nano model is built as: the name without its generation, so ``nano-llava`` of ``nano-llava-v2``.
+    """Return a nano model's name without its generation: ``nano-llava`` for ``nano-llava-v2``.
 
     Raises:
         UserError: No such nano model can be built.
@@ -163,7 +163,7 @@ def family(name: str) -> str:
 
 
 def _build_llava(vocab_size: int) -> PreTrainedModel:
-    """CLIP tower (features of the last layer but one, as in LLaVA-1.5), two-layer projector, Llama."""
+    """Build a CLIP tower (features of the last layer but one, as in LLaVA-1.5), a two-layer projector and a Llama."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     vision = CLIPVisionConfig(
@@ -191,7 +191,7 @@ def _build_llava(vocab_size: int) -> PreTrainedModel:
 
 
 def _build_blip2(vocab_size: int) -> PreTrainedModel:
-    """BLIP-2 tower, Q-Former with cross-attention in every layer, linear projection, OPT."""
+    """Build a BLIP-2 tower, a Q-Former with cross-attention in every layer, a linear projection and an OPT."""
     import torch
     from transformers import (
         Blip2Config,

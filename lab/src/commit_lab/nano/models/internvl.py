@@ -71,7 +71,7 @@ AutoProcessor.register(_NanoInternVLConfig, NanoInternVLProcessor, exist_ok=True
 
 
 def build_internvl_processor(tokenizer: PreTrainedTokenizerFast) -> NanoInternVLProcessor:
-    """Processor over a nano tokenizer, which gets the marks of a picture, and a PIL image processor."""
+    """Build a processor from a nano tokenizer, which gets the marks of a picture, and a PIL image processor."""
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
     side = {"height": IMAGE_PX, "width": IMAGE_PX}
@@ -80,7 +80,7 @@ def build_internvl_processor(tokenizer: PreTrainedTokenizerFast) -> NanoInternVL
 
 
 def build_internvl(vocab_size: int) -> InternVLForConditionalGeneration:
-    """InternViT, pixel shuffle, two-layer projector, Qwen2; untrained."""
+    """Build InternViT, pixel shuffle, two-layer projector and Qwen2, untrained."""
     from transformers import InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
 
     vision = InternVLVisionConfig(

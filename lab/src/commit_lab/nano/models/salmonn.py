@@ -21,7 +21,7 @@ _MELS, _FBANK, _PATCH = 40, 32, 8  # four patches every 80 ms: 50 features a sec
 
 
 def build_salmonn_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
-    """The nano tokenizer with the placeholder of a sound."""
+    """Build the nano tokenizer with the placeholder of a sound."""
     from tokenizers import AddedToken
 
     from commit_tuning.models.salmonn.processing import AUDIO_TOKEN
@@ -32,7 +32,7 @@ def build_salmonn_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def build_salmonn_processor(tokenizer: PreTrainedTokenizerFast) -> SalmonnProcessor:
-    """Log-mel spectrograms and filter banks of `SECONDS`, and the plain prompt of the nano models.
+    """Build a processor with log-mel spectrograms and filter banks of `SECONDS` and the nano models' plain prompt.
 
     Args:
         tokenizer: Of :func:`build_salmonn_tokenizer`.
@@ -53,7 +53,7 @@ def build_salmonn_processor(tokenizer: PreTrainedTokenizerFast) -> SalmonnProces
 
 
 def build_salmonn(vocab_size: int) -> SalmonnForConditionalGeneration:
-    """Whisper's and BEATs' encoders, window-level Q-Former, projection, Llama; untrained.
+    """Build Whisper's and BEATs' encoders, a window-level Q-Former, a projection and a Llama, untrained.
 
     Args:
         vocab_size: Number of tokens; the placeholder of a sound is the last one.

@@ -1,8 +1,8 @@
-"""What Nano-A-OKVQA takes to be known about the things that the icons show.
+"""The facts that Nano-A-OKVQA assumes about the things in the icons.
 
 Each line of a relation's table reads ``value: things``. A thing stands in a relation at most once, every value has at
-least two things, and a question puts only things of one relation side by side, each false for the others' values; what
-could be argued about (is a car made of metal or of glass?) is left out.
+least two things, and a question puts only things of one relation side by side, each false for the others' values.
+Debatable facts (is a car made of metal or of glass?) are left out.
 """
 
 from __future__ import annotations
@@ -142,16 +142,16 @@ HELD_OUT: frozenset[tuple[str, str]] = frozenset(
 
 
 def value_of(relation: str, concept: str) -> str | None:
-    """What a relation says of a concept; None if it says nothing."""
+    """Return what a relation says of a concept; None if it says nothing."""
     return next((value for value, things in FACTS[relation].items() if concept in things), None)
 
 
 def sentence(relation: str, concept: str) -> str:
-    """A fact in words, such as ``The key is made of metal.``; for reasons, and for text to pre-train on."""
+    """Put a fact into words, such as ``The key is made of metal.``, for reasons and for pre-training."""
     return f"The {concept} {PHRASES[relation][1].format(value_of(relation, concept))}."
 
 
 def known_concepts() -> tuple[str, ...]:
-    """The concepts of which there is a fact, sorted."""
+    """Return the concepts with a fact, sorted."""
     found = {thing for table in FACTS.values() for things in table.values() for thing in things}
     return tuple(concept for concept in CONCEPT_NAMES if concept in found)

@@ -1,7 +1,7 @@
 """Icons of six open families, read from the fonts that the QtAwesome package ships.
 
-QtAwesome is used as a package of data: neither it nor Qt is imported. Every family is drawn by other hands, so a
-split by family is the strictest form of a split by lineage: no drawing, no weight of it and no later version of it
+QtAwesome is used as a package of data: neither it nor Qt is imported. Each family has other artists, so a split by
+family is the strictest form of a split by lineage: no drawing, no weight of it and no later version of it
 can be on both sides.
 """
 
@@ -90,7 +90,7 @@ def base_name(name: str, family: str) -> str:
 
 @lru_cache(maxsize=1)
 def font_folder() -> Path:
-    """Folder of QtAwesome's fonts.
+    """Return the folder of QtAwesome's fonts.
 
     Raises:
         UserError: QtAwesome is not installed.
@@ -108,7 +108,7 @@ def _only_file(pattern: str) -> Path:
 
 
 def _concept_of() -> dict[tuple[str, str], str]:
-    """(family, drawing without its style) -> concept."""
+    """Map (family, drawing without its style) to concept."""
     index: dict[tuple[str, str], str] = {}
     for concept, names in CONCEPT_NAMES.items():
         for entry in names:
@@ -120,7 +120,7 @@ def _concept_of() -> dict[tuple[str, str], str]:
 
 @lru_cache(maxsize=1)
 def load_glyphs() -> tuple[Glyph, ...]:
-    """All glyphs of all families, in a fixed order (family, font, name).
+    """Load all glyphs of all families, in a fixed order (family, font, name).
 
     Raises:
         UserError: QtAwesome is not installed, or its fonts are not the expected ones.
@@ -142,7 +142,7 @@ def load_glyphs() -> tuple[Glyph, ...]:
 
 @lru_cache(maxsize=8)
 def concept_glyphs(split: str) -> dict[str, tuple[Glyph, ...]]:
-    """Concept -> its glyphs in the families of a split of :data:`SPLIT_FAMILIES`; hairline weights are left out."""
+    """Map each concept to its glyphs in the families of a split of :data:`SPLIT_FAMILIES`, without hairline weights."""
     found: dict[str, list[Glyph]] = {}
     for glyph in load_glyphs():
         drawn = glyph.family in SPLIT_FAMILIES[split] and not glyph.name.endswith("-thin")
@@ -153,7 +153,7 @@ def concept_glyphs(split: str) -> dict[str, tuple[Glyph, ...]]:
 
 @lru_cache(maxsize=1)
 def concepts() -> tuple[str, ...]:
-    """Concepts that the families of every split draw, sorted."""
+    """Return the concepts that the families of every split draw, sorted."""
     return tuple(sorted(set.intersection(*(set(concept_glyphs(split)) for split in SPLIT_FAMILIES))))
 
 
@@ -166,7 +166,7 @@ def _font(name: str) -> object:
 
 @lru_cache(maxsize=4096)
 def _master(font: str, codepoint: int) -> Image.Image:
-    """Coverage of a glyph, cropped to its ink and padded to a square: mode L, about 72 pixels."""
+    """Return the coverage of a glyph, cropped to its ink and padded to a square: mode L, about 72 pixels."""
     from PIL import Image, ImageDraw
 
     side = 2 * _MASTER_PX

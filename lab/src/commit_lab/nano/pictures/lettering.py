@@ -1,7 +1,7 @@
 """Text in the fonts of four open families, as matplotlib and Pillow carry them.
 
-matplotlib and Pillow are used as packages of data: matplotlib is not imported. Every family is the work of other hands,
-so a split by family is strict, as that of the icons is.
+matplotlib and Pillow are used as packages of data: matplotlib is not imported. Each family has other designers, so a
+split by family is strict, like that of the icons.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _NO_DOLLAR = {"cmti10"}  # Computer Modern's italic has a pound sign in its plac
 
 
 def split_fonts(split: str, text: str = "") -> tuple[str, ...]:
-    """Fonts of a split, as file stems: those that can write a text of letters, digits and dollar signs."""
+    """Return a split's fonts, as file stems, that can write a text of letters, digits and dollar signs."""
     fonts = (font for family in SPLIT_FONTS[split] for font in FONTS[family])
     return tuple(font for font in fonts if "$" not in text or font not in _NO_DOLLAR)
 
 
 @lru_cache(maxsize=1)
 def font_folder() -> Path:
-    """Folder of matplotlib's fonts.
+    """Return the folder of matplotlib's fonts.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -75,7 +75,7 @@ def _font(stem: str) -> object:
 
 @lru_cache(maxsize=2048)
 def text_mask(text: str, font: str) -> Image.Image:
-    """Coverage of a line of text, cropped to its ink: mode L, letters of 64 pixels.
+    """Return the coverage of a line of text, cropped to its ink: mode L, letters of 64 pixels.
 
     Args:
         text: What to write.

@@ -82,5 +82,5 @@ def _entry(question: FactQuestion) -> dict[str, Any]:
 
 
 def default_nano_aokvqa_root(*, workers: int = 1) -> Path:
-    """Folder of the default Nano-A-OKVQA (6000 + 600 + 1200 questions, seed 0); built on first use."""
+    """Return the folder of the default Nano-A-OKVQA (6000 + 600 + 1200 questions, seed 0); the first use builds it."""
     return build_nano_aokvqa(cache_dir() / f"nano-aokvqa-v{FORMAT}", workers=workers)

@@ -4,12 +4,12 @@ A question is a pure function of (seed, split, number). Four forms alternate wit
 
 - ``single``: one thing; what does a relation say of it?
 - ``value``: two things; what does a relation say of the one in a place? The other's value is among the choices.
-- ``which``: three things, of which one has a value. Things that have it too but are not in the picture are among the
-  choices, and things of the picture that have it not, so that neither the text nor the picture alone tells.
+- ``which``: three things, of which one has a value. Some choices have the value and are not in the picture, others are
+  in the picture and do not have it. So neither the text nor the picture alone suffices.
 - ``compare``: two things; which has the value: left, right, both or none?
 
-Values, and within ``compare`` the four outcomes, are counted through, so that a question's words say as little as can
-be about its answer: it alone leaves 1 in 4, and for ``which`` 1 in 2 or 3.
+Values, and within ``compare`` the four outcomes, are counted through, so that a question's words say as little as
+possible about its answer: a guess from them is right in 1 of 4, and for ``which`` in 1 of 2 or 3.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def make_fact_question(seed: int, split: str, number: int) -> FactQuestion:
 
 
 def nano_aokvqa_vocabulary() -> tuple[str, ...]:
-    """All words of questions, choices and right answers: lower case, sorted. What a few people say is not in it."""
+    """Return all words of questions, choices and right answers, in lower case, sorted, without minority answers."""
     texts = [phrase.replace("{}", " ").replace("?", " ? ") for pair in PHRASES.values() for phrase in pair]
     values = [value for _, value in VALUES]
     words = " ".join(
@@ -104,7 +104,7 @@ class _Asker(Painter):
         self._picture = self.canvas()
 
     def choose(self, relation: str, value: str) -> str:
-        """A thing to ask the value of; what is held out changes the label."""
+        """Choose a thing to ask the value of; a held-out fact changes the label."""
         things = FACTS[relation][value]
         taught = [thing for thing in things if self.split not in _TAUGHT or (relation, thing) not in HELD_OUT]
         thing = self.rng.choice(taught)
@@ -166,7 +166,7 @@ def _compare(asker: _Asker, relation: str, value: str) -> FactQuestion:
 
 
 def _without(relation: str, value: str) -> list[str]:
-    """Concepts of which a relation says something else."""
+    """Return concepts for which a relation has another value."""
     return [thing for other, things in FACTS[relation].items() if other != value for thing in things]
 
 

@@ -83,7 +83,7 @@ def _write_question(folder: Path, question: Question) -> dict[str, Any]:
 
 
 def _pid_splits(problems: _Problems) -> dict[str, list[str]]:
-    """Ids by split, and by kind and split, as the official scripts look them up."""
+    """Return ids by split, and by kind and split, as the official scripts look them up."""
     ids: dict[str, list[str]] = {}
     for pid, problem in problems.items():
         for key in (problem["split"], f"{problem['ques_type']}_{problem['split']}"):
@@ -92,5 +92,5 @@ def _pid_splits(problems: _Problems) -> dict[str, list[str]]:
 
 
 def default_nano_iconqa_root(*, workers: int = 1) -> Path:
-    """Folder of the default Nano-IconQA (6000 + 900 + 1500 questions, seed 0); built on first use."""
+    """Return the folder of the default Nano-IconQA (6000 + 900 + 1500 questions, seed 0); the first use builds it."""
     return build_nano_iconqa(cache_dir() / f"nano-iconqa-v{FORMAT}", workers=workers)

@@ -88,7 +88,7 @@ def make_question(seed: int, split: str, number: int) -> Question:
 
 
 def word_samples(count: int) -> list[Sample]:
-    """The first training questions that choose among words (every third question does), as samples."""
+    """Return the first training questions that choose among words (every third question does), as samples."""
     drawn = [make_question(0, "train", 3 * number) for number in range(count)]
     return [
         Sample(str(3 * number), q.kind, q.question, q.choices, (q.choices[int(q.answer)],), q.picture)
@@ -98,7 +98,7 @@ def word_samples(count: int) -> list[Sample]:
 
 
 def nano_vocabulary(extra: Iterable[str] = ()) -> list[str]:
-    """All words that a nano question, option, answer or pre-training caption can hold: lower case, sorted.
+    """Return all words of nano questions, options, answers and pre-training captions, in lower case, sorted.
 
     Args:
         extra: Texts whose words are added.

@@ -85,7 +85,7 @@ def make_text_question(seed: int, split: str, number: int) -> TextQuestion:
 
 
 def nano_textvqa_vocabulary() -> tuple[str, ...]:
-    """All words of questions and right answers: lower case, sorted. What people misspell is not in it."""
+    """Return all words of questions and right answers, in lower case, sorted; misspellings are not in it."""
     texts = [text.replace("{}", " ").replace("?", " ? ") for family in _TEMPLATES.values() for text in family]
     words = " ".join([*texts, *concepts(), *COLOURS, *WORDS, *NUMBERS, *FIRST_LETTERS, *LAST_LETTERS]).lower()
     return tuple(sorted(set(words.split())))
@@ -114,21 +114,21 @@ class _Writer(Painter):
         self.picture = self.canvas(PICTURE_PX)
 
     def rows(self) -> list[int]:
-        """The upper edges of the picture's two halves, in random order."""
+        """Return the upper edges of the picture's two halves, in random order."""
         return self.rng.sample((0, PICTURE_PX // 2), 2)
 
     def two(self, pool: tuple[str, ...], turn: int) -> tuple[str, str]:
-        """The answer whose turn it is, and another of its kind."""
+        """Return the answer whose turn it is, and another of its kind."""
         right = pool[turn % len(pool)]
         return right, self.rng.choice([other for other in pool if other != right])
 
     def row(self, top: int, concept: str, text: str) -> None:
-        """An icon and, on one side of it, text: half of the picture."""
+        """Paint half of the picture: an icon and, on one side of it, text."""
         self.stamp(self.picture, self.glyph(concept), (0, top, 22, 33), (18, 22), self.colour())
         self.plate((22, top, 44, 33), text, self.colour())
 
     def plate(self, cell: tuple[int, int, int, int], text: str, colour: str, filled: bool = False) -> None:
-        """A plate somewhere in a cell (x, y, width, height), with text in a colour, or in white on that colour."""
+        """Paint a plate in a cell (x, y, width, height), with text in a colour, or in white on that colour."""
         from PIL import Image
 
         plate = self._plate(cell[2] - 3, min(cell[3] - 8, 26), text, colour, filled)
@@ -138,7 +138,7 @@ class _Writer(Painter):
         self.picture.paste(plate, at, plate)
 
     def _plate(self, width: int, height: int, text: str, colour: str, filled: bool) -> Image.Image:
-        """RGBA, in fine pixels."""
+        """Draw a plate as RGBA, in fine pixels."""
         from PIL import Image, ImageDraw
 
         mask = text_mask(text, self.rng.choice(split_fonts(self._split, text)))
@@ -155,11 +155,11 @@ class _Writer(Painter):
         return plate
 
     def cased(self, word: str) -> str:
-        """A word in lower case or capitals."""
+        """Write a word in lower case or capitals."""
         return self.rng.choice((word, word.upper()))
 
     def sign(self, word: str) -> tuple[str, ...]:
-        """A large sign and an icon above or below it; returns the icon's concept."""
+        """Paint a large sign and an icon above or below it, and return the icon's concept."""
         (concept,) = self.concepts(1)
         top, icon_top = self.rng.choice(((0, 40), (26, 0)))
         self.stamp(self.picture, self.glyph(concept), (0, icon_top, PICTURE_PX, 26), (20, 25), self.colour())

@@ -86,5 +86,5 @@ def _entry(question: TextQuestion) -> dict[str, Any]:
 
 
 def default_nano_textvqa_root(*, workers: int = 1) -> Path:
-    """Folder of the default Nano-TextVQA (6000 + 600 + 1200 questions, seed 0); built on first use."""
+    """Return the folder of the default Nano-TextVQA (6000 + 600 + 1200 questions, seed 0); the first use builds it."""
     return build_nano_textvqa(cache_dir() / f"nano-textvqa-v{FORMAT}", workers=workers)

@@ -1,4 +1,4 @@
-"""Small pictures of icons: what the nano datasets of pictures share."""
+"""The common part of the nano datasets of pictures: small pictures of icons."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Painter:
         self.background = self.tint((232, 255))
 
     def tint(self, span: tuple[int, int]) -> tuple[int, int, int]:
-        """A colour whose three parts lie in a span."""
+        """Draw a random colour whose three parts lie in a span."""
         return (self.rng.randint(*span), self.rng.randint(*span), self.rng.randint(*span))
 
     def concepts(self, count: int) -> list[str]:
-        """Some different concepts."""
+        """Choose some different concepts."""
         return self.rng.sample(concepts(), count)
 
     def glyph(self, concept: str) -> Glyph:
-        """A drawing of a concept."""
+        """Choose a drawing of a concept."""
         return self.rng.choice(self.glyphs[concept])
 
     def colour(self) -> str:
@@ -52,13 +52,13 @@ class Painter:
         return self.rng.choice(tuple(COLOURS))
 
     def canvas(self, side: int = PICTURE_PX) -> Image.Image:
-        """A square of the background: RGB."""
+        """Make a square of the background, in RGB."""
         from PIL import Image
 
         return Image.new("RGB", (side, side), self.background)
 
     def tone(self, colour: str) -> tuple[int, int, int]:
-        """A shade of a named colour."""
+        """Choose a shade of a named colour."""
         red, green, blue = (min(255, max(0, part + self.rng.randint(-15, 15))) for part in COLOURS[colour])
         return (red, green, blue)
 

@@ -1,4 +1,4 @@
-"""Ten people's answers to one question, made up: most agree, some slip or say it otherwise."""
+"""Simulated answers of ten people to one question: most agree, some slip or use other words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MOST_SLIPS = 3
 
 
 def ten_answers(rng: random.Random, right: str, others: Sequence[str]) -> tuple[str, ...]:
-    """Ten answers, of which at least seven are the right one; so it alone is worth 1 to the metrics of VQA.
+    """Make ten answers, at least seven of them right; so the right answer alone scores 1 in the metrics of VQA.
 
     Args:
         rng: Source of all chance.
@@ -28,7 +28,7 @@ def ten_answers(rng: random.Random, right: str, others: Sequence[str]) -> tuple[
 
 
 def misspelt(rng: random.Random, word: str) -> str:
-    """A word of at least two letters with two neighbours swapped, or a letter dropped or doubled; maybe itself."""
+    """Swap two neighbouring letters of a word of at least two, or drop or double one; the word may stay the same."""
     at = rng.randrange(len(word) - 1)
     middle = (word[at + 1] + word[at], word[at], word[at] + word[at : at + 2])
     return word[:at] + rng.choice(middle) + word[at + 2 :]

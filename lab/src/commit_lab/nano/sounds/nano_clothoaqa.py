@@ -81,12 +81,12 @@ def build_nano_clothoaqa(
 
 
 def default_nano_clothoaqa_root(*, workers: int = 1) -> Path:
-    """Folder of the default Nano-Clotho-AQA (2400 + 400 + 1200 questions, seed 0); built on first use."""
+    """Return the default Nano-Clotho-AQA's folder (2400 + 400 + 1200 questions, seed 0); the first use builds it."""
     return build_nano_clothoaqa(cache_dir() / f"nano-clothoaqa-v{FORMAT}", workers=workers)
 
 
 def nano_clothoaqa_vocabulary() -> tuple[str, ...]:
-    """All words that a question or an answer can hold: lower case, sorted."""
+    """Return all words of questions and answers, in lower case, sorted."""
     forms = [text.replace("{}", " ") for family in _FORMS.values() for text in family]
     pairs = [word for pair in _PAIRS.values() for word in pair]
     return vocabulary(*forms, *_NAMES, *(concept.phrase for concept in CONCEPTS), *NUMBERS, *YES_NO, *pairs)
@@ -113,7 +113,7 @@ def make_clip(seed: int, split: str, number: int) -> Clip:
 
 
 def _votes(rng: random.Random, right: str, others: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Three annotators' answers, each with how sure the annotator is; at most one is wrong."""
+    """Return three annotators' answers, each with the annotator's confidence; at most one is wrong."""
     votes = [(right, rng.choice(("yes", "yes", "yes", "maybe"))) for _ in range(ANNOTATORS)]
     if rng.random() < _SLIPS:
         wrong = rng.choice([other for other in others if other != right])
@@ -133,7 +133,7 @@ def _hear(rng: random.Random, turn: int, heard: list[Concept], among: tuple[Conc
 
 
 def _scene(rng: random.Random, split: str, turn: int) -> tuple[Samples, list[_Asked]]:
-    """Two or three sounds one after the other."""
+    """Make two or three sounds one after the other."""
     heard = rng.sample(CONCEPTS, rng.randint(2, 3))
     names, player, slot = [concept.name for concept in heard], Player(rng, split), SECONDS / len(heard)
     events = [(place * slot, player.event(concept, rng.uniform(0.75, 0.95))) for place, concept in enumerate(heard)]
@@ -157,7 +157,7 @@ def _scene(rng: random.Random, split: str, turn: int) -> tuple[Samples, list[_As
 
 
 def _phrase(rng: random.Random, split: str, turn: int) -> tuple[Samples, list[_Asked]]:
-    """One instrument, one to five notes, up or down."""
+    """Make one instrument play one to five notes, up or down."""
     count = 1 + turn % len(NUMBERS)
     concept, rises = rng.choice(INSTRUMENTS), rng.choice(YES_NO)
     drawn = {form: rng.choice(pair) for form, pair in _PAIRS.items()}

@@ -90,12 +90,12 @@ def build_nano_macs(
 
 
 def default_nano_macs_root(*, workers: int = 1) -> Path:
-    """Folder of the default Nano-MACS (1000 + 150 + 400 clips, seed 0); built on first use."""
+    """Return the folder of the default Nano-MACS (1000 + 150 + 400 clips, seed 0); the first use builds it."""
     return build_nano_macs(cache_dir() / f"nano-macs-v{FORMAT}", workers=workers)
 
 
 def nano_macs_vocabulary() -> tuple[str, ...]:
-    """All words that a caption can hold: lower case, sorted."""
+    """Return all words of captions, in lower case, sorted."""
     marks = str.maketrans(dict.fromkeys("{}0123", " "))
     forms = [text.replace("{a", "{").translate(marks) for family in _FORMS.values() for text in family]
     said = [" ".join((concept.phrase, *concept.doing)) for concept in CONCEPTS]
@@ -126,7 +126,7 @@ def make_clip(seed: int, split: str, number: int) -> Clip:
 
 
 def _annotations(rng: random.Random, form: str, heard: list[Concept]) -> list[Entry]:
-    """What five people write, each in a form of words of their own."""
+    """Return the captions of five people, each in a wording of their own."""
     people = rng.sample(range(1, _PEOPLE + 1), ANNOTATORS)
     return [
         {"annotator_id": person, "sentence": _sentence(rng, words, heard), "tags": [concept.name for concept in heard]}

@@ -77,12 +77,12 @@ def build_nano_songdescriber(
 
 
 def default_nano_songdescriber_root(*, workers: int = 1) -> Path:
-    """Folder of the default Nano Song Describer (800 + 120 + 320 excerpts, seed 0); built on first use."""
+    """Return the default Nano Song Describer's folder (800 + 120 + 320 excerpts, seed 0); the first use builds it."""
     return build_nano_songdescriber(cache_dir() / f"nano-songdescriber-v{FORMAT}", workers=workers)
 
 
 def nano_songdescriber_vocabulary() -> tuple[str, ...]:
-    """All words that a caption can hold: lower case, sorted."""
+    """Return all words of captions, in lower case, sorted."""
     slots = {
         "pace": " ".join(PACES),
         "kind": " ".join(KINDS),
@@ -130,14 +130,14 @@ def make_track(seed: int, split: str, number: int) -> Clip:
 
 
 def _pick(rng: random.Random, split: str) -> Piece:
-    """A piece: modes are equally likely, and metres by the square root of how many pieces they have."""
+    """Choose a piece: modes are equally likely, and metres by the square root of how many pieces they have."""
     groups = _groups(split)[rng.choice(MODES)]
     return rng.choice(rng.choices(groups, [sqrt(len(group)) for group in groups])[0])
 
 
 @lru_cache(maxsize=3)
 def _groups(split: str) -> dict[str, list[list[Piece]]]:
-    """The pieces of a split by mode, then by metre."""
+    """Group the pieces of a split by mode, then by metre."""
     groups: dict[str, dict[str, list[Piece]]] = {mode: {} for mode in MODES}
     for piece in pieces():
         if split_of(piece.name) == split:
@@ -184,12 +184,12 @@ def _perform(rng: random.Random, split: str, piece: Piece, pace: str) -> tuple[S
 
 
 def _key(key: int) -> int:
-    """A key that is played: too high ones go down an octave."""
+    """Return a playable key: keys that are too high go down an octave."""
     return key - 12 if key > HIGHEST else key
 
 
 def _beats(score: Score, count: int) -> list[tuple[Fraction, int]]:
-    """The beats of the whole bars with their velocities, the first of each bar the strongest."""
+    """Return the beats of the whole bars with their velocities, the first of each bar the strongest."""
     lengths = [after - bar for bar, after in pairwise(score.bars)]
     length = max(lengths, key=lengths.count, default=Fraction(0))
     bars = [bar for bar, own in zip(score.bars, lengths, strict=False) if own == length]
@@ -197,7 +197,7 @@ def _beats(score: Score, count: int) -> list[tuple[Fraction, int]]:
 
 
 def _first_bar(rng: random.Random, score: Score, length: float) -> float:
-    """Where the excerpt begins: a bar after which there is enough music, or the beginning."""
+    """Return where the excerpt begins: at a bar with enough music after it, or at the beginning."""
     end = score.voices[0][-1].start
     return float(rng.choice([bar for bar in score.bars if bar + length <= end] or score.bars[:1]))
 

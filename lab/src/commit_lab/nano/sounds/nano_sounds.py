@@ -1,4 +1,4 @@
-"""What the nano datasets of sounds share: clips are made one by one, written in chunks, then listed."""
+"""The common part of the nano datasets of sounds: clips are made one by one, written in chunks, then listed."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _write_chunk(root: str, seed: int, make: MakeClip, task: tuple[str, range]) 
 
 
 def vocabulary(*texts: str) -> tuple[str, ...]:
-    """The words of some texts, sorted: lower case, marks apart."""
+    """Return the words of some texts in lower case, sorted; punctuation marks are words of their own."""
     spaced = " ".join(texts).lower()
     for mark in ".,:?":
         spaced = spaced.replace(mark, f" {mark} ")

@@ -1,8 +1,8 @@
 """Scores of the corpus that the package music21 carries: melodies in ABC, chorales in MusicXML.
 
-Only the files are read; music21 itself is not imported, for what is wanted of a piece is little: its key, metre, kind
-and notes. Taken are O'Neill's *Music of Ireland*, *Ryan's Mammoth Collection* and J. S. Bach's chorales, whose music
-is in the public domain and whose encodings carry no restriction.
+Only the files are read. music21 itself is not imported, because only key, metre, kind and notes of a piece are needed.
+The sources are O'Neill's *Music of Ireland*, *Ryan's Mammoth Collection* and J. S. Bach's chorales. Their music is in
+the public domain, and their encodings carry no restriction.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Piece:
 
 @lru_cache(maxsize=1)
 def pieces() -> tuple[Piece, ...]:
-    """Every piece whose mode and metre are plain, in a fixed order.
+    """Return every piece with a clear mode and metre, in a fixed order.
 
     Raises:
         UserError: music21 is not installed.
@@ -104,7 +104,7 @@ def pieces() -> tuple[Piece, ...]:
 
 @lru_cache(maxsize=256)
 def read_score(piece: Piece) -> Score:
-    """The notes of a piece."""
+    """Read the notes of a piece."""
     return _chorale_score(Path(piece.text)) if piece.kind == CHORALE else _abc_score(piece.text)
 
 
@@ -122,7 +122,7 @@ def _tune(text: str) -> Piece | None:
 
 
 def _abc_score(text: str) -> Score:
-    """One voice of an ABC tune, without repeats; lengths in the tune's unit."""
+    """Read one voice of an ABC tune, without repeats; lengths are in the tune's unit."""
     key, _, body = text.partition("\nK:")[2].partition("\n")
     signature = _signature(key.strip())
     here = dict(signature)
@@ -163,12 +163,12 @@ def _abc_score(text: str) -> Score:
 
 
 def _is_minor(key: str) -> bool:
-    """Of a key as ABC has it."""
+    """Tell whether a key in ABC notation is minor."""
     return re.match(r"[A-G][b#]?\s*(m\b|[mM]in)", key) is not None
 
 
 def _signature(key: str) -> dict[str, int]:
-    """Sharps (1) and flats (-1) of a key by step."""
+    """Return the sharps (1) and flats (-1) of a key by step."""
     sharps = _ORDER.index(key[0]) - 1 + 7 * ((key[1:2] == "#") - (key[1:2] == "b"))
     if _is_minor(key):
         sharps -= 3
@@ -177,7 +177,7 @@ def _signature(key: str) -> dict[str, int]:
 
 
 def _length(text: str) -> Fraction:
-    """An ABC length: "3", "/", "//", "3/2"."""
+    """Read an ABC length: "3", "/", "//", "3/2"."""
     top, slashes, bottom = text.partition("/")
     below = int(bottom) if bottom.isdigit() else 2 ** (1 + bottom.count("/")) if slashes else 1
     return Fraction(int(top or 1), below)
@@ -200,7 +200,7 @@ def _chorale(path: Path) -> Piece | None:
 
 
 def _chorale_score(path: Path) -> Score:
-    """Four voices of a chorale; lengths in quarters."""
+    """Read four voices of a chorale; lengths are in quarters."""
     voices, bars = [], [Fraction(0)]
     for part in ElementTree.fromstring(_xml(path)).iter("part"):
         now, divisions, tones = Fraction(0), 1, list[Tone]()

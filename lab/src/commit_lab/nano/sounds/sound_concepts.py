@@ -1,4 +1,4 @@
-"""What the nano datasets of sounds are about: instruments, strokes and sounds of the world, by split.
+"""The concepts of the nano datasets of sounds: instruments, strokes and sounds of the world, by split.
 
 An instrument is a family of programs. Train, val and test play the same ones, in melodies and scenes of their own; a
 fourth split, for pre-training alone, has half of them and some of its own. So tuning has to teach an encoder new
@@ -137,12 +137,12 @@ class Player:
         self.rng, self.split = rng, split
 
     def sound(self, concept: Concept) -> tuple[Sound, float]:
-        """A sound of the concept, and by how many semitones it is shifted."""
+        """Return a sound of the concept, and the number of semitones by which it is shifted."""
         shift = self.rng.choice((-1, 1)) * self.rng.uniform(*SHIFTS[self.split]) if concept.one_recording else 0.0
         return self.rng.choice(concept.pretrain if self.split == "pretrain" else concept.tuned), shift
 
     def event(self, concept: Concept, seconds: float) -> NDArray[np.float32]:
-        """A concept as it sounds in a scene, at a middle loudness: float32 (round(seconds x 16000),)."""
+        """Play a concept as in a scene, at a middle loudness: float32 (round(seconds x 16000),)."""
         sound, shift = self.sound(concept)
         if concept.kind == WORLD:
             notes = [Note(sound.voice, 0.0, seconds - 0.1, sound.key or 60, 100, shift)]
@@ -157,7 +157,7 @@ class Player:
 
 
 def levelled(samples: NDArray[np.float32], level: float) -> NDArray[np.float32]:
-    """Scale to a loudness (see :data:`LOUD`).
+    """Scale samples to a loudness (see :data:`LOUD`).
 
     Args:
         samples: float32 (T,), not silent.

@@ -98,13 +98,13 @@ def render(notes: Iterable[Note], seconds: float) -> NDArray[np.float32]:
 
 
 def recordings(voice: Voice, keys: Iterable[int]) -> frozenset[int]:
-    """Numbers of the recordings that a voice plays over some keys."""
+    """Return the numbers of the recordings that a voice plays over some keys."""
     return frozenset(zone[_SAMPLE] for key in keys for zone in _font().zones(voice, key, 100))
 
 
 @lru_cache(maxsize=64)
 def _play(note: Note) -> NDArray[np.float64]:
-    """A note from its start; melodies repeat theirs."""
+    """Play a note from its start; the cache serves melodies, which repeat notes."""
     import numpy as np
 
     font = _font()
@@ -150,7 +150,7 @@ class _Font:
         ]
 
     def zones(self, voice: Voice, key: int, velocity: int) -> list[_Zone]:
-        """The zones that sound."""
+        """Return the zones that sound."""
         return [
             _sum(inner, outer)
             for outer in self.presets[voice]
@@ -160,7 +160,7 @@ class _Font:
         ]
 
     def play(self, zone: _Zone, note: Note) -> NDArray[np.float64]:
-        """The recording of a zone at the pitch of a note, under the zone's volume envelope."""
+        """Play the recording of a zone at the pitch of a note, under the zone's volume envelope."""
         import numpy as np
 
         header = self.headers[zone[_SAMPLE]]
@@ -190,7 +190,7 @@ class _Font:
 
 
 def _envelope(zone: _Zone, count: int, held: float, release: float) -> NDArray[np.float64]:
-    """Gain: linear attack, hold, decay and release linear in dB, 100 dB in the time given (section 8.1.2)."""
+    """Return the gain: linear attack, hold, then decay and release linear in dB, 100 dB in the given time (8.1.2)."""
     import numpy as np
 
     points = np.arange(0, count + _STEP, _STEP)  # between them straight lines
@@ -204,12 +204,12 @@ def _envelope(zone: _Zone, count: int, held: float, release: float) -> NDArray[n
 
 
 def _seconds(zone: _Zone, kind: int) -> float:
-    """A time of the envelope: generators hold timecents."""
+    """Convert a time of the envelope from timecents."""
     return float(2 ** (max(-12000, zone.get(kind, -12000)) / 1200))
 
 
 def _sum(inner: _Zone, outer: _Zone) -> _Zone:
-    """What a preset says is added to what its instrument says (section 9.4)."""
+    """Add a preset's values to those of its instrument (section 9.4)."""
     added = {kind: inner.get(kind, _DEFAULTS.get(kind, 0)) + outer[kind] for kind in outer.keys() - _NOT_ADDED}
     return inner | added
 
@@ -220,14 +220,14 @@ def _hears(zone: _Zone, key: int, velocity: int) -> bool:
 
 
 def _zones(generators: list[tuple[int, int]], bags: NDArray[np.uint16]) -> list[_Zone]:
-    """The zones of a preset or an instrument; a first one that names no instrument or sample holds for all."""
+    """Return the zones of a preset or an instrument; a first one without instrument or sample applies to all."""
     zones = [dict(generators[begin:end]) for begin, end in pairwise(bags)]
     common = zones.pop(0) if zones and not zones[0].keys() & {_INSTRUMENT, _SAMPLE} else {}
     return [{**common, **zone} for zone in zones]
 
 
 def _chunks(data: bytes) -> Iterable[tuple[bytes, bytes]]:
-    """The chunks of a RIFF file, lists opened."""
+    """Yield the chunks of a RIFF file, with lists opened."""
     place = 0
     while place + 8 <= len(data):
         name, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
