@@ -72,7 +72,7 @@ STEPS = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
 
 
 @pytest.mark.parametrize("step", [1e-6, 1e-3, 0.3, 1.0, 3.0])
-def test_the_exact_numbers_are_those_of_the_definition(step):
+def test_exact_numbers_are_those_of_the_definition(step):
     old = normal(3, 12, spread=2.0)
     new = stepped(old, step)
     exact = exact_kl(old, new)
@@ -125,7 +125,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_never_farther_from_the_exact_number_than_two_log_softmaxes(case):
+def test_never_farther_off_than_two_log_softmaxes(case):
     old, new = CASES[case]
     exact = exact_kl(old, new)
     exact = torch.where(exact > 3, by_largest(old, new), exact)
@@ -172,7 +172,7 @@ def test_one_word_and_no_row():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, F32, F64])
-def test_half_precision_is_widened_and_nothing_else(dtype):
+def test_half_precision_is_widened(dtype):
     old, new = PLAIN.to(dtype), stepped(PLAIN, 0.1, dtype)
     wide = torch.promote_types(dtype, F32)
     assert token_kl(old, new).dtype == wide
@@ -223,7 +223,7 @@ def test_a_masked_vocabulary_costs_no_digits():
 
 
 @pytest.mark.parametrize("elements", [1, 700, 2400, 1 << 30])
-def test_rows_do_not_mind_which_rows_they_are_taken_with(elements, monkeypatch):
+def test_rows_do_not_depend_on_their_chunk(elements, monkeypatch):
     """Near rows, far rows and rows that are not finite, in whatever company: equal to the last bit."""
     old = normal(12, 600, spread=3.0)
     new = stepped(old, 0.01)
@@ -236,7 +236,7 @@ def test_rows_do_not_mind_which_rows_they_are_taken_with(elements, monkeypatch):
     assert alone.isfinite().tolist() == [row != 7 for row in range(12)]
 
 
-def test_a_cpu_takes_what_its_caches_hold_and_other_devices_what_is_worth_a_launch(monkeypatch):
+def test_chunks_by_device(monkeypatch):
     logits = SimpleNamespace(device=torch.device("cpu"), shape=(64, 1 << 15))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert divergence._rows_at_once(logits) == 8
@@ -274,7 +274,7 @@ def test_gradients_by_finite_differences():
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("rise", [0.0, 5.0])
-def test_gradients_are_never_farther_than_those_of_two_log_softmaxes(step, rise):
+def test_gradients_never_farther_off_than_two_log_softmaxes(step, rise):
     old = normal(5, 2000, spread=3.0)
     new = stepped(old, step) + rise
     exact = gradients(textbook, old.double(), new.double())
@@ -303,7 +303,7 @@ def test_a_gradient_keeps_the_logits_alone():
     assert [tensor.numel() for tensor in kept[2:]] == [4]
 
 
-def test_the_rounding_of_the_logits_is_looked_at_when_it_is_asked_for(monkeypatch):
+def test_rounding_is_looked_at_when_asked_for(monkeypatch):
     """What the floor is taken from: at the first of twenty measurements, and of a module that comes later."""
     asked, rounding = [], DriftProbe._rounding
     monkeypatch.setattr(DriftProbe, "_rounding", lambda probe: asked.append(1) or rounding(probe))
