@@ -280,8 +280,8 @@ def _files(root: Path) -> list[tuple[str, Path]]:
 
 
 def _names(folder: str | Path, prefix: str = "") -> Iterator[str]:
-    """Yield the files below a folder; in one that may not be read there are none."""
-    with suppress(PermissionError), os.scandir(folder) as entries:
+    """Yield the files below a folder; in one that cannot be read there are none."""
+    with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             name = f"{prefix}{entry.name}"
             if entry.name.startswith("."):
