@@ -27,7 +27,11 @@ ENVIRONMENTS = {"oldest": "lowest-direct", "newest": "highest"}
 def pythons() -> list[str]:
     """The supported Pythons that are there, the oldest first."""
     found = [shutil.which(f"python{version}") for version in PYTHONS]
-    return [python for python in found if python and not subprocess.run([python, "-c", ""], check=False).returncode]
+    return [python for python in found if python and _runs(python)]
+
+
+def _runs(python: str) -> bool:
+    return subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0
 
 
 def make(name: str, folder: Path, pins: list[str]) -> Path:
