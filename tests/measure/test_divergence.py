@@ -298,7 +298,8 @@ def test_gradients_where_words_are_masked(dtype):
 
 def test_a_gradient_keeps_the_logits_alone():
     old, new = normal(4, 30), normal(4, 30, seed=2).requires_grad_()
-    kept = token_kl(old, new).grad_fn.saved_tensors
+    kl = token_kl(old, new)  # an older torch drops with it what it keeps
+    kept = kl.grad_fn.saved_tensors
     assert [tensor.data_ptr() for tensor in kept[:2]] == [old.data_ptr(), new.data_ptr()]
     assert [tensor.numel() for tensor in kept[2:]] == [4]
 
