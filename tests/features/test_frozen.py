@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import build, make_batch
@@ -66,7 +67,7 @@ def features(tmp_path: Path) -> Path:
 
 
 def spoilt(folder: Path, change: Callable[[bytes], bytes]) -> None:
-    (path,) = folder.glob("*.rows")
+    (path,) = folder.glob("*.commit-tuning-rows")
     path.write_bytes(change(path.read_bytes()))
 
 
@@ -92,7 +93,7 @@ def test_a_full_shelf_changes_no_bit(features: Path) -> None:
     with FrozenFeatures(model, features, limit=12_000) as kept:
         assert trained(model) == expected
     assert kept.computed > 27
-    assert sum(path.stat().st_size for path in features.glob("*.rows")) <= 12_000
+    assert sum(path.stat().st_size for path in features.glob("*.commit-tuning-rows")) <= 12_000
 
 
 def test_other_weights_have_other_features(features: Path) -> None:
@@ -195,3 +196,38 @@ def test_dropout_in_the_tower_goes_on(features: Path) -> None:
     tower_of(model).train()
     torch.manual_seed(0)
     assert torch.equal(outputs(model, BATCHES[0]), drawn)
+
+
+class Masking(nn.Module):
+    """A frozen tower that masks its output in training, by NumPy's random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4).requires_grad_(False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        output: Tensor = self.layer(values)
+        if self.training:
+            output = output * torch.from_numpy((np.random.rand(*output.shape) < 0.5).astype(np.float32))
+        return output
+
+
+def test_numpy_draws_are_never_kept(tmp_path: Path) -> None:
+    np.random.seed(0)
+    tower, values = Masking().train(), torch.randn(3, 2, 4)
+    kept = module._KeptTower(tower, tmp_path, 10**9)
+    assert not torch.equal(tower(values), tower(values))
+    tower.eval()
+    assert torch.equal(tower(values), tower.layer(values))
+    kept.close()
+    kept.close()
+    assert torch.equal(tower(values), tower.layer(values))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_form_of_several_number_formats(rows: int) -> None:
+    output = (torch.ones(rows, 3, dtype=torch.bool), torch.randn(rows, 4))
+    form = module._Form.of(output, rows)
+    assert form is not None
+    again = form.output(list(form.rows(output)), torch.device("cpu"))
+    assert all(map(torch.equal, again, output))

@@ -39,7 +39,7 @@ def kept(path: Path) -> list[int]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "features" / "a.rows"
+    return tmp_path / "features" / "a.commit-tuning-rows"
 
 
 def filled(path: Path, numbers: range) -> None:
@@ -109,7 +109,9 @@ def test_a_full_disk_keeps_whole_records_only(path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(module, "_write", full)
     shelf = opened(path)
-    with pytest.warns(UserWarning, match=r"cannot write .*a\.rows: no space left on device; what is missing"):
+    with pytest.warns(
+        UserWarning, match=r"cannot write .*a\.commit-tuning-rows: no space left on device; what is missing"
+    ):
         shelf.add(RECORDS)
     assert path.stat().st_size == 2 * (SIZE + 64)
     shelf.add(RECORDS)  # it is said once
@@ -120,7 +122,7 @@ def test_a_full_disk_keeps_whole_records_only(path: Path, monkeypatch: pytest.Mo
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "features").write_text("mine")
-    shelf = opened(tmp_path / "features" / "a.rows")
+    shelf = opened(tmp_path / "features" / "a.commit-tuning-rows")
     with pytest.warns(UserWarning, match="cannot write to .*features"):
         shelf.add(RECORDS)
     assert shelf.get(RECORDS[0][0]) is None
@@ -162,10 +164,20 @@ def test_the_bound_holds(path: Path) -> None:
     shelf = opened(path, limit=3 * (SIZE + 64))
     shelf.add(RECORDS)
     assert kept(path) == [0, 1, 2]
-    other = opened(path.with_name("b.rows"), limit=3 * (SIZE + 64))
+    other = opened(path.with_name("b.commit-tuning-rows"), limit=3 * (SIZE + 64))
     other.add(RECORDS)
-    assert kept(path.with_name("b.rows")) == []  # the other one is being written
+    assert kept(path.with_name("b.commit-tuning-rows")) == []  # the other one is being written
     shelf.close()
     other.add(RECORDS)
-    assert kept(path.with_name("b.rows")) == [0, 1, 2]
+    assert kept(path.with_name("b.commit-tuning-rows")) == [0, 1, 2]
     assert not path.exists()
+
+
+def test_files_of_others_are_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    other = path.with_name("mine.rows")
+    other.write_bytes(b"mine" * 1000)
+    shelf = opened(path, limit=SIZE + 64)
+    shelf.add(RECORDS[:3])
+    assert other.read_bytes() == b"mine" * 1000
+    assert kept(path) == [0]

@@ -10,6 +10,7 @@ import pytest
 
 from commit_tuning import Coordinator
 from commit_tuning.config import Probe
+from commit_tuning.measure.balance import FadingWindow, RatioWindow
 from commit_tuning.measure.measuring import ByNeed
 from commit_tuning.measure.probe import Measurement
 
@@ -146,3 +147,28 @@ def test_a_fixed_interval_stays_what_it_was() -> None:
 def test_controllers_of_kappa_measure_every_fifth_step() -> None:
     coordinator = modalities.start(controller="compensated")
     assert [*measured(coordinator, ["IA"] * 120)] == [*range(0, 120, 5)]
+
+
+def test_saturated_samples_say_nothing() -> None:
+    need = ByNeed()
+    assert turns(need, range(11), {5: found(loss=0.0)}) == [0, 5, 10]
+    assert need.reason == "no change since step 1"
+
+
+def test_a_state_is_a_copy() -> None:
+    need, other = ByNeed(), ByNeed()
+    turns(need, range(6))
+    state = need.state_dict()
+    before = json.dumps(state)
+    other.load_state_dict(state)
+    turns(other, range(6, 20))
+    turns(need, range(6, 20))
+    assert json.dumps(state) == before
+
+
+def test_a_fixed_window_fades_from_then_on() -> None:
+    fixed, fading = RatioWindow(20, "grouped"), FadingWindow(20, "grouped")
+    fixed.push(3.0, 1.0, 16)
+    fading.load_state_dict(fixed.state_dict())
+    assert fading.value == pytest.approx(3.0)
+    assert fading.seen == 1

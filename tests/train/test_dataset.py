@@ -241,3 +241,45 @@ def test_a_worker_encodes_nothing_again(model: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(VisionCollator, "encode", None)
     for split, asked in open_splits(root, recipe.data, str(model), "cpu").items():
         assert len(asked.prompts(list(range(len(asked))))[0]) == {"train": 6, "val": 5, "test": 5}[split]
+
+
+class Tiles:
+    """A collator of questions whose pictures have so many tiles."""
+
+    def __init__(self, tiles: dict[int, int]) -> None:
+        self._tiles = tiles
+
+    def doubtful(self, *_: Any) -> list[int]:
+        return []
+
+    def encode(self, samples: list[Sample]) -> Any:
+        numbers = [int(sample.id) for sample in samples]
+        tiles = [torch.full((self._tiles.get(number, 1), 1), float(number)) for number in numbers]
+        return [[number] for number in numbers], [[0] for _ in numbers], {"pixel_values": torch.cat(tiles)}
+
+    def training_batch(self, prompts: list[list[int]], answers: Any, media: dict[str, Any]) -> Any:
+        return {"input_ids": torch.tensor(prompts), **media}
+
+    def __call__(self, samples: list[Sample]) -> Any:
+        prompts, answers, media = self.encode(samples)
+        return self.training_batch(prompts, answers, media)
+
+
+class Numbered(list[Sample]):
+    """Questions by number."""
+
+    skipped: tuple[()] = ()
+
+    def record(self, index: int) -> Sample:
+        return self[index]
+
+
+@pytest.mark.parametrize("tiles", [2, 0])
+@pytest.mark.parametrize("place", [10, 150])
+def test_one_odd_picture_moves_no_other(place: int, tiles: int) -> None:
+    samples = Numbered(Sample(str(number), "kind", "?", (), ("yes",)) for number in range(300))
+    questions = StoredQuestions(samples, Tiles({place: tiles}))  # type: ignore[arg-type]
+    questions.fill()
+    batch = questions.training([place - 1, place, place + 1, place + 60])
+    expected = [place - 1, *[place] * tiles, place + 1, place + 60]
+    assert batch["pixel_values"].flatten().tolist() == expected

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import random
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from commit_tuning.distributed import refuse_unsupported
 from commit_tuning.errors import UserError
 from commit_tuning.features.shelf import ENDING, Shelf
 from commit_tuning.partition.discover import ENCODER_OF_MODALITY, multimodal_base
@@ -31,7 +34,8 @@ class FrozenFeatures:
     An output is found by what goes into the tower, to the last bit, so whatever loads, orders or batches the data needs
     no change: any trainer, evaluation and the measurement take it. The projector still runs. A kept output is of the
     same weights, settings, number format, size of batch and versions. A batch of which a row is missing is computed as
-    a whole. A tower that trains, draws random numbers (dropout), or takes anything else than rows, runs as ever.
+    a whole. A tower that trains, draws random numbers (dropout), or takes anything else than rows, runs as ever. A copy
+    of the model that is made meanwhile runs the towers of this one, and weights must not change through `.data`.
 
     Args:
         model: A transformers model, wrapped or not.
@@ -43,7 +47,7 @@ class FrozenFeatures:
         computed: Rows that a tower has computed.
 
     Raises:
-        UserError: No tower of the model is frozen.
+        UserError: No tower of the model is frozen, or its parameters lie in parts on several processes.
 
     Example:
         Any training loop goes inside::
@@ -53,6 +57,7 @@ class FrozenFeatures:
     """
 
     def __init__(self, model: nn.Module, folder: str | Path, limit: int = LIMIT) -> None:
+        refuse_unsupported(model, None)
         frozen = [tower for tower in _towers(model) if not _trains(tower)]
         if not frozen:
             raise UserError(
@@ -119,7 +124,9 @@ class _Form:
         raw = torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8).view(len(rows), -1)
         leaves: list[Tensor | None] = [None] * self.spec.num_leaves
         for (place, dtype, shape), part in zip(self.tensors, torch.split(raw, self.sizes, dim=1), strict=True):
-            leaves[place] = part.contiguous().view(dtype).view(len(rows), *shape).to(device)
+            leaves[place] = (
+                part.clone(memory_format=torch.contiguous_format).view(dtype).view(len(rows), *shape).to(device)
+            )
         return tree_unflatten(leaves, self.spec)
 
 
@@ -140,10 +147,12 @@ class _KeptTower:
         def forward(*args: Any, **kwargs: Any) -> Any:
             return self._run(*args, **kwargs)
 
-        tower.forward = forward
+        self._wrapper = tower.forward = forward
 
     def close(self) -> None:
         """Run as before."""
+        if vars(self._tower).get("forward") is not self._wrapper:
+            return  # closed already, or replaced by somebody else since
         del self._tower.forward  # that of the class shows again
         if self._tower.forward != self._forward:
             self._tower.forward = self._forward  # somebody had replaced it before
@@ -211,14 +220,25 @@ class _KeptTower:
 
     def _compute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the tower, and see whether it does the same each time."""
-        before = (_random_states(), self._fingerprint()) if _in_training(self._tower) else None
+        before = (self._random_states(), self._fingerprint()) if _in_training(self._tower) else None
         output = self._forward(*args, **kwargs)
         if before is not None:
-            random, state = before
-            same = all(map(torch.equal, random, _random_states())) and state == self._fingerprint()
+            drawn, state = before
+            same = drawn == self._random_states() and state == self._fingerprint()
             self._varies = not same
         self.computed += next(len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         return output
+
+    def _random_states(self) -> list[Any]:
+        """What changes when a random number is drawn, by torch, Python or NumPy."""
+        states: list[Any] = [random.getstate(), torch.get_rng_state().numpy().tobytes()]
+        if "numpy" in sys.modules:
+            drawn = sys.modules["numpy"].random.get_state(legacy=False)
+            states.append((drawn["state"]["key"].tobytes(), drawn["state"]["pos"], drawn["has_gauss"]))
+        device = next(self._tower.parameters()).device
+        if device.type in {"cuda", "mps", "xpu"}:
+            states.append(torch.get_device_module(device).get_rng_state(device).numpy().tobytes())
+        return states
 
     def _notice_weights(self) -> None:
         """Find out whose outputs these are, again where the weights were changed."""
@@ -252,7 +272,8 @@ def _in_training(tower: nn.Module) -> bool:
 def _trains(tower: nn.Module) -> bool:
     """Whether outputs may change: a weight trains or lies in parts on several processes, or adapters can be off."""
     adapted = any(hasattr(module, "merged_adapters") for module in tower.modules())
-    return adapted or any(p.requires_grad or hasattr(p, "_local_tensor") for p in tower.parameters())
+    in_parts = ("_local_tensor", "ds_id")  # FSDP2, DeepSpeed ZeRO
+    return adapted or any(p.requires_grad or any(hasattr(p, part) for part in in_parts) for p in tower.parameters())
 
 
 def _identity(tower: nn.Module) -> bytes:
@@ -311,7 +332,3 @@ def _bytes(values: Tensor) -> Iterator[bytes]:
     """The bytes of each row."""
     raw = values.detach().cpu().contiguous().view(len(values), -1).view(torch.uint8).numpy()
     return (row.tobytes() for row in raw)
-
-
-def _random_states() -> list[Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]

@@ -12,7 +12,8 @@ from pathlib import Path
 KEY = hashlib.sha256().digest_size
 """Bytes of a key."""
 
-ENDING = ".rows"
+ENDING = ".commit-tuning-rows"
+"""Of the files, which no other program has: the oldest are removed where room is needed."""
 
 
 class Shelf:

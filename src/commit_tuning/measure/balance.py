@@ -161,7 +161,7 @@ class SuffixWindow(RatioWindow):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`."""
         super().load_state_dict(state)
-        self.seen = int(state["seen"])
+        self.seen = int(state.get("seen", len(self)))  # of a window at a fixed interval, as many as it holds
 
 
 class FadingWindow(SuffixWindow):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import math
 import statistics
@@ -80,7 +81,8 @@ class ByNeed:
 
     def _change(self, found: Measurement, in_force: Mapping[str, float]) -> tuple[str, bool]:
         """What is new or far above the last ones in a measurement, in words, and whether that is a change."""
-        drifts = {name: drift / found.loss for name, drift in found.at_base_rate(in_force).items()}
+        loss = found.loss or math.nan  # saturated samples have none, and say nothing
+        drifts = {name: drift / loss for name, drift in found.at_base_rate(in_force).items()}
         values = {"loss": found.loss, **{f"drift of {name} over the loss": drift for name, drift in drifts.items()}}
         words, changed, first = [], False, not self._recent
         suspected = [name for name in self._suspected if name not in values]
@@ -106,12 +108,12 @@ class ByNeed:
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs."""
-        return {name: getattr(self, name) for name in _STATE}
+        return {name: copy.deepcopy(getattr(self, name)) for name in _STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a `state_dict()`."""
         for name in _STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, copy.deepcopy(state[name]))
 
 
 _STATE = ("interval", "reason", "_asked", "_last", "_next", "_since", "_shares", "_recent", "_suspected")

@@ -145,7 +145,7 @@ class StoredQuestions(StreamedQuestions):
         everything = range(len(samples))
         for part in chunks(list(everything), self._FIRST):
             self._keep(part)
-            if self._rows:
+            if self._rows or not self._keeps:
                 break
         else:
             raise _nothing(self.skipped)
@@ -194,7 +194,8 @@ class StoredQuestions(StreamedQuestions):
 
     def _fill(self, indices: Iterable[int]) -> None:
         for part in chunks(self._missing(indices), self._AT_ONCE):
-            self._keep(part)
+            if self._keeps:
+                self._keep(part)
 
     def _missing(self, indices: Iterable[int]) -> list[int]:
         """Those that are not kept and might be."""
@@ -217,7 +218,10 @@ class StoredQuestions(StreamedQuestions):
             return
         form = {name: values.shape[1:] for name, values in media.items()}
         self._form = self._form or form
-        self._keeps = form == self._form and all(len(values) == len(found) for values in media.values())
+        if form != self._form or any(len(values) != len(found) for values in media.values()):
+            self._keeps = False
+        if not self._keeps:
+            return
         for row, (index, sample) in enumerate(found):
             of_it = {name: values[row] for name, values in media.items()}
             self._rows[index] = _Row(replace(sample, image=None, audio=None), prompts[row], answers[row], of_it)
