@@ -368,7 +368,7 @@ def test_kept_features_change_no_run(recipe: Path, tmp_path: Path, capsys: pytes
         assert run(["train", recipe, "-o", tmp_path / name, *frozen, *kept]) == 0
         for file in ("history.jsonl", "predictions.jsonl", "tuned.safetensors"):
             assert (tmp_path / name / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
-    assert list((tmp_path / "features").glob("*.rows"))
+    assert list((tmp_path / "features").glob("*.commit-tuning-rows"))
     assert RunRecord.read(tmp_path / "second").recipe == RunRecord.read(tmp_path / "plain").recipe
     capsys.readouterr()
     assert run(["train", recipe, "-o", tmp_path / "trained", *kept]) == 2
