@@ -130,7 +130,7 @@ def _run(arguments: list[str], said: str) -> None:
 
     from commit_tuning.cli.app import main
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("COMMIT_TUNING_TEST_THREADS", "1")))  # as in this process: bits may differ
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server it is forked from ignores it
     with Path(said).open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
