@@ -33,7 +33,7 @@ test-versions: setup  ## the product's tests with the oldest supported versions 
 test-hard: setup  ## the campaigns of docs/explanation/reliability.md in full: kills, fuzzed inputs, a soak; about an hour
 	OMP_NUM_THREADS=1 COMMIT_TUNING_CAMPAIGN=full $(BIN)/python -m pytest -n 2 -q tests/campaigns lab/tests/campaigns
 
-bench: setup  ## what it costs, into docs/explanation/cost.md: a quarter of an hour on an idle machine; QUICK=1 for a check
+bench: setup  ## what it costs, into docs/explanation/cost.md: twenty-three minutes beside other work; QUICK=1 for a check
 	OMP_NUM_THREADS=1 $(BIN)/python lab/benchmarks/overhead.py $(if $(QUICK),--quick)
 	$(BIN)/python lab/benchmarks/overhead.py --page $(if $(QUICK),--quick --output runs/overhead-quick/cost.md)
 
